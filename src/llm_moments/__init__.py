@@ -1,0 +1,39 @@
+"""See what every step of a model's inference costs and is worth, and make it cheaper without losing answers."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Answer": "tasks.text_classification",
+    "Certificate": "improve.certify",
+    "Example": "core",
+    "Improvement": "improve.improve",
+    "MomentsError": "errors",
+    "Pipeline": "core",
+    "Plan": "core",
+    "Session": "record.session",
+    "Worth": "weigh.worth",
+    "compare": "improve.compare",
+    "doctor": "environment",
+    "load": "model",
+}
+_VERBS = {"improve", "record", "train", "weigh"}  # packages that can be called
+__all__ = sorted({*_PUBLIC, *_VERBS})
+
+if TYPE_CHECKING:
+    from llm_moments.core import Example, Pipeline, Plan
+    from llm_moments.errors import MomentsError
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"llm_moments.{_PUBLIC[name]}"), name)
+    if name in _VERBS:
+        return importlib.import_module(f"llm_moments.{name}")
+    raise AttributeError(f"module 'llm_moments' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

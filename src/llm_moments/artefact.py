@@ -1,0 +1,187 @@
+"""Save and load an artefact: a folder with plan, model, certificate, report and, last, its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm_moments.core import Pipeline, Plan
+from llm_moments.errors import ArtefactError, MomentsError, OutputExists
+from llm_moments.model import Model, _checked_config, _read_json
+
+MANIFEST = "MANIFEST.json"
+PLAN = "moments.toml"
+FORMAT = 1
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+
+
+def is_artefact(ref: Any) -> bool:
+    """A folder with a plan or a manifest; whether it is whole is checked when it is opened."""
+    path = Path(ref)
+    return path.is_dir() and ((path / MANIFEST).exists() or (path / PLAN).exists())
+
+
+def open_artefact(path: Path, *, trust_remote_code: bool = False) -> tuple[Model, Plan]:
+    """Model and plan of an artefact whose every file has the size and hash its manifest states."""
+    manifest = verify(path)
+    plan = Plan.from_toml((path / PLAN).read_text(encoding="utf-8"))
+    folder = path / "model"
+    model = Model(
+        folder,
+        _checked_config(folder, trust_remote_code),
+        trust_remote_code,
+        source=str(path),
+        known_digest=manifest["model_digest"],
+        notes=manifest.get("notes", {}),
+    )
+    return model, plan
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The manifest, once everything it names has been found as it says; ArtefactError otherwise."""
+    if not (path / MANIFEST).exists():
+        raise ArtefactError(f"{path} has no {MANIFEST}: saving it was interrupted. Make it again.")
+    try:
+        manifest = _read_json(path / MANIFEST)
+        files = dict(manifest["files"])
+    except (MomentsError, KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path / MANIFEST} is not a manifest: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise ArtefactError(f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+    for name, expected in files.items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise ArtefactError(f"{path / MANIFEST} names {name!r}, outside the artefact")
+        if not file.is_file():
+            raise ArtefactError(f"{path} lacks {name}, which its manifest names")
+        if sha256(file) != expected:
+            raise ArtefactError(f"{file} is not what the manifest says (another sha256): it was changed or damaged")
+    return manifest
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save(
+    pipe: Pipeline,
+    path: str | Path,
+    *,
+    certificate: dict[str, Any] | None = None,
+    report: str | None = None,
+    overwrite: bool = False,
+    slim: bool = False,
+) -> Path:
+    """Writes the pipeline as an artefact. `slim` leaves out weights that no stage of the plan needs.
+
+    Made in a sibling folder and renamed, so a crash leaves the old artefact or none.
+    """
+    path = Path(path)
+    if path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not overwrite:
+        raise OutputExists(path)
+    with sibling(path) as made:
+        write_into(pipe, made, certificate=certificate, report=report, slim=slim)
+    return path
+
+
+def write_into(
+    pipe: Pipeline,
+    folder: Path,
+    *,
+    certificate: dict[str, Any] | None = None,
+    report: str | None = None,
+    slim: bool = False,
+) -> None:
+    """The files of an artefact, the manifest last."""
+    (folder / PLAN).write_text(pipe.plan.to_toml(), encoding="utf-8")
+    _copy_model(pipe, folder / "model", slim)
+    if certificate is not None:
+        (folder / "certificate.json").write_text(json.dumps(certificate, indent=2), encoding="utf-8")
+    if report is not None:
+        (folder / "report.html").write_text(report, encoding="utf-8")
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    manifest = {
+        "format": FORMAT,
+        "model_digest": pipe.model.digest,
+        "model": pipe.model.name,
+        "notes": pipe.model.notes,
+        "files": {str(p.relative_to(folder)): sha256(p) for p in files},
+    }
+    for file in files:
+        sync(file)
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2))
+
+
+def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
+    from llm_moments.engines.base import built_key, engine_class
+
+    source = pipe.model.path
+    target.mkdir(parents=True)
+    stages = [stage for stage in (pipe.dear, pipe.dear and pipe.cheap) if stage]
+    for stage in stages:
+        settings = stage.plan.settings("forward")
+        built = pipe.engines.store(settings)
+        if engine_class(settings.get("engine", "torch")).builds:
+            pipe.engines.get(settings)  # builds it if it is not there yet
+            shutil.copytree(built, target / "built" / built_key(settings), dirs_exist_ok=True)
+    needed = not all(engine_class(s.plan.settings("forward").get("engine", "torch")).builds for s in stages)
+    patterns = MODEL_FILES + (() if slim and not needed else ("*.safetensors",))
+    for file in sorted({p for pattern in patterns for p in source.glob(pattern)}):
+        shutil.copyfile(file, target / file.name)
+
+
+
+
+def sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """All of the text or none of it: sibling temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def sibling(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    made.chmod(0o755)
+    try:
+        yield made
+        if path.exists():
+            old = path.with_name(f".{path.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+            made.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            made.rename(path)
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ArtefactError(f"{path} could not be written: {error.strerror or error}. Nothing was changed.") from error
+        raise

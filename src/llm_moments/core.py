@@ -1,0 +1,328 @@
+"""The nouns: Example, Batch, Step, Knob, Plan, Pipeline. No engine is imported here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+import numpy as np
+
+from llm_moments.errors import InputError, PlanError
+
+WINDOW = 2048  # examples that are tokenized, sorted and batched together; bounds the memory of `run`
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input (a text, or a pair of texts), its reference answer if there is one, and an id."""
+
+    input: Any
+    reference: Any = None
+    id: Any = None
+
+
+@dataclass
+class Batch:
+    """Named fields for `size` examples; every field but the `shared` ones has one entry an example."""
+
+    size: int
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    def with_(self, **fields: Any) -> Batch:
+        return Batch(self.size, {**self.fields, **fields})
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """The inputs of some rows, as a batch of its own: whatever steps have added is left behind."""
+        inputs = self.fields["input"]
+        return Batch(len(rows), {"input": [inputs[i] for i in rows]})
+
+
+class Recorder(Protocol):
+    """What a step tells about itself; `NullRecorder` costs nothing."""
+
+    active: bool
+
+    def step(self, name: str, items: int = 0) -> Any: ...
+
+    def count(self, **counts: float) -> None: ...
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+
+class NullRecorder:
+    active = False
+    _nothing = _Nothing()
+
+    def step(self, name: str, items: int = 0) -> _Nothing:
+        return self._nothing
+
+    def count(self, **counts: float) -> None:
+        pass
+
+
+NULL = NullRecorder()
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A tunable parameter of a step with its allowed values.
+
+    `values` are what a search tries; `valid` is the test a value from a file or the command line must
+    pass. A lossless knob gives the same answers within the task's tolerance, whatever its value.
+    """
+
+    name: str
+    default: Any
+    values: tuple[Any, ...] = ()
+    lossless: bool = False
+    valid: Callable[[Any], bool] = lambda value: True
+    means: str = ""
+
+
+def one_of(*allowed: Any) -> Callable[[Any], bool]:
+    return lambda value: value in allowed
+
+
+def whole(low: int, high: int = 2**31) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+class Step(Protocol):
+    """One moment of the pipeline: `Batch -> Batch`, made from its settings."""
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    knobs: tuple[Knob, ...]
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch: ...
+
+
+# ---------------------------------------------------------------------------------------------- plan
+
+
+class Plan(Mapping[str, Mapping[str, Any]]):
+    """Every choice of every knob: `{step: {knob: value}}`, immutable, plain data, hashable by `key`."""
+
+    def __init__(self, choices: Mapping[str, Mapping[str, Any]] | None = None):
+        self._choices = {step: dict(knobs) for step, knobs in sorted((choices or {}).items()) if knobs}
+
+    def __getitem__(self, step: str) -> Mapping[str, Any]:
+        return self._choices[step]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._choices)
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    def __repr__(self) -> str:
+        return f"Plan({self._choices})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def key(self) -> str:
+        """Hash of the choices, the same in every process."""
+        return hashlib.sha256(json.dumps(self._choices, sort_keys=True).encode()).hexdigest()[:16]
+
+    def settings(self, step: str) -> dict[str, Any]:
+        return dict(self._choices.get(step, {}))
+
+    def with_(self, **changes: Any) -> Plan:
+        """`plan.with_(**{"truncate.max_length": 64})`; the value None takes a choice back."""
+        new = self.to_dict()
+        for name, value in changes.items():
+            step, _, knob = name.partition(".")
+            if not knob:
+                raise PlanError(f"a change is named 'step.knob', not {name!r}")
+            new.setdefault(step, {})
+            if value is None:
+                new[step].pop(knob, None)
+            else:
+                new[step][knob] = value
+        return Plan(new)
+
+    def without(self, step: str) -> Plan:
+        return Plan({name: knobs for name, knobs in self._choices.items() if name != step})
+
+    def changes(self, other: Plan) -> dict[str, Any]:
+        """What must be said to `with_` to come from `self` to `other`."""
+        names = {f"{s}.{k}" for p in (self, other) for s in p for k in p[s]}
+        both = {n: (self.get_choice(n), other.get_choice(n)) for n in sorted(names)}
+        return {n: new for n, (old, new) in both.items() if old != new}
+
+    def get_choice(self, name: str) -> Any:
+        step, _, knob = name.partition(".")
+        return self._choices.get(step, {}).get(knob)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return json.loads(json.dumps(self._choices))
+
+    def to_toml(self) -> str:
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_toml(cls, text: str) -> Plan:
+        try:
+            choices = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise PlanError(f"the plan is not valid TOML: {error}") from error
+        if not all(isinstance(knobs, dict) for knobs in choices.values()):
+            raise PlanError("a plan holds one table a step, such as [truncate]")
+        return cls(choices)
+
+    def check(self, knobs: Mapping[str, Sequence[Knob]]) -> Plan:
+        """The same plan, or PlanError naming the unknown knob or the impossible value."""
+        for step, choices in self._choices.items():
+            if step not in knobs:
+                raise PlanError(f"unknown step {step!r} in the plan{_closest(step, knobs)}")
+            known = {knob.name: knob for knob in knobs[step]}
+            for name, value in choices.items():
+                if name not in known:
+                    raise PlanError(f"unknown knob {step}.{name} in the plan{_closest(name, known)}")
+                if not known[name].valid(value):
+                    raise PlanError(f"impossible value {value!r} for {step}.{name}: {known[name].means}")
+        return self
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+# ------------------------------------------------------------------------------------------ pipeline
+
+
+class Task(Protocol):
+    """What the pipeline asks of a task; the whole contract is in `tasks/base.py`."""
+
+    name: str
+
+    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]: ...
+
+    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
+
+    def margins(self, outputs: np.ndarray) -> np.ndarray: ...
+
+
+class Pipeline:
+    """Task + model + plan. Immutable: `with_` gives another one that shares the loaded engines."""
+
+    def __init__(self, task: Any, model: Any, plan: Plan, *, engines: Any, steps: list[Step] | None = None):
+        self.task, self.model, self.plan = task, model, plan
+        self.engines = engines
+        plan.check(task.knobs(model))
+        self._steps = steps
+        self._cheap: Pipeline | None = None
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.task.name}, {self.model.name}, {self.plan.to_dict()})"
+
+    @property
+    def steps(self) -> list[Step]:
+        if self._steps is None:
+            self._steps = self.task.steps(self.model, self.plan, self.engines)
+        return list(self._steps)
+
+    def with_(self, plan: Plan | None = None, **changes: Any) -> Pipeline:
+        return Pipeline(self.task, self.model, (plan or self.plan).with_(**changes), engines=self.engines)
+
+    def replace(self, name: str, step: Step) -> Pipeline:
+        """The pipeline with another step in the place of the one called `name`."""
+        steps = [step if old.name == name else old for old in self._named(name)]
+        return Pipeline(self.task, self.model, self.plan, engines=self.engines, steps=steps)
+
+    def without(self, name: str) -> Pipeline:
+        steps = [old for old in self._named(name) if old.name != name]
+        return Pipeline(self.task, self.model, self.plan, engines=self.engines, steps=steps)
+
+    def _named(self, name: str) -> list[Step]:
+        if name not in [step.name for step in self.steps]:
+            raise InputError(f"no step {name!r}{_closest(name, [s.name for s in self.steps])}")
+        return self.steps
+
+    @property
+    def cheap(self) -> Pipeline | None:
+        """The first stage of a cascade, if the plan has one: the same model with cheaper choices."""
+        choices = self.plan.settings("cascade")
+        if choices and self._cheap is None:
+            self._cheap = self.with_(self.plan.without("cascade"), **choices["cheap"])
+        return self._cheap
+
+    def __call__(self, value: Any) -> Any:
+        return next(self.run([value]))
+
+    def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int = WINDOW) -> Iterator[Any]:
+        """Answers in the order of the inputs, which may be endless; `window` bounds what is held."""
+        source = iter(inputs)
+        while True:
+            with recorder.step("read") as _:
+                values = [getattr(x, "input", x) for x in itertools.islice(source, window)]
+                recorder.count(items=len(values))
+            if not values:
+                return
+            outputs = self.outputs(values, recorder)
+            with recorder.step("postprocess", items=len(values)):
+                answers = self.task.answers(outputs, self.model)
+            yield from answers
+
+    def outputs(self, values: Sequence[Any], recorder: Recorder = NULL) -> np.ndarray:
+        """What the model says of each input, before it is made an answer: float32 `[n, classes]`."""
+        values = [self.task.normalise(value) for value in values]
+        return self._outputs(Batch(len(values), {"input": values}), recorder)
+
+    def _outputs(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+        if self.cheap is None:
+            for step in self.steps:
+                with recorder.step(step.name, items=batch.size):
+                    batch = step(batch, recorder)
+            return batch["outputs"]
+        with recorder.step("cascade", items=batch.size):
+            outputs = self.cheap._outputs(batch, recorder)
+            asked = np.flatnonzero(self.task.margins(outputs) < self.plan["cascade"]["threshold"])
+            recorder.count(asked=len(asked))
+        if len(asked):
+            outputs = outputs.copy()
+            outputs[asked] = self.dear._outputs(batch.take(asked), recorder)
+        return outputs
+
+    @property
+    def dear(self) -> Pipeline:
+        """The pipeline without its cascade: the stage that is asked where the cheap one is unsure."""
+        if self.cheap is None:
+            return self
+        if not hasattr(self, "_dear"):
+            self._dear = self.with_(self.plan.without("cascade"))
+        return self._dear
+
+    def save(self, path: Any, *, overwrite: bool = False) -> Any:
+        from llm_moments.artefact import save
+
+        return save(self, path, overwrite=overwrite)
+
+    def close(self) -> None:
+        self.engines.close()

@@ -1,0 +1,130 @@
+"""The contract of an engine, the list of engines, and the pool that opens each only once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from llm_moments.errors import EngineError, EngineMissing, PlanError
+
+Arrays = dict[str, np.ndarray]
+
+ENGINES = {
+    "torch": "torch_eager:TorchEager",
+    "torch.compile": "torch_compile:TorchCompile",
+    "onnxruntime": "onnx_runtime:OnnxRuntime",
+    "openvino": "openvino:OpenVino",
+}
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
+GRAPH_KEYS = ("skip_layers", "keep_float")  # settings that change what is built, not how it is run
+
+
+class Engine(Protocol):
+    """Runs `forward` of a model directory: arrays in, arrays out.
+
+    open(model, settings, store, calibration): `store` is a folder of its own where whatever is built
+    (an exported graph, quantised weights) is kept and found again; `calibration` gives representative
+    inputs when the precision needs them. Raises EngineError when this model cannot be exported or run.
+    """
+
+    name: ClassVar[str]
+    extra: ClassVar[str]  # what `pip install 'llm-moments[...]'` takes
+    package: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]]
+    builds: ClassVar[bool]  # whether it keeps a built graph, so that the torch weights are not needed
+
+    @classmethod
+    def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> Engine: ...
+
+    def forward(self, fields: Arrays) -> Arrays:
+        """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids).
+
+        Returns {"logits": float32 [rows, classes]}.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+def engine_class(name: str) -> type[Engine]:
+    if name not in ENGINES:
+        raise PlanError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
+    module, _, cls = ENGINES[name].partition(":")
+    return getattr(importlib.import_module(f"llm_moments.engines.{module}"), cls)
+
+
+def why_not(name: str) -> str | None:
+    """Why an engine cannot be used here, or None if it can."""
+    cls = engine_class(name)
+    missing = [p for p in cls.package.split(",") if importlib.util.find_spec(p) is None]
+    return str(EngineMissing(missing[0], cls.extra)) if missing else None
+
+
+def available() -> list[str]:
+    return [name for name in ENGINES if why_not(name) is None]
+
+
+class Engines:
+    """Opened engines of one model by their settings: the most recently used few stay open."""
+
+    def __init__(self, model: Any, *, device: str = "auto", cache: Path | None = None, keep: int = 6):
+        self.model, self.device, self.keep = model, device, keep
+        self.cache = cache or cache_folder()
+        self.calibration: list[Any] = []  # examples, in the raw, for precisions that need them
+        self._open: OrderedDict[str, Engine] = OrderedDict()
+
+    def get(self, settings: Mapping[str, Any], calibration: Iterable[Arrays] | None = None) -> Engine:
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._open:
+            self._open[key] = self._start(settings, calibration)
+            while len(self._open) > self.keep:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(key)
+        return self._open[key]
+
+    def _start(self, settings: Mapping[str, Any], calibration: Iterable[Arrays] | None) -> Engine:
+        name = settings.get("engine", "torch")
+        reason = why_not(name)
+        cls = engine_class(name)
+        if reason:
+            raise EngineMissing(cls.package.split(",")[0], cls.extra)
+        precision = settings.get("precision", "fp32")
+        if precision not in cls.precisions:
+            raise EngineError(f"{name} has no precision {precision!r}; it has {', '.join(cls.precisions)}")
+        return cls.open(self.model, settings, self.store(settings), calibration, self.device)
+
+    def store(self, settings: Mapping[str, Any]) -> Path:
+        """Where the built graph for these settings is: in the model folder if it came with it."""
+        key = built_key(settings)
+        inside = self.model.path / "built" / key
+        return inside if inside.exists() else self.cache / self.model.digest[:16] / key
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def built_key(settings: Mapping[str, Any]) -> str:
+    """A readable name for what is built: bf16 and fp32 run the same graph, threads do not matter."""
+    engine, precision = settings.get("engine", "torch"), settings.get("precision", "fp32")
+    kind = precision if precision.startswith("int8") else "float"
+    rest = {k: settings[k] for k in GRAPH_KEYS if settings.get(k)}
+    suffix = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8] if rest else "whole"
+    return f"{engine}-{kind}-{suffix}"
+
+
+def cache_folder() -> Path:
+    """`MOMENTS_CACHE`, or `llm-moments` in the user's cache folder."""
+    root = os.environ.get("MOMENTS_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-moments"

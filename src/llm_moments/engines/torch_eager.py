@@ -1,0 +1,131 @@
+"""PyTorch, layer by layer as it is written: the reference that every other engine is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.engines.base import Arrays
+from llm_moments.errors import EngineError, ModelError
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | None = None) -> Any:
+    """The `torch.nn.Module` of a model folder in eval mode, float32, some layers left out."""
+    from transformers import AutoModelForSequenceClassification
+
+    from llm_moments.engines.layers import skip
+
+    options = {"attn_implementation": attention} if attention else {}
+    try:
+        module = AutoModelForSequenceClassification.from_pretrained(
+            model.path, dtype="float32", use_safetensors=True, trust_remote_code=model.trust_remote_code,
+            local_files_only=True, **options,
+        )  # fmt: skip
+    except Exception as error:
+        raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
+    module.eval()
+    return skip(module, list(skip_layers)) if skip_layers else module
+
+
+def best_device(wanted: str) -> str:
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+class TorchEager:
+    name: ClassVar[str] = "torch"
+    extra: ClassVar[str] = "torch"
+    package: ClassVar[str] = "torch,transformers"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
+    builds: ClassVar[bool] = False
+
+    def __init__(self, module: Any, settings: Mapping[str, Any], device: str):
+        import torch
+
+        self.module, self.device = module, device
+        self.threads = int(settings.get("threads", 0)) or _all_threads()
+        self._torch = torch
+
+    @classmethod
+    def open(
+        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
+    ) -> TorchEager:
+        import torch
+
+        device = best_device(device)
+        precision = settings.get("precision", "fp32")
+        if precision == "fp16" and device == "cpu":
+            raise EngineError("fp16 on a CPU is slower than fp32 in torch; use bf16 or fp32")
+        module = load_module(model, settings.get("skip_layers", ()))
+        _bf16_layers(module, settings.get("bf16_layers", ()))
+        module = module.to(device=device, dtype=getattr(torch, DTYPES[precision]))
+        return cls(cls.prepare(module), settings, device)
+
+    @classmethod
+    def prepare(cls, module: Any) -> Any:
+        return module
+
+    def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
+        torch = self._torch
+        if self.device == "cpu" and torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        with torch.inference_mode():
+            inputs = {name: torch.from_numpy(array) for name, array in fields.items()}
+            if self.device != "cpu":
+                with recorder.step("transfer"):
+                    inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
+            logits = self.module(**inputs).logits
+            return {"logits": logits.float().cpu().numpy()}
+
+    def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
+        return (self.forward(fields, recorder) for fields in batches)
+
+    def close(self) -> None:
+        self.module = None
+
+
+def _all_threads() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bf16_layers(module: Any, names: Iterable[str]) -> None:
+    """Computes the named layers in bf16; their inputs and outputs are converted on the way."""
+    import torch
+
+    from llm_moments.engines.layers import blocks
+
+    wanted = set(names)
+    known = {block.name: block.module for block in blocks(module)}
+    if wanted - known.keys():
+        raise EngineError(f"no layer {sorted(wanted - known.keys())} in this model; it has {', '.join(known)}")
+
+    def cast(value: Any, dtype: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(dtype) if value.is_floating_point() else value
+        if isinstance(value, tuple | list):
+            return type(value)(cast(v, dtype) for v in value)
+        if isinstance(value, dict):
+            return {k: cast(v, dtype) for k, v in value.items()}
+        return value
+
+    for name in wanted:
+        layer = known[name].to(torch.bfloat16)
+        layer.register_forward_pre_hook(
+            lambda m, args, kwargs: (cast(args, torch.bfloat16), cast(kwargs, torch.bfloat16)), with_kwargs=True
+        )
+        layer.register_forward_hook(lambda m, args, output: cast(output, torch.float32))
+
+

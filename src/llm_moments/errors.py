@@ -1,0 +1,56 @@
+"""Every error of the package.
+
+    MomentsError              exit 1   something failed
+    ├── EngineError           exit 1   an engine cannot export or run this model
+    │   └── EngineMissing     exit 2   an engine's package is not installed
+    └── InputError            exit 2   bad usage or bad input: the user can mend it
+        ├── DataError                  a file, row or value of the examples
+        ├── ModelError                 a folder that is not a (safe) model
+        ├── PlanError                  an unknown knob or an impossible value
+        ├── ArtefactError              half-written, changed or foreign artefact
+        └── OutputExists               the output is there already
+"""
+
+
+class MomentsError(Exception):
+    """Root of the tree; the command line prints it without a traceback and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class EngineError(MomentsError):
+    """An engine cannot export or run this model; a search lists it with the reason and goes on."""
+
+
+class EngineMissing(EngineError):
+    """An optional package is absent."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, extra: str):
+        super().__init__(f"{what} is not installed. Install it with: pip install 'llm-moments[{extra}]'")
+
+
+class InputError(MomentsError):
+    exit_code = 2
+
+
+class DataError(InputError):
+    pass
+
+
+class ModelError(InputError):
+    pass
+
+
+class PlanError(InputError):
+    pass
+
+
+class ArtefactError(InputError):
+    pass
+
+
+class OutputExists(InputError):
+    def __init__(self, path: object):
+        super().__init__(f"{path} exists already. Choose another place or pass --overwrite.")

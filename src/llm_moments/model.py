@@ -1,0 +1,186 @@
+"""A model folder: its config, what it may take, and whether it is safe to open."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_moments.errors import ModelError
+
+if TYPE_CHECKING:
+    from llm_moments.core import Pipeline
+
+WEIGHTS = ("*.safetensors",)
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+NOTES = "moments.json"  # what `moments train` leaves in a model folder: the length it trained at
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked local folder in the Hugging Face layout. Weights are opened by engines only."""
+
+    path: Path
+    config: dict[str, Any]
+    trust_remote_code: bool = False
+    source: str = ""
+    known_digest: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.source or self.path.name
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of config and weights: equal digests answer equally on the same engine."""
+        if self.known_digest:
+            return self.known_digest
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for file in sorted(p for pattern in WEIGHTS for p in self.path.glob(pattern)):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()[:32]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        named = self.config.get("id2label")
+        if not named:
+            return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))]
+        return [str(named[key]) for key in sorted(named, key=int)]
+
+    @property
+    def problem_type(self) -> str:
+        """One of transformers' own: single_label_classification, multi_label_classification, regression."""
+        guess = "regression" if len(self.labels) == 1 else "single_label_classification"
+        return str(self.config.get("problem_type") or guess)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(
+                self.path, trust_remote_code=self.trust_remote_code, local_files_only=True
+            )
+        except Exception as error:
+            raise ModelError(f"{self.path}: its tokenizer cannot be loaded: {error}") from error
+
+    @cached_property
+    def max_length(self) -> int:
+        """Most tokens a row, special ones included: the smaller of tokenizer's and positions' limit."""
+        limits = [512]
+        positions = self.config.get("max_position_embeddings")
+        if isinstance(positions, int) and positions > 0:
+            padded = self.config.get("model_type") in _OFFSET_POSITIONS
+            limits = [positions - (int(self.config.get("pad_token_id") or 0) + 1 if padded else 0)]
+        of_tokenizer = getattr(self.tokenizer, "model_max_length", None)
+        if of_tokenizer and of_tokenizer < 1_000_000:
+            limits = [min(int(of_tokenizer), *limits)] if positions else [int(of_tokenizer)]
+        return max(limits[0], 8)
+
+    @property
+    def trained_length(self) -> int | None:
+        """The length it was trained at, if that is known: what a careful engineer would cut at."""
+        length = self.notes.get("max_length")
+        return int(length) if isinstance(length, int) else None
+
+
+# These count positions from pad_token_id + 1, so they take that many tokens less.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl"}
+
+
+def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
+    """The model in a local folder or, if there is none, of that id on the Hugging Face hub."""
+    path = Path(ref).expanduser()
+    if not path.exists():
+        path = _download(str(ref))
+    if path.is_file():
+        raise ModelError(f"{ref} is a file; a model is a folder with config.json and *.safetensors")
+    return Model(
+        path,
+        _checked_config(path, trust_remote_code),
+        trust_remote_code,
+        source=str(ref),
+        notes=_read_json(path / NOTES) if (path / NOTES).exists() else {},
+    )
+
+
+def _checked_config(path: Path, trust_remote_code: bool) -> dict[str, Any]:
+    if not (path / "config.json").exists():
+        raise ModelError(f"{path} is not a model folder: it has no config.json")
+    config = _read_json(path / "config.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        if (path / name).exists() and "auto_map" in _read_json(path / name) and not trust_remote_code:
+            raise ModelError(
+                f"{path / name} asks to run code from the model folder (auto_map); refused. "
+                "If you have read that code and trust it, pass --trust-remote-code."
+            )
+    if not any(True for pattern in WEIGHTS for _ in path.glob(pattern)):
+        pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
+        if pickles:
+            raise ModelError(
+                f"{path} holds its weights as a pickle ({pickles[0]}), which can run code; refused. "
+                "Convert it: AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
+            )
+        if not list(path.glob("built/*/*")):
+            raise ModelError(f"{path} has no *.safetensors weights")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} should hold a JSON object")
+    return value
+
+
+def _download(ref: str) -> Path:
+    if ref.count("/") > 1 or ref.startswith((".", "/", "~")):
+        raise ModelError(f"{ref}: there is no such folder")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError
+    except ImportError as error:
+        raise ModelError(f"{ref}: there is no such folder, and huggingface_hub is not installed") from error
+    keep = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(ref, allow_patterns=keep))
+    except (OSError, ValueError, HFValidationError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{ref}: no such folder, and the hub did not give it: {first}") from error
+
+
+def load(
+    ref: str | Path | Pipeline,
+    *,
+    task: str | None = None,
+    plan: Any = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Pipeline:
+    """A pipeline from a local folder, a hub id, or an artefact (which brings its plan along).
+
+    plan: a Plan, or changes such as `{"truncate.max_length": 64}`, on top of the stock plan.
+    """
+    from llm_moments.artefact import is_artefact, open_artefact
+    from llm_moments.core import Pipeline, Plan
+    from llm_moments.engines.base import Engines
+    from llm_moments.tasks.base import task_for
+
+    if isinstance(ref, Pipeline):
+        return ref if plan is None else ref.with_(**plan)
+    if is_artefact(ref):
+        model, stored = open_artefact(Path(ref), trust_remote_code=trust_remote_code)
+    else:
+        model, stored = open_model(ref, trust_remote_code=trust_remote_code), None
+    chosen = task_for(model, task)
+    base = stored or Plan(chosen.stock(model))
+    wanted = plan if isinstance(plan, Plan) else base.with_(**(plan or {}))
+    return Pipeline(chosen, model, wanted, engines=Engines(model, device=device))

@@ -1,0 +1,93 @@
+"""Rows to padded arrays: which rows go together, in which order, and which need not go at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Batch, Knob, Recorder, one_of, whole
+from llm_moments.steps.tokenize import Encoder
+
+
+class MakeBatches:
+    """Rows of like length share a batch of at most `tokens` padded tokens (or `size` rows).
+
+    Writes `batches`, a list of (rows, arrays): int64 arrays [len(rows), longest]. With `reuse`, rows
+    of identical tokens are computed once; `same_as[i]` is the row whose output row i takes.
+    """
+
+    name = "batch"
+    reads = ("ids", "types")
+    writes = ("batches", "same_as")
+    knobs = (
+        Knob("order", "input", ("input", "length"), True, one_of("input", "length"), "input or length"),
+        Knob("size", 32, (8, 16, 32, 64, 128, 256), True, whole(1), "most rows a batch, >= 1"),
+        Knob("tokens", 0, (0, 1024, 2048, 4096, 8192, 16384), True, whole(0), "most padded tokens a batch; 0: no bound"),
+        Knob("multiple", 1, (1, 8, 16), True, whole(1, 512), "lengths are padded to a multiple of this"),
+        Knob("reuse", False, (False, True), True, one_of(False, True), "true or false: exact duplicates are computed once"),
+        Knob("window", 2048, (512, 2048, 4096), True, whole(1, 1_000_000), "rows that are sorted together"),
+    )  # fmt: skip
+
+    def __init__(self, settings: Mapping[str, Any], encoder: Encoder, max_length: int):
+        known = {knob.name: knob.default for knob in self.knobs} | dict(settings)
+        self.order, self.size, self.tokens = known["order"], known["size"], known["tokens"]
+        self.multiple, self.reuse = known["multiple"], known["reuse"]
+        self.encoder, self.max_length = encoder, max_length
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        ids = batch["ids"]
+        rows, same_as = unique(ids) if self.reuse else (np.arange(batch.size), None)
+        lengths = np.fromiter((len(ids[r]) for r in rows), np.int64, len(rows))
+        if self.order == "length":
+            order = np.argsort(-lengths, kind="stable")
+            rows, lengths = rows[order], lengths[order]
+        made = [self.pad(batch, rows[part]) for part in self.parts(lengths)]
+        if recorder.active:
+            padded = sum(a["input_ids"].size for _, a in made)
+            recorder.count(batches=len(made), tokens=int(lengths.sum()), padded_tokens=int(padded))
+            recorder.count(reused_rows=batch.size - len(rows))
+        return batch.with_(batches=made, same_as=same_as)
+
+    def parts(self, lengths: np.ndarray) -> Iterator[slice]:
+        """Slices of consecutive rows; without a padding token only rows of one length go together."""
+        start, longest = 0, 0
+        for row, length in enumerate(lengths):
+            grown = max(longest, self.rounded(int(length)))
+            count = row - start + 1
+            full = count > self.size or (self.tokens and grown * count > self.tokens)
+            if row > start and (full or (self.encoder.pad_id is None and grown != lengths[start])):
+                yield slice(start, row)
+                start, grown = row, self.rounded(int(length))
+            longest = grown
+        if len(lengths):
+            yield slice(start, len(lengths))
+
+    def rounded(self, length: int) -> int:
+        if self.encoder.pad_id is None:
+            return length
+        return max(length, min(-(-length // self.multiple) * self.multiple, self.max_length))
+
+    def pad(self, batch: Batch, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        encoder, ids, types = self.encoder, batch["ids"], batch["types"]
+        width = self.rounded(max(len(ids[r]) for r in rows))
+        shape = (len(rows), width)
+        arrays = {"input_ids": np.full(shape, encoder.pad_id or 0, np.int64), "attention_mask": np.zeros(shape, np.int64)}
+        if "token_type_ids" in encoder.names:
+            arrays["token_type_ids"] = np.full(shape, encoder.pad_type, np.int64)
+        for at, row in enumerate(rows):
+            length = len(ids[row])
+            where = slice(width - length, width) if encoder.pad_left else slice(0, length)
+            arrays["input_ids"][at, where] = ids[row]
+            arrays["attention_mask"][at, where] = 1
+            if "token_type_ids" in arrays:
+                arrays["token_type_ids"][at, where] = types[row]
+        return rows, arrays
+
+
+def unique(ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each distinct sequence, and for every row the row that stands for it."""
+    first: dict[tuple[int, ...], int] = {}
+    same_as = np.fromiter((first.setdefault(tuple(row), at) for at, row in enumerate(ids)), np.int64, len(ids))
+    return np.fromiter(first.values(), np.int64, len(first)), same_as

@@ -1,0 +1,69 @@
+"""Cut rows to `max_length` tokens, special tokens included, and set the special tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_moments.core import Batch, Knob, Recorder, one_of, whole
+from llm_moments.steps.tokenize import Encoder
+
+LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
+
+
+class Truncate:
+    name = "truncate"
+    reads = ("first", "second")
+    writes = ("ids", "types")
+    knobs = (
+        Knob("max_length", 512, LENGTHS, valid=whole(4), means="most tokens a row, special ones included, >= 4"),
+        Knob(
+            "side", "head", ("head", "tail", "head+tail"), valid=one_of("head", "tail", "head+tail"),
+            means="which part of a long text is kept: head, tail or head+tail",
+        ),
+    )  # fmt: skip
+
+    def __init__(self, settings: Mapping[str, Any], encoder: Encoder):
+        self.max_length = int(settings["max_length"])
+        self.side = settings.get("side", "head")
+        self.encoder = encoder
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        first, second = batch["first"], batch["second"]
+        template = self.encoder.template(second is not None)
+        room = max(self.max_length - template.extra, 0)
+        ids, types, cut_rows, cut_tokens = [], [], 0, 0
+        for row in range(batch.size):
+            one, two = first[row], second[row] if second is not None else None
+            over = len(one) + len(two or ()) - room
+            if over > 0:
+                cut_rows, cut_tokens = cut_rows + 1, cut_tokens + over
+                keep1, keep2 = (room, 0) if two is None else longest_first(len(one), len(two), room)
+                one = keep(one, keep1, self.side)
+                two = None if two is None else keep(two, keep2, self.side)
+            row_ids, row_types = template.build(one, two)
+            ids.append(row_ids)
+            types.append(row_types)
+        recorder.count(cut_rows=cut_rows, cut_tokens=cut_tokens)
+        return batch.with_(ids=ids, types=types)
+
+
+def keep(ids: list[int], count: int, side: str) -> list[int]:
+    if len(ids) <= count:
+        return ids
+    if side == "head":
+        return ids[:count]
+    if side == "tail":
+        return ids[len(ids) - count :]
+    head = count - count // 2
+    return ids[:head] + ids[len(ids) - count // 2 :]
+
+
+def longest_first(one: int, two: int, room: int) -> tuple[int, int]:
+    """How much of each text of a pair is kept: as Hugging Face tokenizers' `longest_first` has it."""
+    small, large = sorted((one, two))
+    large = small if small > room else max(small, room - small)
+    if small + large > room:
+        small = room // 2
+        large = small + room % 2
+    return (large, small) if one > two else (small, large)

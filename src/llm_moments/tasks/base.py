@@ -1,0 +1,69 @@
+"""The contract of a task, and which task a model is for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from llm_moments.core import Knob, Plan, Step
+from llm_moments.errors import InputError, ModelError
+
+TASKS = {"text-classification": "text_classification:TextClassification"}
+
+
+class Task(Protocol):
+    """How examples become model inputs and outputs become answers.
+
+    A score is given for each example, since every test here is paired; `metric(model)` names their mean.
+    """
+
+    name: str
+    def metric(self, model: Any) -> str: ...
+
+    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]: ...
+    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
+    def stock(self, model: Any) -> Mapping[str, Mapping[str, Any]]:
+        """The plan that transformers' own pipeline follows."""
+        ...
+
+    def normalise(self, value: Any) -> Any:
+        """A plain input (string, pair, dict) as the steps take it; raises DataError."""
+        ...
+
+    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]: ...
+    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+        """References as the model's own labels; raises DataError naming row and value."""
+        ...
+
+    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+        """float64 [n], higher is better."""
+        ...
+
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n]: the score when the baseline's answers are taken as references."""
+        ...
+
+    def margins(self, outputs: np.ndarray) -> np.ndarray:
+        """float [n], how sure an answer is: a cascade asks the dear plan where this is low."""
+        ...
+
+    def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray: ...
+
+
+def task_for(model: Any, name: str | None = None) -> Task:
+    """The task of that name, or the one that the model's architecture is for."""
+    if name is None:
+        architectures = [str(a) for a in model.config.get("architectures") or []]
+        if not any("SequenceClassification" in a for a in architectures):
+            raise ModelError(
+                f"{model.name} has no classification head (architectures: {architectures or 'none given'}). "
+                "Fine-tune it first: moments train MODEL --data FILE --out DIR"
+            )
+        name = "text-classification"
+    if name not in TASKS:
+        raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
+    module, _, cls = TASKS[name].partition(":")
+    return getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)()

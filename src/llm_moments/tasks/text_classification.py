@@ -1,0 +1,211 @@
+"""Text classification: single label, multi-label, regression; one text or a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Knob, Plan, Step, whole
+from llm_moments.errors import DataError
+from llm_moments.steps.batch import MakeBatches
+from llm_moments.steps.forward import Forward
+from llm_moments.steps.precut import Precut
+from llm_moments.steps.tokenize import Encoder, Tokenize
+from llm_moments.steps.truncate import Truncate
+
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+METRICS = {SINGLE: "accuracy", MULTI: "F1 of each example", REGRESSION: "R²"}
+
+CASCADE = (
+    Knob("threshold", 0.0, (), False, lambda v: isinstance(v, int | float) and v >= 0, "the dear plan is asked below this margin, >= 0"),
+    Knob("cheap", {}, (), False, lambda v: isinstance(v, dict), "changes that make the cheap plan, such as {'truncate.max_length' = 16}"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """label: the answer (a list of labels for multi-label, the value for regression); score: how
+    probable it is (None for regression); scores: the probability of every label."""
+
+    label: Any
+    score: float | None
+    scores: dict[str, float]
+
+
+class TextClassification:
+    name = "text-classification"
+
+    def metric(self, model: Any) -> str:
+        return METRICS[model.problem_type]
+
+    # -- the pipeline
+
+    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
+        encoder = _encoder(model)
+        cut = plan.settings("truncate")
+        length, side = int(cut.get("max_length", model.max_length)), cut.get("side", "head")
+        return [
+            Precut(plan.settings("precut"), length, side),
+            Tokenize(encoder, length),
+            Truncate({"max_length": length, "side": side}, encoder),
+            MakeBatches(plan.settings("batch"), encoder, model.max_length),
+            Forward(plan.settings("forward"), engines),
+        ]
+
+    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+        return {
+            "precut": Precut.knobs,
+            "tokenize": Tokenize.knobs,
+            "truncate": tuple(self._bounded(k, model) for k in Truncate.knobs),
+            "batch": MakeBatches.knobs,
+            "forward": Forward.knobs,
+            "cascade": CASCADE,
+        }
+
+    @staticmethod
+    def _bounded(knob: Knob, model: Any) -> Knob:
+        if knob.name != "max_length":
+            return knob
+        most = model.max_length
+        lengths = tuple(v for v in knob.values if v < most) + (most,)
+        return Knob(knob.name, most, lengths, valid=whole(4, most), means=f"{knob.means}; this model takes at most {most}")
+
+    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+        """What `transformers.pipeline(batch_size=32)` does."""
+        return {
+            "truncate": {"max_length": model.max_length, "side": "head"},
+            "batch": {"order": "input", "size": 32},
+            "forward": {"engine": "torch", "precision": "fp32"},
+        }
+
+    def normalise(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Mapping):
+            first, second = value.get("text"), value.get("text_pair")
+            value = (first, second) if second is not None else first
+            if isinstance(value, str):
+                return value
+        if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise DataError(f"an input is a text, a pair of texts, or {{'text': …, 'text_pair': …}}, not {value!r:.80}")
+
+    # -- answers
+
+    def answers(self, outputs: np.ndarray, model: Any) -> list[Answer]:
+        labels = model.labels
+        if model.problem_type == REGRESSION:
+            return [Answer(float(row[0]), None, dict(zip(labels, map(float, row), strict=True))) for row in outputs]
+        probabilities = self.probabilities(outputs, model)
+        best = probabilities.argmax(axis=1)
+        answers = []
+        for row, winner in zip(probabilities.tolist(), best.tolist(), strict=True):
+            chosen: Any = labels[winner]
+            if model.problem_type == MULTI:
+                chosen = [label for label, p in zip(labels, row, strict=True) if p >= 0.5]
+            answers.append(Answer(chosen, row[winner], dict(zip(labels, row, strict=True))))
+        return answers
+
+    def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n, classes]: softmax, or sigmoid for multi-label; outputs themselves for regression."""
+        outputs = outputs.astype(np.float64)
+        if model.problem_type == REGRESSION:
+            return outputs
+        if model.problem_type == MULTI:
+            return 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
+        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def margins(self, outputs: np.ndarray) -> np.ndarray:
+        """Distance of the two best logits; of the least sure logit from 0 if there is only one choice."""
+        if outputs.shape[1] == 1:
+            return np.abs(outputs[:, 0])
+        best = np.partition(outputs, -2, axis=1)
+        return best[:, -1] - best[:, -2]
+
+    # -- references and scores
+
+    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+        return [self._reference(value, model, row) for row, value in enumerate(raw, 1)]
+
+    def _reference(self, value: Any, model: Any, row: int) -> Any:
+        if value is None or model.problem_type == REGRESSION:
+            return _number(value, row)
+        if model.problem_type == MULTI:
+            several = value if isinstance(value, list | tuple | set) else str(value).split("|") if value != "" else []
+            return frozenset(_label(v, model, row) for v in several)
+        return _label(value, model, row)
+
+    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+        if model.problem_type == SINGLE:
+            return (outputs.argmax(axis=1) == np.asarray(references)).astype(np.float64)
+        if model.problem_type == MULTI:
+            return np.array([_f1(row, ref) for row, ref in zip(outputs > 0, references, strict=True)])
+        truth = np.asarray(references, np.float64)
+        spread = float(truth.var()) or 1.0  # the mean of these scores is R² of the set
+        return 1 - (outputs[:, 0].astype(np.float64) - truth) ** 2 / spread
+
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
+        return self.scores(outputs, self.as_references(baseline, model), model)
+
+    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        if model.problem_type == SINGLE:
+            return list(outputs.argmax(axis=1))
+        if model.problem_type == MULTI:
+            return [frozenset(np.flatnonzero(row > 0).tolist()) for row in outputs]
+        return outputs[:, 0].tolist()
+
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """bool [n]: whether the answers are the same (within 1e-2 of the spread for regression)."""
+        if model.problem_type == SINGLE:
+            return outputs.argmax(axis=1) == others.argmax(axis=1)
+        if model.problem_type == MULTI:
+            return ((outputs > 0) == (others > 0)).all(axis=1)
+        return np.abs(outputs - others)[:, 0] <= 1e-2 * (float(others.std()) or 1.0)
+
+
+def _encoder(model: Any) -> Encoder:
+    """One encoder a model: probing the template takes a moment."""
+    if "_encoder" not in model.__dict__:
+        model.__dict__["_encoder"] = Encoder(model.tokenizer)
+    return model.__dict__["_encoder"]
+
+
+def _number(value: Any, row: int) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"row {row}: the label {value!r} is not a number, and this model is a regression") from None
+    if not np.isfinite(number):
+        raise DataError(f"row {row}: the label {value!r} is not finite")
+    return number
+
+
+def _label(value: Any, model: Any, row: int) -> int:
+    """A label by name or, where names are numbers or missing, by index."""
+    index = model.__dict__.setdefault("_label_index", {name: i for i, name in enumerate(model.labels)})
+    text = str(value).strip()
+    if text in index:
+        return index[text]
+    folded = model.__dict__.setdefault("_label_folded", {name.casefold(): i for name, i in index.items()})
+    if text.casefold() in folded:
+        return folded[text.casefold()]
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if number.is_integer() and 0 <= number < len(model.labels):
+        return int(number)
+    known = ", ".join(model.labels[:12]) + (", …" if len(model.labels) > 12 else "")
+    raise DataError(f"row {row}: the model does not know the label {value!r}; it knows {known}")
+
+
+def _f1(predicted: np.ndarray, reference: frozenset[int]) -> float:
+    """F1 of one example's labels; 1 when both sets are empty."""
+    chosen = set(np.flatnonzero(predicted).tolist())
+    return 1.0 if not chosen and not reference else 2 * len(chosen & reference) / (len(chosen) + len(reference))
