@@ -8,12 +8,13 @@ import importlib.util
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from llm_moments.core import NULL, Recorder
 from llm_moments.errors import EngineError, EngineMissing, PlanError
 
 Arrays = dict[str, np.ndarray]
@@ -25,7 +26,7 @@ ENGINES = {
     "openvino": "openvino:OpenVino",
 }
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
-GRAPH_KEYS = ("skip_layers", "keep_float")  # settings that change what is built, not how it is run
+GRAPH_KEYS = ("skip_layers", "keep_float", "calibration")  # settings that change what is built, not how it is run
 
 
 class Engine(Protocol):
@@ -45,11 +46,15 @@ class Engine(Protocol):
     @classmethod
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> Engine: ...
 
-    def forward(self, fields: Arrays) -> Arrays:
+    def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
         """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids).
 
         Returns {"logits": float32 [rows, classes]}.
         """
+        ...
+
+    def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
+        """The same for many batches, results in their order; an engine may overlap them."""
         ...
 
     def close(self) -> None: ...
@@ -79,19 +84,19 @@ class Engines:
     def __init__(self, model: Any, *, device: str = "auto", cache: Path | None = None, keep: int = 6):
         self.model, self.device, self.keep = model, device, keep
         self.cache = cache or cache_folder()
-        self.calibration: list[Any] = []  # examples, in the raw, for precisions that need them
+        self.calibration: list[Arrays] = []  # padded arrays, for precisions that need them
         self._open: OrderedDict[str, Engine] = OrderedDict()
 
-    def get(self, settings: Mapping[str, Any], calibration: Iterable[Arrays] | None = None) -> Engine:
+    def get(self, settings: Mapping[str, Any]) -> Engine:
         key = json.dumps(settings, sort_keys=True)
         if key not in self._open:
-            self._open[key] = self._start(settings, calibration)
+            self._open[key] = self._start(settings)
             while len(self._open) > self.keep:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(key)
         return self._open[key]
 
-    def _start(self, settings: Mapping[str, Any], calibration: Iterable[Arrays] | None) -> Engine:
+    def _start(self, settings: Mapping[str, Any]) -> Engine:
         name = settings.get("engine", "torch")
         reason = why_not(name)
         cls = engine_class(name)
@@ -100,7 +105,7 @@ class Engines:
         precision = settings.get("precision", "fp32")
         if precision not in cls.precisions:
             raise EngineError(f"{name} has no precision {precision!r}; it has {', '.join(cls.precisions)}")
-        return cls.open(self.model, settings, self.store(settings), calibration, self.device)
+        return cls.open(self.model, settings, self.store(settings), self.calibration, self.device)
 
     def store(self, settings: Mapping[str, Any]) -> Path:
         """Where the built graph for these settings is: in the model folder if it came with it."""
@@ -117,7 +122,7 @@ def built_key(settings: Mapping[str, Any]) -> str:
     """A readable name for what is built: bf16 and fp32 run the same graph, threads do not matter."""
     engine, precision = settings.get("engine", "torch"), settings.get("precision", "fp32")
     kind = precision if precision.startswith("int8") else "float"
-    rest = {k: settings[k] for k in GRAPH_KEYS if settings.get(k)}
+    rest = {k: settings[k] for k in GRAPH_KEYS if settings.get(k) and (k == "skip_layers" or kind != "float")}
     suffix = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8] if rest else "whole"
     return f"{engine}-{kind}-{suffix}"
 

@@ -1,0 +1,120 @@
+"""From a torch module to a graph: what the graph engines share."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm_moments.artefact import sibling
+from llm_moments.errors import EngineError, MomentsError
+
+NAMES = "fields.json"  # beside a built graph: its inputs, in order
+
+
+def build(store: Path, make: Callable[[Path], Sequence[str]]) -> list[str]:
+    """Fills `store` once, atomically, by `make(folder) -> names of the inputs`; gives those names."""
+    if not (store / NAMES).exists():
+        with sibling(store) as folder:
+            names = list(make(folder))
+            (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
+    return list(json.loads((store / NAMES).read_text(encoding="utf-8")))
+
+
+def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
+    """The module to export (fields in, logits out), an example input, and the names of the inputs."""
+    import torch
+
+    from llm_moments.engines.torch_eager import load_module
+    from llm_moments.steps.tokenize import Encoder
+
+    inner = load_module(model, settings.get("skip_layers", ()))
+    inner.config.use_cache = False
+    names = ["input_ids", "attention_mask"]
+    if "token_type_ids" in Encoder(model.tokenizer).names:
+        names.append("token_type_ids")
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *fields: Any) -> Any:
+            return self.inner(**dict(zip(names, fields, strict=True))).logits
+
+    ids = torch.randint(5, max(6, min(inner.config.vocab_size, 1000)), (2, 11))
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0
+    example = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return Logits().eval(), {name: example[name] for name in names}, names
+
+
+def to_onnx(module: Any, example: dict[str, Any], names: list[str], file: Path) -> None:
+    """torch.export first; the older tracing exporter where that fails."""
+    import torch
+
+    dims = {0: "rows", 1: "tokens"}
+    arguments = tuple(example[name] for name in names)
+    failures = []
+    for dynamo in (False, True):
+        shapes: dict[str, Any] = {"dynamic_axes": {n: dims for n in names} | {"logits": {0: "rows"}}}
+        if dynamo:
+            auto = torch.export.Dim.DYNAMIC
+            shapes = {"dynamic_shapes": (tuple({0: auto, 1: auto} for _ in names),)}
+        try:
+            with quiet(), torch.no_grad():
+                torch.onnx.export(
+                    module, arguments, str(file), input_names=names, output_names=["logits"], dynamo=dynamo,
+                    opset_version=18 if dynamo else 17, **shapes,
+                )  # fmt: skip
+            return
+        except Exception as error:
+            failures.append(f"{'dynamo' if dynamo else 'tracing'}: {first_line(error)}")
+    raise EngineError(f"cannot be exported to ONNX ({'; '.join(failures)})")
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters and quantisers talk on every channel; their failures are kept as reasons instead."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _stderr_quiet():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _stderr_quiet() -> Iterator[None]:
+    if os.environ.get("MOMENTS_DEBUG"):
+        yield
+        return
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextmanager
+def failing_as(what: str) -> Iterator[None]:
+    """Whatever a foreign engine raises becomes an EngineError with its first line as the reason."""
+    try:
+        yield
+    except (MomentsError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise EngineError(f"{what}: {first_line(error)}") from error
+
+

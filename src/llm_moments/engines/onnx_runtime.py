@@ -1,0 +1,103 @@
+"""ONNX Runtime: fp32, int8 with dynamic activations, int8 with calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.engines.base import Arrays
+from llm_moments.engines.export import build, failing_as, quiet, to_onnx, traced
+from llm_moments.errors import EngineError
+
+GRAPH = "model.onnx"
+QUANTISED = ["MatMul", "Gemm"]  # the others lose accuracy for little time
+
+
+class OnnxRuntime:
+    name: ClassVar[str] = "onnxruntime"
+    extra: ClassVar[str] = "onnx"
+    package: ClassVar[str] = "onnxruntime,onnx,torch,transformers"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic")
+    builds: ClassVar[bool] = True
+
+    def __init__(self, session: Any, names: list[str]):
+        self.session, self.names = session, names
+
+    @classmethod
+    def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> OnnxRuntime:
+        import onnxruntime as ort
+
+        with failing_as("ONNX Runtime cannot take this model"):
+            names = build(store, lambda folder: _make(folder, model, settings, calibration))
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            options.intra_op_num_threads = int(settings.get("threads", 0))
+            session = ort.InferenceSession(str(store / GRAPH), options, providers=["CPUExecutionProvider"])
+        return cls(session, names)
+
+    def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
+        with failing_as("ONNX Runtime failed"):
+            result = self.session.run(["logits"], {name: fields[name] for name in self.names})
+        return {"logits": np.asarray(result[0], np.float32)}
+
+    def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
+        return (self.forward(fields, recorder) for fields in batches)
+
+    def close(self) -> None:
+        self.session = None
+
+
+def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: Any) -> list[str]:
+    module, example, names = traced(model, settings)
+    precision = settings.get("precision", "fp32")
+    if precision == "fp32":
+        to_onnx(module, example, names, folder / GRAPH)
+        return names
+    plain = folder / "plain.onnx"
+    to_onnx(module, example, names, plain)
+    with quiet():
+        _quantise(plain, folder / GRAPH, names, settings, calibration)
+    for left in folder.glob("plain*"):
+        left.unlink()
+    return names
+
+
+def _quantise(plain: Path, target: Path, names: list[str], settings: Mapping[str, Any], calibration: Any) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = plain.with_name("plain-prepared.onnx")
+    quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    left = _left_in_float(prepared, settings)
+    common = {"op_types_to_quantize": QUANTISED, "nodes_to_exclude": left, "per_channel": True}
+    if settings["precision"] == "int8-dynamic":
+        quantize_dynamic(str(prepared), str(target), weight_type=QuantType.QInt8, **common)
+        return
+    rows = [{name: fields[name] for name in names} for fields in calibration or ()]
+    if not rows:
+        raise EngineError("int8 needs calibration examples: let `improve` choose it, or use int8-dynamic")
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rest = iter(rows)
+
+        def get_next(self) -> Any:
+            return next(self.rest, None)
+
+    quantize_static(str(prepared), str(target), Reader(), weight_type=QuantType.QInt8, **common)
+
+
+def _left_in_float(graph: Path, settings: Mapping[str, Any]) -> list[str]:
+    import re
+
+    import onnx
+
+    from llm_moments.engines.openvino import _pattern
+
+    patterns = [re.compile(_pattern(name).replace("[./]", "[./_]")) for name in settings.get("keep_float", ())]
+    nodes = onnx.load(str(graph), load_external_data=False).graph.node if patterns else ()
+    return [node.name for node in nodes if any(p.match(node.name) for p in patterns)]

@@ -1,0 +1,145 @@
+"""OpenVINO on the CPU: fp32, bf16, int8 with calibration (NNCF), int8 weights with dynamic activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.engines.base import Arrays
+from llm_moments.engines.export import build, failing_as, quiet, to_onnx, traced
+from llm_moments.errors import EngineError
+
+GRAPH = "openvino_model.xml"
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class OpenVino:
+    name: ClassVar[str] = "openvino"
+    extra: ClassVar[str] = "openvino"
+    package: ClassVar[str] = "openvino,torch,transformers"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
+    builds: ClassVar[bool] = True
+
+    def __init__(self, compiled: Any, names: list[str], streams: int):
+        self.compiled, self.names, self.streams = compiled, names, streams
+        self.request = compiled.create_infer_request()
+
+    @classmethod
+    def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> OpenVino:
+        import openvino as ov
+
+        precision = settings.get("precision", "fp32")
+        core = ov.Core()
+        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision in ("bf16", "fp16") and precision.upper() not in able:
+            raise EngineError(f"this CPU has no {precision} (OpenVINO finds {', '.join(able)})")
+        with failing_as("OpenVINO cannot take this model"):
+            names = build(store, lambda folder: _make(folder, model, settings, calibration))
+            hint = _HINTS.get(precision, "bf16" if "BF16" in able else "f32")
+            options = {
+                "INFERENCE_PRECISION_HINT": hint,
+                "PERFORMANCE_HINT": "THROUGHPUT" if int(settings.get("streams", 1)) > 1 else "LATENCY",
+                "NUM_STREAMS": str(settings.get("streams", 1)),
+                "ENABLE_HYPER_THREADING": False,
+            }
+            if settings.get("threads"):
+                options["INFERENCE_NUM_THREADS"] = int(settings["threads"])
+            if precision == "int8-dynamic":
+                options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(2**31)
+            compiled = core.compile_model(str(store / GRAPH), "CPU", options)
+        return cls(compiled, names, int(settings.get("streams", 1)))
+
+    def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
+        with failing_as("OpenVINO failed"):
+            result = self.request.infer([fields[name] for name in self.names], share_inputs=True)
+        return {"logits": np.array(result[0], np.float32)}
+
+    def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
+        batches = list(batches)
+        if self.streams == 1 or len(batches) < 2:
+            yield from (self.forward(fields, recorder) for fields in batches)
+            return
+        from openvino import AsyncInferQueue
+
+        results: list[Any] = [None] * len(batches)
+
+        def keep(request: Any, at: int) -> None:
+            results[at] = np.array(request.get_output_tensor(0).data, np.float32)
+
+        queue = AsyncInferQueue(self.compiled, self.streams)
+        queue.set_callback(keep)
+        with failing_as("OpenVINO failed"):
+            for at, fields in enumerate(batches):
+                queue.start_async([fields[name] for name in self.names], at, share_inputs=True)
+            queue.wait_all()
+        yield from ({"logits": result} for result in results)
+
+    def close(self) -> None:
+        self.request = self.compiled = None
+
+
+def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: Any) -> list[str]:
+    import openvino as ov
+
+    precision = settings.get("precision", "fp32")
+    graph, names = _graph(model, settings, folder)
+    if precision == "int8":
+        graph = _calibrated(graph, names, settings, calibration)
+    elif precision == "int8-dynamic":
+        import nncf
+
+        with quiet():
+            graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=_ignored(settings))
+    ov.save_model(graph, folder / GRAPH, compress_to_fp16=False)
+    for left in folder.glob("*.onnx*"):
+        left.unlink()
+    return names
+
+
+def _graph(model: Any, settings: Mapping[str, Any], folder: Path) -> tuple[Any, list[str]]:
+    """Straight from torch; through ONNX where OpenVINO cannot trace the module."""
+    import openvino as ov
+
+    module, example, names = traced(model, settings)
+    try:
+        with quiet():
+            graph = ov.convert_model(module, example_input=tuple(example[n] for n in names))
+    except Exception:
+        to_onnx(module, example, names, folder / "graph.onnx")
+        graph = ov.convert_model(folder / "graph.onnx")
+    graph.reshape({i: ov.PartialShape([-1, -1]) for i in range(len(names))})
+    for node, name in zip(graph.inputs, names, strict=True):
+        node.get_tensor().set_names({name})
+    return graph, names
+
+
+def _calibrated(graph: Any, names: list[str], settings: Mapping[str, Any], calibration: Any) -> Any:
+    import nncf
+
+    rows = [tuple(fields[name] for name in names) for fields in calibration or ()]
+    if not rows:
+        raise EngineError("int8 needs calibration examples: let `improve` choose it, or use int8-dynamic")
+    with quiet():
+        return nncf.quantize(
+            graph, nncf.Dataset(rows), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(rows),
+            fast_bias_correction=True, ignored_scope=_ignored(settings),
+        )  # fmt: skip
+
+
+def _ignored(settings: Mapping[str, Any]) -> Any:
+    """The operations of the layers that stay in float: a traced graph keeps the modules' paths."""
+    import nncf
+
+    patterns = [_pattern(name) for name in settings.get("keep_float", ())]
+    return nncf.IgnoredScope(patterns=patterns, validate=False) if patterns else None
+
+
+def _pattern(step: str) -> str:
+    kind, _, number = step.partition(" ")
+    if kind == "layer":
+        return rf".*\.(layer|layers|h|block|blocks)\.{number}[./].*"
+    return r".*embedding.*" if kind == "embeddings" else r".*(classifier|score|pooler|head|dense_out).*"
