@@ -1,0 +1,71 @@
+"""The claim that is made of a plan, and the test it has passed or failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """With `confidence`, the mean score drops by less than `max_drop`, and the plan is at least
+    `speedup_low` times faster (or smaller, …) than the baseline, on this data and this machine.
+
+    drop and drop_high: points of the score, 1 = all. looks: how many candidates have been held
+    against the certification split; each further one pays with confidence of its own.
+    """
+
+    certified: bool
+    reason: str
+    metric: str
+    max_drop: float
+    confidence: float
+    drop: float | None
+    drop_high: float | None
+    baseline_score: float | None
+    score: float | None
+    n_certify: int
+    harmful: int
+    beneficial: int
+    objective: str
+    speedup: float | None
+    speedup_low: float | None
+    lossless_speedup: float | None
+    hand_speedup: float | None
+    looks: int
+    labelled: bool
+    needs: int | None
+    plan: Mapping[str, Any]
+    baseline_plan: Mapping[str, Any]
+    model: str
+    model_digest: str
+    data: str
+    environment: Mapping[str, Any]
+    created: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "certificate", "format": 1, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
+        return cls(**{k: v for k, v in data.items() if k not in ("kind", "format")})
+
+    def words(self) -> str:
+        """The claim, or why there is none, as sentences."""
+        if not self.certified:
+            more = f" About {self.needs:,} certification examples would be enough." if self.needs else ""
+            return f"Not certified: {self.reason}{more}"
+        of = "the references" if self.labelled else "the original's own answers (no references were given)"
+        return (
+            f"With {self.confidence:.0%} confidence the {self.metric} against {of} drops by less than "
+            f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.n_certify:,} examples "
+            f"not used for anything else; {self.harmful} answers changed for worse, {self.beneficial} for better), and "
+            f"with {self.confidence:.0%} confidence {self.objective} is at least {self.speedup_low:.1f} times better "
+            f"(measured {self.speedup:.1f})."
+        )
+
+    def _repr_html_(self) -> str:
+        from llm_moments.render.notebook import certificate_html
+
+        return certificate_html(self)

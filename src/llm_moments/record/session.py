@@ -1,0 +1,135 @@
+"""What was recorded, as plain data: a tree of steps that can be saved, loaded, combined, rendered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_moments.artefact import write_atomic
+from llm_moments.errors import DataError, InputError
+
+FORMAT = 1
+Kind = Literal["measured", "modelled", "unavailable"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and where it comes from; what could not be had is None, never 0."""
+
+    value: float | None
+    unit: str
+    kind: Kind = "measured"
+    note: str = ""
+
+    @classmethod
+    def none(cls, unit: str, why: str) -> Figure:
+        return cls(None, unit, "unavailable", why)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One step: seconds of wall and CPU time over all calls, and what was counted in it.
+
+    counts: items, tokens, padded_tokens, cut_rows, cut_tokens, reused_rows, …, as far as the step
+    counts them. cpu_s is None where it was not measured. `limit` is the share of the machine's
+    measured limit that the step reaches (0 to 1), modelled from its operations.
+    """
+
+    name: str
+    calls: int = 0
+    wall_s: float = 0.0
+    cpu_s: float | None = None
+    counts: Mapping[str, float] = field(default_factory=dict)
+    limit: Figure | None = None
+    children: tuple[StepCost, ...] = ()
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, StepCost]]:
+        """Itself and everything below it, with its depth, parents first."""
+        yield depth, self
+        for child in self.children:
+            yield from child.walk(depth + 1)
+
+    def find(self, name: str) -> StepCost:
+        for _, step in self.walk():
+            if step.name == name:
+                return step
+        raise InputError(f"no step {name!r} in this session")
+
+    def rate(self, what: str = "items") -> float | None:
+        """Items (or tokens …) a second of wall time; None if they were not counted."""
+        count = self.counts.get(what)
+        return count / self.wall_s if count and self.wall_s > 0 else None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StepCost:
+        limit = Figure(**data["limit"]) if data.get("limit") else None
+        children = tuple(cls.from_dict(child) for child in data.get("children", ()))
+        return cls(**{**data, "limit": limit, "children": children})
+
+
+@dataclass(frozen=True)
+class Session:
+    """The tree under `root`, the figures of the whole run, and what it was run on.
+
+    figures: overhead (share of the run's time), peak_memory (bytes), tensor_memory, energy (J),
+    throughput (items/s). notes: sentences that a reader of the numbers must know.
+    """
+
+    root: StepCost
+    figures: Mapping[str, Figure]
+    model: str
+    task: str
+    plan: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    created: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "session", "format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Session:
+        if data.get("kind") != "session" or data.get("format") != FORMAT:
+            raise DataError(f"not a session of format {FORMAT}")
+        rest = {k: v for k, v in data.items() if k not in ("kind", "format")}
+        rest["root"] = StepCost.from_dict(data["root"])
+        rest["figures"] = {k: Figure(**v) for k, v in data["figures"].items()}
+        rest["notes"] = tuple(data["notes"])
+        return cls(**rest)
+
+    def save(self, path: str | Path) -> Path:
+        write_atomic(Path(path), json.dumps(self.to_dict(), indent=1))
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Session:
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is not a saved session: {error}") from error
+
+    def combine(self, other: Session) -> Session:
+        """Both recordings as one: times and counts add up, step by step."""
+        figures = {k: v for k, v in self.figures.items() if k not in ("throughput",)}
+        notes = (*self.notes, *(n for n in other.notes if n not in self.notes))
+        return Session(
+            _add(self.root, other.root), figures, self.model, self.task, self.plan, self.environment, notes, self.created
+        )
+
+    def _repr_html_(self) -> str:
+        from llm_moments.render.notebook import session_html
+
+        return session_html(self)
+
+
+def _add(a: StepCost, b: StepCost) -> StepCost:
+    counts = {k: a.counts.get(k, 0) + b.counts.get(k, 0) for k in {*a.counts, *b.counts}}
+    others = {child.name: child for child in b.children}
+    children = [_add(c, others.pop(c.name)) if c.name in others else c for c in a.children]
+    cpu = None if a.cpu_s is None or b.cpu_s is None else a.cpu_s + b.cpu_s
+    return StepCost(
+        a.name, a.calls + b.calls, a.wall_s + b.wall_s, cpu, counts, a.limit, (*children, *others.values())
+    )

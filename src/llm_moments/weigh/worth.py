@@ -1,0 +1,64 @@
+"""What one change of the plan would save and lose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+VERDICTS = ("free", "cheap", "needed", "harmful", "unclear", "unavailable")
+
+
+@dataclass(frozen=True)
+class Worth:
+    """One change and its price. Drops are of the mean score (1 = everything), times are shares.
+
+    saving: share of the baseline's time that the change saves (0.25: a quarter), with its interval;
+    None where it was not measured. drop > 0 is a loss. harmful / beneficial: answers changed for
+    worse / better. divergence: mean Jensen-Shannon divergence of the outputs, in nats. verdict: free
+    (equivalent and no slower), cheap (a small certain price), needed, harmful (leaving it out improves
+    the answers), unclear (see `needs`), unavailable (see `reason`). p: Holm-corrected p-value.
+    """
+
+    name: str
+    step: str
+    change: Mapping[str, Any]
+    verdict: str
+    saving: float | None = None
+    saving_low: float | None = None
+    saving_high: float | None = None
+    drop: float | None = None
+    drop_low: float | None = None
+    drop_high: float | None = None
+    harmful: int | None = None
+    beneficial: int | None = None
+    divergence: float | None = None
+    p: float | None = None
+    n: int = 0
+    needs: int | None = None
+    screened: float | None = None
+    ablated: bool = True
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Worths(list[Worth]):
+    """The list that `weigh` gives, with what is true of all of it."""
+
+    def __init__(self, items: Any = (), **about: Any):
+        super().__init__(items)
+        self.about: dict[str, Any] = about  # metric, baseline_score, n, labelled, rank_correlation, screen, seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "worth", "format": 1, "about": self.about, "items": [w.to_dict() for w in self]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Worths:
+        return cls([Worth(**item) for item in data["items"]], **data["about"])
+
+    def _repr_html_(self) -> str:
+        from llm_moments.render.notebook import worths_html
+
+        return worths_html(self)
