@@ -1,0 +1,91 @@
+"""Examples made ready for judging: normalised inputs, references in the model's own labels, splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Example, Pipeline
+from llm_moments.errors import DataError
+
+PARTS = {"calibrate": 0.1, "search": 0.3, "certify": 0.6}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Inputs with their references, or without: then the baseline's own answers are the references."""
+
+    pipe: Pipeline
+    values: Sequence[Any]
+    references: Sequence[Any] | None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def labelled(self) -> bool:
+        return self.references is not None
+
+    @property
+    def metric(self) -> str:
+        name = self.pipe.task.metric(self.pipe.model)
+        return name if self.labelled else f"agreement with the original ({name})"
+
+    def scores(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        """float64 [n]: the score of each example, higher is better."""
+        task, model = self.pipe.task, self.pipe.model
+        if self.references is None:
+            return task.agreement(outputs, baseline, model)
+        return task.scores(outputs, self.references, model)
+
+    def take(self, rows: Sequence[int]) -> Evaluation:
+        references = None if self.references is None else [self.references[i] for i in rows]
+        return Evaluation(self.pipe, [self.values[i] for i in rows], references)
+
+
+def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
+    """Examples in memory, and the name of where they came from. data: a path or an iterable."""
+    from llm_moments import data as readers
+
+    if isinstance(data, str | Path):
+        data = readers.read(data, **options)
+    name = str(getattr(data, "path", None) or "examples")
+    examples = [x if isinstance(x, Example) else Example(*_plain(x)) for x in data]
+    if not examples:
+        raise DataError(f"{name}: there is no example in it")
+    return examples, name
+
+
+def _plain(value: Any) -> tuple[Any, Any]:
+    if isinstance(value, dict):
+        label = next((value[k] for k in ("label", "labels", "reference") if k in value), None)
+        return {k: value[k] for k in ("text", "text_pair") if k in value}, label
+    return value, None
+
+
+def evaluation(pipe: Pipeline, examples: Sequence[Example]) -> Evaluation:
+    """All examples if none or all have references; those that have one if most do."""
+    known = [e for e in examples if e.reference is not None and e.reference != ""]
+    used = list(known if len(known) * 2 > len(examples) else examples)
+    values = [pipe.task.normalise(e.input) for e in used]
+    if used and len(known) * 2 > len(examples):
+        return Evaluation(pipe, values, pipe.task.references([e.reference for e in used], pipe.model))
+    return Evaluation(pipe, values, None)
+
+
+def split(pipe: Pipeline, examples: Sequence[Example]) -> dict[str, Evaluation]:
+    """Calibration, search and certification split, by a hash of the input."""
+    from llm_moments import data as readers
+
+    parts = readers.split(examples, fractions=PARTS)
+    labelled = evaluation(pipe, examples).labelled
+    made = {name: evaluation(pipe, part) for name, part in parts.items()}
+    if not labelled:
+        made = {name: Evaluation(pipe, part.values, None) for name, part in made.items()}
+    return made
+
+
