@@ -310,6 +310,15 @@ class Pipeline:
             outputs[asked] = self.dear._outputs(batch.take(asked), recorder)
         return outputs
 
+    def arrays(self, values: Sequence[Any]) -> list[dict[str, np.ndarray]]:
+        """The padded arrays that the forward step would be given: one dict a batch."""
+        batch = Batch(len(values), {"input": [self.task.normalise(value) for value in values]})
+        for step in self.steps:
+            if step.name == "forward":
+                break
+            batch = step(batch, NULL)
+        return [fields for _, fields in batch["batches"]]
+
     @property
     def dear(self) -> Pipeline:
         """The pipeline without its cascade: the stage that is asked where the cheap one is unsure."""

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
+from llm_moments import stats
+from llm_moments.evaluation import Evaluation
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -69,3 +74,35 @@ class Certificate:
         from llm_moments.render.notebook import certificate_html
 
         return certificate_html(self)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One candidate held against the certification split, at the error that this look may spend."""
+
+    key: str
+    alpha: float
+    passed: bool
+    drop: float
+    drop_high: float
+    score: float
+    baseline_score: float
+    harmful: int
+    beneficial: int
+    needs: int | None
+
+
+def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, max_drop: float, alpha: float) -> Look:
+    """The test of `drop < max_drop` on examples that nothing was chosen by. outputs: [n, classes]."""
+    before, after = part.scores(baseline, baseline), part.scores(outputs, baseline)
+    bound = stats.drop_bound(before, after, confidence=1 - alpha)
+    harmful, beneficial = stats.flips(before, after)
+    n, diffs = len(before), before - after
+    if set(np.unique(diffs)) <= {-1.0, 0.0, 1.0}:
+        needs = stats.needed_examples(max_drop, harmful / n, beneficial / n, confidence=1 - alpha)
+    else:
+        needs = stats.needed_examples_for_scores(max_drop, bound.estimate, float(diffs.std()), confidence=1 - alpha)
+    return Look(
+        key, alpha, bound.high < max_drop, bound.estimate, bound.high, float(after.mean()), float(before.mean()),
+        harmful, beneficial, needs,
+    )  # fmt: skip

@@ -194,8 +194,7 @@ class Search:
 
     def plan_of(self, engine: str, precision: str, length: int) -> Plan:
         changes: dict[str, Any] = {"forward.engine": engine, "forward.precision": precision, "precut.chars_per_token": 8}
-        if precision == "int8":
-            changes["forward.calibration"] = self.study.notes.get("calibration", "")
+        changes["forward.calibration"] = self.study.notes["calibration"] if precision == "int8" else ""
         return self.stock.plan.with_(**SORTED, **changes, **{"truncate.max_length": length})
 
     def good(self, caution: float = 1.0) -> list[Trial]:
@@ -252,9 +251,14 @@ class Search:
             if not self.promising(self.scores(one.outputs)):
                 continue
             cheap, dear = (Plan(self.study.trials[key].plan) for key in (one.cheap, one.dear))
-            choices = {"threshold": one.threshold, "cheap": dear.changes(cheap)}
+            choices = {"threshold": one.threshold, "cheap": self.told(dear.changes(cheap))}
             self.try_plan(Plan({**dear.to_dict(), "cascade": choices}), "cascade")
             tried += 1
+
+    def told(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Changes with a default said where a choice is taken back: a plan file has no word for None."""
+        defaults = {f"{s}.{k.name}": k.default for s, ks in self.stock.task.knobs(self.stock.model).items() for k in ks}
+        return {name: defaults[name] if value is None else value for name, value in changes.items()}
 
     def tune_stage(self) -> None:
         """Lossless knobs of the fastest good plans, one after the other, kept when they are faster."""

@@ -1,0 +1,334 @@
+"""`improve`: which cheaper plan keeps the answers? One artefact with a certificate, or the original."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_moments import stats
+from llm_moments.artefact import MANIFEST, is_artefact, save, sibling, verify, write_into
+from llm_moments.core import Pipeline, Plan
+from llm_moments.errors import ArtefactError, InputError, OutputExists
+from llm_moments.evaluation import Evaluation, gather, split
+from llm_moments.improve.certify import Certificate, Look, look
+from llm_moments.improve.measure import OBJECTIVES, interleaved
+from llm_moments.improve.search import SORTED, Search
+from llm_moments.improve.study import Study, Trial
+from llm_moments.model import load
+
+Tick = Callable[[float | None, str], None]
+
+STUDY = "study"  # the folder inside --out that holds the trials
+MOST = {"calibrate": 200, "search": 600, "certify": 4000}  # examples used of each split
+CALIBRATION_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """The chosen pipeline, the certificate, and everything that was tried on the way to it."""
+
+    pipeline: Pipeline
+    certificate: Certificate
+    study: list[Trial]
+    seconds: float
+    folder: Path | None = None
+
+    @property
+    def certified(self) -> bool:
+        return self.certificate.certified
+
+    def to_dict(self) -> dict[str, Any]:
+        c = self.certificate
+        said = (
+            "certified", "reason", "speedup", "speedup_low", "drop", "drop_high", "max_drop", "metric", "baseline_score",
+            "score", "n_certify", "harmful", "beneficial", "lossless_speedup", "hand_speedup", "objective", "needs",
+        )  # fmt: skip
+        return {
+            "kind": "improvement",
+            "format": 1,
+            **{name: getattr(c, name) for name in said},
+            "trials": len(self.study),
+            "seconds": round(self.seconds, 1),
+            "plan": self.pipeline.plan.to_dict(),
+            "artefact": str(self.folder) if self.folder else None,
+            "certificate": c.to_dict(),
+            "front": [asdict(t) for t in front(self.study)],
+        }
+
+    def report(self) -> str:
+        from llm_moments.render.html import report
+
+        return report(certificate=self.certificate, study=self.study, title=f"llm-moments: {self.certificate.model}")
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        certificate = self.certificate.to_dict()
+        return save(self.pipeline, path, certificate=certificate, report=self.report(), overwrite=overwrite)
+
+    def _repr_html_(self) -> str:
+        from llm_moments.render.notebook import improvement_html
+
+        return improvement_html(self.to_dict())
+
+
+def front(trials: list[Trial]) -> list[Trial]:
+    """Plans that no other plan beats in both gain and drop, dearest first."""
+    kept: list[Trial] = []
+    done = [t for t in trials if t.status == "ok" and t.gain is not None and t.drop is not None]
+    for trial in sorted(done, key=lambda t: (-(t.gain or 0), t.drop or 0)):
+        if not kept or (trial.drop or 0) < (kept[-1].drop or 0):
+            kept.append(trial)
+    return kept[::-1]
+
+
+def improve(
+    model: Any,
+    data: Any,
+    *,
+    max_drop: float = 0.01,
+    objective: str = "throughput",
+    budget: float | str = "10m",
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Tick | None = None,
+    device: str = "auto",
+    **read: Any,
+) -> Improvement:
+    """Searches plans of a pipeline, model folder or artefact on the user's examples and certifies one.
+
+    max_drop: most that the mean score may drop (1 = all). budget: seconds, or "90s", "10m", "1h".
+    out: folder for the artefact; the study in it is gone on with by the same call after an interruption.
+    """
+    if objective not in OBJECTIVES:
+        raise InputError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
+    if not 0 < max_drop < 1:
+        raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
+    pipe = load(model, device=device)
+    examples, source = gather(data, **read)
+    tick = progress or (lambda done, message: None)
+    question = _question(pipe, examples, max_drop, objective)
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        _make_way(folder, question, overwrite)
+    study = Study(folder / STUDY if folder else None, question)
+    run = _Run(pipe, split(pipe, examples), study, max_drop, objective, seconds(budget), tick, source, folder)
+    return run.finish()
+
+
+def seconds(budget: float | str) -> float:
+    """90, "90s", "10m" or "1h" in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    text = str(budget).strip().lower()
+    try:
+        value = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e7:
+        raise InputError(f"a budget is a time such as 90s, 10m or 1h, not {budget!r}")
+    return value
+
+
+def _question(pipe: Pipeline, examples: Any, max_drop: float, objective: str) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.input, example.reference], default=str).encode("utf-8", "surrogatepass"))
+    return {
+        "model": pipe.model.digest, "plan": pipe.plan.key, "data": digest.hexdigest()[:32], "n": len(examples),
+        "max_drop": max_drop, "objective": objective,
+    }  # fmt: skip
+
+
+def _make_way(folder: Path, question: dict[str, Any], overwrite: bool) -> None:
+    """Refuses a folder that is something else; a study of the same question may go on."""
+    if overwrite and (is_artefact(folder) or (folder / STUDY).exists()):
+        shutil.rmtree(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputExists(folder)
+    strange = folder.is_dir() and any(folder.iterdir()) and not (folder / STUDY / "study.json").exists()
+    if strange:
+        raise OutputExists(folder)
+
+
+class _Run:
+    """One call of improve: baseline, search, certification, artefact."""
+
+    def __init__(
+        self, pipe: Pipeline, parts: dict[str, Evaluation], study: Study, max_drop: float, objective: str,
+        budget: float, tick: Tick, source: str, folder: Path | None,
+    ):  # fmt: skip
+        self.begin = time.monotonic()
+        self.pipe, self.study, self.tick, self.source, self.folder = pipe, study, tick, source, folder
+        self.max_drop, self.objective, self.budget = max_drop, objective, budget
+        self.parts = {name: part.take(range(min(len(part), MOST[name]))) for name, part in parts.items()}
+        self.looks: list[Look] = [Look(**x) for x in study.notes.get("looks", [])]
+
+    def finish(self) -> Improvement:
+        small = min(len(part) for part in self.parts.values())
+        if small == 0:
+            return self.original(f"{sum(map(len, self.parts.values()))} examples are too few to split in three.", None)
+        try:
+            return self.searched()
+        except KeyboardInterrupt:
+            if self.folder is not None:
+                self.original("interrupted; the same command goes on where it was.", None)
+            raise
+
+    def searched(self) -> Improvement:
+        search = self.search()
+        search.answer_as_stock()
+        self.calibrate()
+        self.time_stock(search)
+        candidates = search.run()
+        chosen = self.certified(search, candidates)
+        if chosen is None:
+            why = "no plan that is faster was expected to keep the answers."
+            if self.looks:
+                last = self.looks[-1]
+                why = f"the best plan's drop could be up to {last.drop_high:.4f}, over {self.max_drop:g}."
+            return self.original(why, self.looks[-1] if self.looks else None)
+        return self.result(search, *chosen)
+
+    def search(self) -> Search:
+        reserve = 0.35 * self.budget  # for the certification and the interleaved timing
+        return Search(
+            self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=len(self.parts["certify"]),
+            objective=self.objective, deadline=self.begin + self.budget - reserve, tick=self.tick,
+        )  # fmt: skip
+
+    def calibrate(self) -> None:
+        """Arrays that int8 engines are calibrated with: one row at a time, so that no padding counts."""
+        values = self.parts["calibrate"].values
+        length = min(CALIBRATION_LENGTH, self.pipe.model.max_length)
+        one = self.pipe.with_(**{"truncate.max_length": length, "batch.size": 1, "batch.order": "input"})
+        self.pipe.engines.calibration = one.arrays(values)
+        digest = hashlib.sha256(json.dumps([length, *values]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        self.study.note("calibration", digest)
+
+    def time_stock(self, search: Search) -> None:
+        """A first figure for the stock plan, so that trials have a gain; the claim is timed anew, paired."""
+        cost = self.study.notes.get("stock_cost")
+        if cost is None:
+            self.tick(0.0, "timing the original")
+            stock = {"stock": self.pipe}
+            cost = min(interleaved(stock, search.part.values, self.objective, rounds=2, slow=["stock"])["stock"])
+            self.study.note("stock_cost", cost)
+        search.base_cost = cost
+
+    # -- certification
+
+    def certified(self, search: Search, candidates: list[Trial]) -> tuple[Trial, Look] | None:
+        """The first candidate that passes; every look is noted before its result is used."""
+        part = self.parts["certify"]
+        alphas = stats.split_alpha(3)
+        for trial in candidates:
+            known = next((x for x in self.looks if x.key == trial.key), None)
+            if known is None and len(self.looks) < len(alphas):
+                self.tick(None, f"certifying on {len(part)} examples")
+                outputs = search.pipe(trial).outputs(part.values)
+                known = look(part, self.answers(part), outputs, trial.key, self.max_drop, alphas[len(self.looks)])
+                self.looks.append(known)
+                self.study.note("looks", [asdict(x) for x in self.looks])
+            if known is not None and known.passed:
+                return trial, known
+        return None
+
+    def answers(self, part: Evaluation) -> np.ndarray:
+        """The original's outputs on the certification split, kept in the study."""
+        if "certify" not in self.study.trials:
+            outputs = self.pipe.with_(**SORTED).outputs(part.values)
+            self.study.add(Trial({}, "certify", "original", "held out"), outputs)
+            return outputs
+        return self.study.outputs("certify")
+
+    # -- results
+
+    def result(self, search: Search, trial: Trial, seen: Look) -> Improvement:
+        plans = {"stock": self.pipe, "chosen": search.pipe(trial), "lossless": search.pipe(search.best_lossless())}
+        plans["hand"] = search.pipe(self.by_hand(search))
+        values = self.parts["certify"].values[: MOST["search"]]
+        left = max(self.begin + self.budget - time.monotonic(), 15.0)
+        costs = interleaved(
+            plans, values, self.objective, rounds=9, seconds=min(left * 0.8, 120), slow=["stock", "lossless", "hand"],
+            tick=lambda done: self.tick(None, f"timing original and improved, interleaved: {done:.0%}"),
+        )  # fmt: skip
+        speed = stats.ratio_interval(costs["stock"], costs["chosen"])
+        others = {n: stats.ratio_interval(costs["stock"], costs[n]).estimate for n in ("lossless", "hand")}
+        if speed.low <= 1:
+            return self.original(f"the best plan is not certainly better: {speed.estimate:.2f} times.", seen)
+        certificate = self.certificate(
+            True, "", seen, speedup=speed.estimate, speedup_low=speed.low,
+            lossless_speedup=others["lossless"], hand_speedup=others["hand"] and speed.estimate / others["hand"],
+            plan=Plan(trial.plan),
+        )  # fmt: skip
+        return self.kept(plans["chosen"], certificate)
+
+    def by_hand(self, search: Search) -> Trial:
+        """What a careful engineer would set: sorted, padded to the batch, cut where the model was
+        trained if that is known, the fastest single engine with the same answers."""
+        length = self.pipe.model.trained_length or self.pipe.model.max_length
+        plain = [
+            search.try_plan(
+                self.pipe.plan.with_(
+                    **SORTED, **{"truncate.max_length": length, "forward.engine": engine, "forward.precision": precision}
+                ),
+                "by hand",
+            )
+            for engine, precision in (("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32"))
+        ]
+        return min((t for t in plain if t.status == "ok"), key=lambda t: t.cost or float("inf"))
+
+    def original(self, why: str, seen: Look | None) -> Improvement:
+        return self.kept(self.pipe, self.certificate(False, why, seen, plan=self.pipe.plan))
+
+    def certificate(self, certified: bool, reason: str, seen: Look | None, **more: Any) -> Certificate:
+        from llm_moments.environment import fingerprint
+
+        part = self.parts["certify"]
+        needs = seen.needs if seen else stats.needed_examples(self.max_drop, 0.0, 0.0)
+        if seen is None or (needs is not None and needs <= len(part) and not certified):
+            needs = needs if needs and needs > len(part) else None
+        speed = {k: more.get(k) for k in ("speedup", "speedup_low", "lossless_speedup", "hand_speedup")}
+        return Certificate(
+            certified=certified, reason=reason, metric=part.metric, max_drop=self.max_drop, confidence=0.95,
+            drop=seen and seen.drop, drop_high=seen and seen.drop_high, baseline_score=seen and seen.baseline_score,
+            score=seen and seen.score, n_certify=len(part), harmful=seen.harmful if seen else 0,
+            beneficial=seen.beneficial if seen else 0, objective=self.objective, looks=len(self.looks),
+            labelled=part.labelled, needs=needs, plan=more["plan"].to_dict(), baseline_plan=self.pipe.plan.to_dict(),
+            model=self.pipe.model.name, model_digest=self.pipe.model.digest, data=self.source,
+            environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"), **speed,
+        )  # fmt: skip
+
+    def kept(self, pipe: Pipeline, certificate: Certificate) -> Improvement:
+        trials = [t for t in self.study.trials.values() if t.status != "held out"]
+        done = Improvement(pipe, certificate, trials, time.monotonic() - self.begin, self.folder)
+        if self.folder is not None:
+            self.tick(None, f"saving {self.folder}")
+            _place(done, self.folder, slim=self.objective == "size")
+        return done
+
+
+def _place(done: Improvement, folder: Path, *, slim: bool) -> None:
+    """Puts the artefact's files beside the study, the manifest last; the old manifest goes first."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    with sibling(folder / ".artefact") as made:
+        write_into(done.pipeline, made, certificate=done.certificate.to_dict(), report=done.report(), slim=slim)
+    made = folder / ".artefact"
+    for entry in sorted(made.iterdir(), key=lambda p: p.name == MANIFEST):
+        target = folder / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(entry, target)
+    made.rmdir()
+    try:
+        verify(folder)
+    except ArtefactError as error:
+        raise ArtefactError(f"{error} (the disk may be full)") from error
