@@ -12,7 +12,7 @@ import numpy as np
 from llm_moments.core import Example, Pipeline
 from llm_moments.errors import DataError
 
-PARTS = {"calibrate": 0.1, "search": 0.3, "certify": 0.6}
+PARTS = {"calibrate": 0.05, "search": 0.35, "certify": 0.6}
 
 
 @dataclass(frozen=True)

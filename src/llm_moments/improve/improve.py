@@ -22,14 +22,14 @@ from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
 from llm_moments.improve.certify import Certificate, Look, look
 from llm_moments.improve.measure import OBJECTIVES, interleaved
-from llm_moments.improve.search import SORTED, Search
+from llm_moments.improve.search import QUICK, SORTED, Search
 from llm_moments.improve.study import Study, Trial
 from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]
 
 STUDY = "study"  # the folder inside --out that holds the trials
-MOST = {"calibrate": 200, "search": 600, "certify": 4000}  # examples used of each split
+MOST = {"calibrate": 200, "search": 800, "certify": 4000}  # examples used of each split
 CALIBRATION_LENGTH = 128
 
 
@@ -254,7 +254,7 @@ class _Run:
     def result(self, search: Search, trial: Trial, seen: Look) -> Improvement:
         plans = {"stock": self.pipe, "chosen": search.pipe(trial), "lossless": search.pipe(search.best_lossless())}
         plans["hand"] = search.pipe(self.by_hand(search))
-        values = self.parts["certify"].values[: MOST["search"]]
+        values = self.parts["certify"].values[:600]
         left = max(self.begin + self.budget - time.monotonic(), 15.0)
         costs = interleaved(
             plans, values, self.objective, rounds=9, seconds=min(left * 0.8, 120), slow=["stock", "lossless", "hand"],
@@ -280,7 +280,7 @@ class _Run:
                 self.pipe.plan.with_(
                     **SORTED, **{"truncate.max_length": length, "forward.engine": engine, "forward.precision": precision}
                 ),
-                "by hand",
+                "by hand", rows=QUICK,
             )
             for engine, precision in (("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32"))
         ]

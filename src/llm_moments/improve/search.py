@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ Tick = Callable[[float | None, str], None]
 
 SORTED = {"batch.order": "length", "batch.size": 64, "batch.tokens": 8192, "batch.reuse": True}
 LADDER = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
+CAUTION = (0.6, 1.2, 2.0)  # standard errors of pessimism for the first, second and third candidate
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
-QUICK = 128  # rows on which lossless variants are timed at full length
+QUICK = 96  # rows on which engines and lossless variants are timed before whole splits are
 
 
 class Search:
@@ -47,12 +49,14 @@ class Search:
 
     def try_plan(self, plan: Plan, stage: str, *, lossless: bool = False, rows: int | None = None) -> Trial:
         """The trial of a plan, measured now or found in the study. Never raises for a plan's own fault."""
-        if plan.key in self.study.trials:
-            return self.study.trials[plan.key]
+        wanted = len(self.part) if rows is None else min(rows, len(self.part))
+        known = self.study.trials.get(plan.key)
+        if known is not None and (known.status != "ok" or known.n >= wanted):
+            return known
         used = time.monotonic() - self.started
         total = max(self.deadline - self.started, 1e-9)
         self.tick(min(used / total, 1.0), f"{stage}: {_short(self.stock.plan.changes(plan))}")
-        part = self.part if rows is None else self.part.take(range(min(rows, len(self.part))))
+        part = self.part.take(range(wanted))
         try:
             measured = measure(self.stock.with_(plan), part.values, self.objective)
         except EngineError as error:
@@ -82,22 +86,21 @@ class Search:
 
     # -- which plans would be certified
 
-    def promising(self, scores: np.ndarray, caution: float = 1.0) -> bool:
+    def promising(self, scores: np.ndarray, caution: float = CAUTION[0]) -> bool:
         """Whether a plan with these scores is expected to pass the certification.
 
-        Right/wrong scores: the rates of flips found here, with `caution` harmful flips more than were
-        seen (the fastest of many plans is also the luckiest), held against the size of that split.
+        The fastest of many plans is also the luckiest, so its flips are taken to be worse than they
+        were seen here by `caution` standard errors, then held against the size of the other split.
         """
         diffs = self.base_scores - scores
-        grow = self.n_certify / len(scores)
-        harmful, beneficial = int((diffs > 0).sum()), int((diffs < 0).sum())
+        harmful, beneficial = float((diffs > 0).sum()), float((diffs < 0).sum())
         if set(np.unique(diffs)) <= {-1.0, 0.0, 1.0}:
-            worse, better = int(np.ceil((harmful + caution) * grow)), int(beneficial * grow)
-            n = max(self.n_certify, worse + better)
-            return stats.paired_flip_bound(worse, better, n).high < self.max_drop
+            unlucky = caution * (harmful + beneficial + 1) ** 0.5 / 2
+            grow = self.n_certify / len(scores)
+            worse, better = int(np.ceil((harmful + unlucky) * grow)), int(max(beneficial - unlucky, 0) * grow)
+            return stats.flip_pvalue(worse, better, max(self.n_certify, worse + better), self.max_drop) < 0.04
         spread = float(diffs.std(ddof=1))
-        error = spread * (1 / len(diffs) ** 0.5) * 0.5 * caution + 1.7 * spread / self.n_certify**0.5
-        return float(diffs.mean()) + error < self.max_drop
+        return float(diffs.mean()) + caution * spread / len(diffs) ** 0.5 + 1.75 * spread / self.n_certify**0.5 < self.max_drop
 
     def scores(self, outputs: np.ndarray) -> np.ndarray:
         return self.part.scores(outputs, self.baseline)
@@ -106,8 +109,11 @@ class Search:
 
     def run(self) -> list[Trial]:
         """All stages, as far as the time allows. The candidates, the one to certify first in front."""
-        self.lossless_stage()
-        for stage in (self.lossy_stage, self.sides_stage, self.skip_stage, self.cascade_stage, self.tune_stage):
+        stages = (
+            self.lossless_stage, self.lossy_stage, self.cascade_stage, self.tune_stage, self.sides_stage,
+            self.skip_stage, self.cascade_stage, self.tune_stage,
+        )  # fmt: skip
+        for stage in stages:
             if self.late():
                 break
             stage()
@@ -124,9 +130,7 @@ class Search:
 
     def lossless_stage(self) -> None:
         base = self.stock.plan.with_(**SORTED)
-        for chars in (8, 12):
-            plan = base.with_(**{"precut.chars_per_token": chars})
-            self.try_plan(plan, "lossless", lossless=True, rows=QUICK)
+        self.try_plan(base.with_(**{"precut.chars_per_token": 8}), "lossless", lossless=True, rows=QUICK)
         for engine in [e for e in ENGINES if e in available() and e not in ("torch", "torch.compile")]:
             if self.late():
                 return
@@ -146,63 +150,62 @@ class Search:
         return bool(near and task.argmax_equal(outputs, base, model).all())
 
     def lengths(self) -> list[int]:
-        """Rungs below the model's limit that cut some rows of this data, longest first."""
-        values = self.part.values[:QUICK]
+        """Rungs below the model's limit that cut some rows of this data, shortest first."""
+        values = self.part.values[:200]
         encoder = self.stock.steps[1].encoder  # type: ignore[attr-defined]
         texts = [v if isinstance(v, str) else " ".join(v) for v in values]
         longest = max(map(len, encoder.encode(texts))) + encoder.template(not isinstance(values[0], str)).extra
         most = self.stock.model.max_length
-        rungs = sorted({n for n in LADDER if n < min(most, longest)} | {most}, reverse=True)
-        return rungs
+        return sorted({n for n in LADDER if n < min(most, longest)} | {most})
 
     def lossy_stage(self) -> None:
-        """Length times precision, for the engines that are here: one row of the grid after the other.
-
-        From the longest length down; a row ends when even a cascade could not use its answers.
-        """
+        """Lengths, from the shortest up until more brings nothing, for the fastest engines and precisions."""
         for engine, precision in self.variants():
+            saturated = 0
             for length in self.lengths():
-                if self.late():
-                    return
+                if self.late() or saturated == 2:
+                    break
                 trial = self.try_plan(self.plan_of(engine, precision, length), "lossy")
                 if trial.status != "ok":
                     break
-                if (trial.score or 0) < 0.5 * float(self.base_scores.mean()):
-                    break
+                saturated += (trial.drop or 0.0) <= 0.1 * self.max_drop
 
     def variants(self) -> list[tuple[str, str]]:
-        """Engines and precisions, the ones that are usually fastest first; fp32 of the eager engine last."""
-        pairs = [(e, p) for e in available() if e != "torch.compile" for p in engine_class(e).precisions]
-        order = {"bf16": 0, "int8": 1, "int8-dynamic": 2, "fp32": 3, "fp16": 4}
-        rank = {"openvino": 0, "onnxruntime": 1, "torch": 2}
-        wanted = [(e, p) for e, p in pairs if p != "fp16" or self.stock.engines.device != "cpu"]
-        quick = self._worth_a_row(sorted(wanted, key=lambda x: (order[x[1]], rank.get(x[0], 9))))
-        return quick
-
-    def _worth_a_row(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """One middle rung for every pair; rows only for those within a factor two of the fastest."""
-        middle = self.lengths()[len(self.lengths()) // 2]
+        """Engines and precisions by their time on some rows of a middling length; the two fastest, and
+        any that is within a tenth of them."""
+        lengths = self.lengths()
+        middle = lengths[len(lengths) // 2]
         costs = {}
-        for pair in pairs:
+        for pair in self.pairs():
             if self.late():
                 break
-            trial = self.try_plan(self.plan_of(*pair, middle), "lossy")
+            trial = self.try_plan(self.plan_of(*pair, middle), "engines", rows=QUICK)
             if trial.status == "ok" and trial.cost:
                 costs[pair] = trial.cost
-        best = min(costs.values(), default=0.0)
-        return sorted((p for p in costs if costs[p] <= 2 * best), key=costs.__getitem__)
+        order = sorted(costs, key=costs.__getitem__)
+        return [p for at, p in enumerate(order) if at < 2 or costs[p] <= 1.1 * costs[order[0]]]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Precisions below the original's first; engines in fp32 are compared in the lossless stage."""
+        order = ("bf16", "int8", "int8-dynamic", "fp16", "fp32")
+        engines = [e for e in ("openvino", "onnxruntime", "torch") if e in available()]
+        pairs = [(e, p) for p in order for e in engines if p in engine_class(e).precisions]
+        if self.stock.engines.device in ("cpu", "auto"):
+            pairs = [(e, p) for e, p in pairs if p != "fp16"]  # never ahead of bf16 on a CPU that has either
+        return [(e, p) for e, p in pairs if p != "fp32" or e == "torch"]
 
     def plan_of(self, engine: str, precision: str, length: int) -> Plan:
         changes: dict[str, Any] = {"forward.engine": engine, "forward.precision": precision, "precut.chars_per_token": 8}
         changes["forward.calibration"] = self.study.notes["calibration"] if precision == "int8" else ""
         return self.stock.plan.with_(**SORTED, **changes, **{"truncate.max_length": length})
 
-    def good(self, caution: float = 1.0) -> list[Trial]:
+    def good(self, caution: float = CAUTION[0]) -> list[Trial]:
         return [t for t in self.whole() if self.promising(self.scores(self.study.outputs(t.key)), caution)]
 
     def sides_stage(self) -> None:
-        for trial in self.whole()[:2] + self.good()[:2]:
-            for side in ("tail", "head+tail"):
+        single = [t for t in self.good() if "cascade" not in t.plan]
+        for trial in single[:2]:
+            for side in ("head+tail", "tail"):
                 if self.late() or trial.plan["truncate"]["max_length"] >= self.stock.model.max_length:
                     return
                 self.try_plan(Plan(trial.plan).with_(**{"truncate.side": side}), "side")
@@ -212,13 +215,13 @@ class Search:
         from llm_moments.engines.layers import layer_list
         from llm_moments.engines.torch_eager import load_module
 
-        good = self.good()
+        good = [t for t in self.good() if "cascade" not in t.plan]
         if not good or self.late():
             return
         module = load_module(self.stock.model)
         count = len(layer_list(module)[1])
         del module
-        start = Plan(good[0].plan)
+        start = Plan(good[0].plan)  # judged in the eager engine: a graph would be built for each layer
         judged = start.with_(**{"forward.engine": None, "forward.precision": None, "forward.calibration": None})
         free = []
         for layer in range(count):
@@ -246,7 +249,7 @@ class Search:
         tried = 0
         bar = min((t.cost or 0.0 for t in self.good()), default=float("inf"))
         for one in foretold:
-            if tried >= 6 or self.late() or one.cost >= 0.97 * bar:
+            if tried >= 4 or self.late() or one.cost >= 0.97 * bar:
                 return
             if not self.promising(self.scores(one.outputs)):
                 continue
@@ -280,12 +283,19 @@ class Search:
                     best = trial
 
     def candidates(self) -> list[Trial]:
-        """The fastest promising plan, then ones chosen with more and more caution."""
+        """The fastest promising plan, then ones chosen with more and more caution.
+
+        A plan that answers as one before it did would fail as that one has; it is passed over.
+        """
         chosen: list[Trial] = []
-        for caution in (1.0, 2.0, 4.0):
-            more = [t for t in self.good(caution) if t.key not in {c.key for c in chosen}]
-            chosen += more[:1]
+        for caution in CAUTION:
+            fresh = (t for t in self.good(caution) if not any(self._alike(t, c) for c in chosen))
+            chosen += list(islice(fresh, 1))
         return chosen
+
+    def _alike(self, one: Trial, other: Trial) -> bool:
+        a, b = self.study.outputs(one.key), self.study.outputs(other.key)
+        return float(self.stock.task.argmax_equal(a, b, self.stock.model).mean()) > 0.998
 
 
 def _in_cheap(plan: Any, name: str, value: Any) -> dict[str, Any]:

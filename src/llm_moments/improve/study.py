@@ -109,3 +109,10 @@ class Study:
         self.notes[name] = value
         if self.folder is not None:
             write_atomic(self.folder / "notes.json", json.dumps(self.notes, indent=1))
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """The trials of a study that is over, without its outputs; none if the folder has no study."""
+    lines = Study._whole_lines(folder / "trials.jsonl")
+    latest = {trial.key: trial for trial in (Trial(**line) for line in lines)}
+    return [trial for trial in latest.values() if trial.status != "held out"]

@@ -1,0 +1,45 @@
+"""Hold B against A on the same examples, paired; exit 3 when it loses more than --max-drop.
+
+Example: moments compare my-model improved/ --data test.csv --max-drop 0.01"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llm_moments.cli import options as o
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="Model, artefact or hub id that counts as the original.")],
+    b: Annotated[str, typer.Argument(help="The one that is held against it.")],
+    data: o.DataOpt,
+    max_drop: Annotated[float | None, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point.")] = None,
+    text_column: o.Text = None,
+    pair_column: o.Pair = None,
+    label_column: o.Label = None,
+    encoding: o.Encoding = None,
+    on_error: o.OnError = "fail",
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    format: o.Format = "human",
+    json_: o.Json = False,
+) -> None:
+    from llm_moments.improve.compare import compare as held
+
+    fmt = o.output_format(format, json_)
+    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
+    with o.progress(fmt) as tick:
+        found = held(a, b, examples, max_drop=max_drop, progress=tick, device=device).to_dict()
+    o.tell_skipped(examples)
+    if fmt == "json":
+        o.print_json(found)
+    elif fmt == "human":
+        from rich.console import Console
+
+        from llm_moments.render.console import show_comparison
+
+        show_comparison(found, Console())
+    if found["within"] is False:
+        raise typer.Exit(3)

@@ -1,0 +1,21 @@
+"""What this machine has: hardware, measured peaks, engines found or how to install them.
+
+Example: moments doctor"""
+
+from __future__ import annotations
+
+from llm_moments.cli import options as o
+
+
+def doctor(format: o.Format = "human", json_: o.Json = False) -> None:
+    from llm_moments.environment import doctor as examine
+
+    found = examine()
+    if o.output_format(format, json_) == "json":
+        o.print_json(found)
+        return
+    from rich.console import Console
+
+    from llm_moments.render.console import show_doctor
+
+    show_doctor(found, Console())

@@ -1,0 +1,58 @@
+"""Find a cheaper plan that keeps the answers, and prove it on examples set apart; exit 3 if there is none.
+
+Example: moments improve my-model --data reviews.csv --max-drop 0.01 --out improved/"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_moments.cli import options as o
+
+
+def improve(
+    model: o.ModelArg,
+    data: o.DataOpt,
+    max_drop: Annotated[float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point.")] = 0.01,
+    objective: Annotated[str, typer.Option("--objective", envvar="MOMENTS_OBJECTIVE", help="throughput, latency, memory or size.")] = "throughput",
+    budget: Annotated[str, typer.Option("--budget", envvar="MOMENTS_BUDGET", help="Time for all of it: 90s, 10m, 1h.")] = "10m",
+    out: Annotated[Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")] = Path("improved"),
+    text_column: o.Text = None,
+    pair_column: o.Pair = None,
+    label_column: o.Label = None,
+    encoding: o.Encoding = None,
+    on_error: o.OnError = "fail",
+    limit: o.Limit = None,
+    set_: o.Set = None,
+    plan: o.PlanFile = None,
+    device: o.Device = "auto",
+    format: o.Format = "human",
+    json_: o.Json = False,
+    tensorboard: o.TensorBoard = None,
+    csv: o.Csv = None,
+    parquet: o.Parquet = None,
+    overwrite: o.Overwrite = False,
+    trust_remote_code: o.Trust = False,
+) -> None:
+    from llm_moments.improve.improve import improve as search
+
+    fmt = o.output_format(format, json_)
+    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    with o.progress(fmt) as tick:
+        done = search(pipe, examples, max_drop=max_drop, objective=objective, budget=budget, out=out, overwrite=overwrite, progress=tick)
+    o.tell_skipped(examples)
+    o.write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
+    found = done.to_dict()
+    if fmt == "json":
+        o.print_json(found)
+    elif fmt == "human":
+        from rich.console import Console
+
+        from llm_moments.render.console import show_improvement
+
+        show_improvement(found, Console())
+    if not done.certified:
+        raise typer.Exit(3)

@@ -1,0 +1,147 @@
+"""Options that several verbs share, and what is done with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from llm_moments.core import Pipeline
+
+ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, an artefact, or a hub id.")]
+DataOpt = Annotated[str, typer.Option("--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, a folder, or -.")]
+Text = Annotated[str | None, typer.Option("--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts, if it is not found.")]
+Pair = Annotated[str | None, typer.Option("--pair-column", envvar="MOMENTS_PAIR_COLUMN", help="The column of second texts.")]
+Label = Annotated[str | None, typer.Option("--label-column", envvar="MOMENTS_LABEL_COLUMN", help="The column of references.")]
+Encoding = Annotated[str | None, typer.Option("--encoding", envvar="MOMENTS_ENCODING", help="Of a text file that is not UTF-8.")]
+OnError = Annotated[str, typer.Option("--on-error", envvar="MOMENTS_ON_ERROR", help="fail, or skip and count bad rows.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows.")]
+Device = Annotated[str, typer.Option("--device", envvar="MOMENTS_DEVICE", help="auto, cpu, cuda or mps.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="One choice of the plan, such as truncate.max_length=64.")]
+PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan in TOML, in the place of the model's own.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model folder.")]
+Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
+Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write a report that needs nothing but a browser.")]
+TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", help="Write scalars to this folder.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")]
+Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet.")]
+
+
+def output_format(chosen: str, as_json: bool) -> str:
+    from llm_moments.errors import InputError
+
+    if chosen not in ("human", "json", "quiet"):
+        raise InputError(f"--format is human, json or quiet, not {chosen!r}")
+    return "json" if as_json else chosen
+
+
+def open_pipe(model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool) -> Pipeline:
+    from llm_moments.core import Plan
+    from llm_moments.errors import InputError
+    from llm_moments.model import load
+
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise InputError(f"--device is auto, cpu, cuda or mps, not {device!r}")
+    if plan is not None and not plan.is_file():
+        raise InputError(f"--plan {plan}: there is no such file")
+    chosen = Plan.from_toml(plan.read_text(encoding="utf-8")) if plan else None
+    pipe = load(model, plan=chosen, device=device, trust_remote_code=trust)
+    return pipe.with_(**_choices(sets)) if sets else pipe
+
+
+def _choices(sets: list[str]) -> dict[str, Any]:
+    from llm_moments.errors import PlanError
+
+    choices = {}
+    for text in sets:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise PlanError(f"--set takes step.knob=value, not {text!r}")
+        try:
+            choices[name] = json.loads(value)
+        except ValueError:
+            choices[name] = value
+    return choices
+
+
+def read_data(
+    path: str, text: str | None = None, pair: str | None = None, label: str | None = None,
+    encoding: str | None = None, on_error: str = "fail", limit: int | None = None,
+) -> Any:  # fmt: skip
+    from llm_moments.data import read
+
+    return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit)
+
+
+def tell_skipped(data: Any) -> None:
+    """What `--on-error skip` left out, by kind, and the first rows of it."""
+    if sum(data.errors.values()):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in data.errors.items())
+        print(f"skipped rows: {kinds}", file=sys.stderr)
+        for line in data.reported[:5]:
+            print(f"  {line}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=str))
+
+
+@contextmanager
+def progress(fmt: str) -> Iterator[Any]:
+    """A callable (share done or None, message), shown as a bar with the time left on stderr."""
+    if fmt == "quiet" or not sys.stderr.isatty():
+        yield _plain(fmt)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda done, message: bar.update(task, completed=done, description=message)
+
+
+def _plain(fmt: str) -> Any:
+    import time
+
+    last = [0.0]
+
+    def tell(done: float | None, message: str) -> None:
+        if fmt != "quiet" and time.monotonic() - last[0] > 5:
+            last[0] = time.monotonic()
+            print(f"{'' if done is None else f'{done:4.0%} '}{message}", file=sys.stderr)
+
+    return tell
+
+
+def write_views(
+    *, html: Path | None = None, tensorboard: Path | None = None, csv: Path | None = None, parquet: Path | None = None,
+    **results: Any,
+) -> None:  # fmt: skip
+    """Writes the views that were asked for. results: session, worths, study, certificate."""
+    from llm_moments.artefact import write_atomic
+
+    if html:
+        from llm_moments.render.html import report
+
+        write_atomic(html, report(**results))
+    if tensorboard:
+        from llm_moments.render.tensorboard import write
+
+        write(tensorboard, **results)
+    if csv or parquet:
+        from llm_moments.render.table import rows, write_csv, write_parquet
+
+        table = rows(next(r for r in (results.get(k) for k in ("session", "worths", "study")) if r is not None))
+        if csv:
+            write_csv(table, csv)
+        if parquet:
+            write_parquet(table, parquet)

@@ -1,0 +1,61 @@
+"""Where time and memory go: the tree of steps, measured on your own examples.
+
+Example: moments record my-model --data reviews.csv --limit 500 --html cost.html"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_moments.cli import options as o
+
+
+def record(
+    model: o.ModelArg,
+    data: o.DataOpt,
+    out: Annotated[Path | None, typer.Option("--out", help="Save the session as JSON.")] = None,
+    depth: Annotated[int, typer.Option("--depth", min=0, max=2, help="0: steps; 1: layers; 2: attention and MLP too.")] = 1,
+    text_column: o.Text = None,
+    pair_column: o.Pair = None,
+    encoding: o.Encoding = None,
+    on_error: o.OnError = "fail",
+    limit: o.Limit = None,
+    set_: o.Set = None,
+    plan: o.PlanFile = None,
+    device: o.Device = "auto",
+    format: o.Format = "human",
+    json_: o.Json = False,
+    html: o.Html = None,
+    trace: Annotated[Path | None, typer.Option("--trace", help="Write a Chrome trace, which Perfetto opens.")] = None,
+    tensorboard: o.TensorBoard = None,
+    csv: o.Csv = None,
+    parquet: o.Parquet = None,
+    trust_remote_code: o.Trust = False,
+) -> None:
+    from llm_moments.record.record import record as observe
+
+    fmt = o.output_format(format, json_)
+    examples = o.read_data(data, text_column, pair_column, None, encoding, on_error, limit)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    with o.progress(fmt) as tick:
+        session = observe(pipe, examples, depth=depth, progress=tick)
+    o.tell_skipped(examples)
+    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, session=session)
+    if out:
+        session.save(out)
+    if trace:
+        from llm_moments.artefact import write_atomic
+        from llm_moments.render.chrome_trace import chrome_trace
+
+        write_atomic(trace, json.dumps(chrome_trace(session)))
+    if fmt == "json":
+        o.print_json(session.to_dict())
+    elif fmt == "human":
+        from rich.console import Console
+
+        from llm_moments.render.console import show_session
+
+        show_session(session, Console())

@@ -1,0 +1,104 @@
+"""Answer texts: from the command line, a file, or stdin; in the order of the input.
+
+Example: moments run my-model --data reviews.csv --out answers.jsonl"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llm_moments.cli import options as o
+
+
+def run(
+    model: o.ModelArg,
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer.")] = None,
+    data: Annotated[str | None, typer.Option("--data", envvar="MOMENTS_DATA", help="A file of inputs, or - for stdin.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="answers.jsonl, .csv or .parquet; goes on after an interruption.")] = None,
+    text_column: o.Text = None,
+    pair_column: o.Pair = None,
+    encoding: o.Encoding = None,
+    on_error: o.OnError = "fail",
+    limit: o.Limit = None,
+    set_: o.Set = None,
+    plan: o.PlanFile = None,
+    device: o.Device = "auto",
+    format: o.Format = "human",
+    json_: o.Json = False,
+    overwrite: o.Overwrite = False,
+    trust_remote_code: o.Trust = False,
+) -> None:
+    from llm_moments.errors import InputError
+
+    fmt = o.output_format(format, json_)
+    if inputs and data:
+        raise InputError("give texts or --data, not both")
+    if not inputs and not data and sys.stdin.isatty():
+        raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    if inputs:
+        _show(enumerate(inputs, 1), pipe, fmt)
+        return
+    source = o.read_data(data or "-", text=text_column, pair=pair_column, encoding=encoding, on_error=on_error, limit=limit) if data else None
+    if out is None:
+        rows = ((e.id, e.input) for e in source) if source else ((n, line.rstrip("\n")) for n, line in enumerate(sys.stdin, 1))
+        _show(rows, pipe, fmt)
+    else:
+        _to_file(pipe, source or o.read_data("-"), data or "-", out, overwrite, fmt)
+    if source:
+        o.tell_skipped(source)
+
+
+def _show(rows: Any, pipe: Any, fmt: str) -> None:
+    """Answers on stdout as they come; small windows, so that the first is soon there."""
+    from llm_moments.core import WINDOW
+
+    size = 1
+    rows = iter(rows)
+    while some := list(itertools.islice(rows, size)):
+        for (number, text), answer in zip(some, pipe.run([text for _, text in some]), strict=True):
+            if fmt == "json":
+                print(json.dumps({"id": number, **row_of(answer)}, ensure_ascii=False), flush=size == 1)
+            elif fmt == "human":
+                shown = text if isinstance(text, str) else " | ".join(text)
+                score = "" if answer.score is None else f"{answer.score:.3f}"
+                print(f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}", flush=size == 1)
+        size = min(size * 2, WINDOW)
+
+
+def row_of(answer: Any) -> dict[str, Any]:
+    return {"label": answer.label, "score": answer.score, "scores": answer.scores}
+
+
+def _to_file(pipe: Any, source: Any, path: str, out: Path, overwrite: bool, fmt: str) -> None:
+    from llm_moments.data import fingerprint
+    from llm_moments.output import AnswerWriter
+
+    data_key = "stdin" if path == "-" else fingerprint(path)
+    key = "/".join([pipe.model.digest, pipe.plan.key, data_key, json.dumps(source.columns), source.on_error, str(source.limit)])
+    with AnswerWriter(out, key, overwrite=overwrite) as writer, o.progress(fmt) as tick:
+        if writer.done:
+            print(f"going on after {writer.done:,} finished rows", file=sys.stderr)
+        examples = itertools.islice(iter(source), writer.done, None)
+        window = int(pipe.plan.settings("batch").get("window", 2048))
+        for chunk in _chunks(examples, window):
+            answers = pipe.run([e.input for e in chunk])
+            writer.write([{"id": e.id, **row_of(a)} for e, a in zip(chunk, answers, strict=True)])
+            tick(None, f"{writer.done:,} rows")
+        total = writer.done
+        writer.finish()
+    if fmt == "json":
+        o.print_json({"out": str(out), "rows": total, "skipped": dict(source.errors)})
+    elif fmt == "human":
+        print(f"{total:,} answers in {out}")
+
+
+def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while chunk := list(itertools.islice(items, size)):
+        yield chunk

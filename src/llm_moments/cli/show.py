@@ -1,0 +1,77 @@
+"""Render a saved result again: a session, a list of worth, an artefact.
+
+Example: moments show improved/ --html report.html"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llm_moments.cli import options as o
+
+
+def show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A session.json, a worth.json, or an artefact folder.")],
+    format: o.Format = "human",
+    json_: o.Json = False,
+    html: o.Html = None,
+    tensorboard: o.TensorBoard = None,
+    csv: o.Csv = None,
+    parquet: o.Parquet = None,
+) -> None:
+    fmt = o.output_format(format, json_)
+    results = _load(path)
+    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
+    if fmt == "json":
+        first = next(iter(results.values()))
+        o.print_json(first.to_dict())
+    elif fmt == "human":
+        from rich.console import Console
+
+        _print(results, Console())
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from llm_moments.artefact import is_artefact, verify
+    from llm_moments.errors import DataError
+    from llm_moments.improve.certify import Certificate
+    from llm_moments.improve.study import read_trials
+    from llm_moments.record.session import Session
+    from llm_moments.weigh.worth import Worths
+
+    if is_artefact(path):
+        verify(path)
+        if not (path / "certificate.json").exists():
+            raise DataError(f"{path} is an artefact without a certificate; there is nothing to show")
+        certificate = Certificate.from_dict(json.loads((path / "certificate.json").read_text(encoding="utf-8")))
+        return {"certificate": certificate, "study": read_trials(path / "study")}
+    if not path.is_file():
+        raise DataError(f"{path} is neither a saved result nor an artefact")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        kind = data.get("kind") if isinstance(data, dict) else None
+        if kind == "session":
+            return {"session": Session.from_dict(data)}
+        if kind == "worth":
+            return {"worths": Worths.from_dict(data)}
+        if kind == "certificate":
+            return {"certificate": Certificate.from_dict(data)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a saved result: {error}") from error
+    raise DataError(f"{path} is not a saved session, list of worth or certificate")
+
+
+def _print(results: dict[str, Any], console: Any) -> None:
+    from llm_moments.render import console as views
+
+    if "session" in results:
+        views.show_session(results["session"], console)
+    if "worths" in results:
+        views.show_worths(results["worths"], console)
+    if "certificate" in results:
+        views.show_certificate(results["certificate"], console)
+        if results.get("study"):
+            views.show_trials(results["study"], console)

@@ -1,0 +1,97 @@
+"""`compare`: two pipelines on the same examples, paired, with intervals; a gate for CI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_moments import stats
+from llm_moments.evaluation import evaluation, gather
+from llm_moments.improve.measure import BLOCK, run_seconds
+from llm_moments.model import load
+
+Tick = Callable[[float | None, str], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B held against A. drop > 0: B is worse; speedup > 1: B is faster. within: drop_high < max_drop."""
+
+    a: str
+    b: str
+    metric: str
+    n: int
+    score_a: float
+    score_b: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    harmful: int
+    beneficial: int
+    agreement: float
+    divergence: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    confidence: float
+    max_drop: float | None
+    within: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "comparison", "format": 1, **asdict(self)}
+
+
+def compare(
+    a: Any, b: Any, data: Any, *, max_drop: float | None = None, rounds: int = 7, progress: Tick | None = None,
+    device: str = "auto", **read: Any,
+) -> Comparison:  # fmt: skip
+    """Answers of two models, artefacts or pipelines on the same examples; B's drop against A and its speed-up.
+
+    Speed is timed on blocks of rows drawn from the data, A and B in turn (A B, B A, …).
+    """
+    tick = progress or (lambda done, message: None)
+    one, two = load(a, device=device), load(b, device=device)
+    examples, _ = gather(data, **read)
+    part, other = evaluation(one, examples), evaluation(two, examples)
+    tick(0.0, "answers of A")
+    outputs_a = one.outputs(part.values)
+    tick(0.4, "answers of B")
+    outputs_b = _in_order_of(one, two, two.outputs(other.values))
+    before, after = part.scores(outputs_a, outputs_a), part.scores(outputs_b, outputs_a)
+    bound = stats.drop_bound(before, after)
+    harmful, beneficial = stats.flips(before, after)
+    speed = _speed(one, two, part.values, rounds, tick)
+    same = one.task.argmax_equal(outputs_a, outputs_b, one.model)
+    spread = stats.divergence(*(one.task.probabilities(o, one.model) for o in (outputs_a, outputs_b)))
+    return Comparison(
+        str(a), str(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
+        bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
+        speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop,
+    )  # fmt: skip
+
+
+def _in_order_of(one: Any, two: Any, outputs: np.ndarray) -> np.ndarray:
+    """B's outputs with their columns in the order of A's labels; DataError if they are other labels."""
+    from llm_moments.errors import InputError
+
+    if one.model.labels == two.model.labels:
+        return outputs
+    if sorted(one.model.labels) != sorted(two.model.labels):
+        raise InputError(f"{two.model.name} answers with other labels ({', '.join(two.model.labels[:8])}) than {one.model.name}")
+    return outputs[:, [two.model.labels.index(label) for label in one.model.labels]]
+
+
+def _speed(one: Any, two: Any, values: Any, rounds: int, tick: Tick) -> stats.Bound:
+    pairs: tuple[list[float], list[float]] = ([], [])
+    for pipe in (one, two):
+        run_seconds(pipe, values[:BLOCK])
+    for turn in range(rounds):
+        start = turn * BLOCK % max(len(values) - BLOCK + 1, 1)
+        block = values[start : start + BLOCK]
+        for pipe, times in list(zip((one, two), pairs, strict=True))[:: 1 if turn % 2 == 0 else -1]:
+            times.append(run_seconds(pipe, block))
+        tick(0.6 + 0.4 * (turn + 1) / rounds, "timing, interleaved")
+    return stats.ratio_interval(*pairs)
