@@ -30,7 +30,7 @@ def layer_list(module: Any) -> tuple[str, Any]:
     for path, child in module.named_modules():
         if not isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) or not len(child):
             continue
-        if len({type(member) for member in child}) != 1 or not next(child.children(), None):
+        if len({type(member) for member in child if not hasattr(member, "stands_for_a_layer")}) != 1:
             continue
         weight = sum(p.numel() for p in child.parameters())
         inner = any(len(list(member.children())) for member in child)
@@ -45,8 +45,8 @@ def layer_list(module: Any) -> tuple[str, Any]:
 def blocks(module: Any) -> list[Block]:
     """Embeddings, layers and head, in the order of the forward pass.
 
-    The embeddings are the sibling before the layers' parent that holds an `Embedding`; the head is
-    whatever of the outermost module comes after the encoder and has parameters.
+    The embeddings are the sibling before the layers' parent that holds an `Embedding`; the head is the
+    last module beside the base model that has parameters.
     """
     path, layers = layer_list(module)
     found = [Block(f"layer {i}", f"{path}.{i}", layer) for i, layer in enumerate(layers)]
@@ -68,16 +68,11 @@ def _embeddings(module: Any, path: str) -> Iterator[Block]:
 
 
 def _head(module: Any, path: str) -> Iterator[Block]:
-    """Top-level siblings after the base model, as one block each time one of them has parameters."""
+    """The last of the base model's siblings that has parameters: what makes the logits."""
     base = path.split(".")[0]
-    after = False
-    last: tuple[str, Any] | None = None
-    for name, child in module.named_children():
-        if after and any(True for _ in child.parameters()):
-            last = last or (name, child)
-        after = after or name == base
-    if last:
-        yield Block("head", last[0], last[1])
+    others = [(n, c) for n, c in module.named_children() if n != base and any(True for _ in c.parameters())]
+    if others:
+        yield Block("head", *others[-1])
 
 
 def skip(module: Any, indices: Sequence[int]) -> Any:
@@ -87,16 +82,39 @@ def skip(module: Any, indices: Sequence[int]) -> Any:
         raise EngineError(f"this model has the layers 0 to {len(layers) - 1}; cannot skip {list(indices)}")
     if len(layers) == 1:
         raise EngineError("this model has one layer (or shares one among all); it cannot be skipped")
-    for index in indices:
-        layers[index] = _identity(layers[index])
+    forms = _forms(module, [layers[i] for i in indices])
+    for index, form in zip(indices, forms, strict=True):
+        layers[index] = _identity(layers[index], form)
     return module
 
 
-def _identity(layer: Any) -> Any:
+def _forms(module: Any, chosen: Sequence[Any]) -> list[int]:
+    """How many things each layer returns (0: a bare tensor), seen in one pass over four tokens."""
+    import torch
+
+    seen: dict[int, int] = {}
+    handles = [
+        layer.register_forward_hook(
+            lambda _, args, out, at=at: seen.__setitem__(at, len(out) if isinstance(out, tuple) else 0)
+        )
+        for at, layer in enumerate(chosen)
+    ]
+    try:
+        with torch.no_grad():
+            module(input_ids=torch.ones((1, 4), dtype=torch.long))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [seen.get(at, 0) for at in range(len(chosen))]
+
+
+def _identity(layer: Any, form: int) -> Any:
     import torch
 
     class Skipped(torch.nn.Module):
-        """Gives back its first input, in a tuple if the layer that stood here returns one."""
+        """Gives back its first input, as the layer that stood here returns its hidden states."""
+
+        stands_for_a_layer = True
 
         def __init__(self) -> None:
             super().__init__()
@@ -105,17 +123,6 @@ def _identity(layer: Any) -> Any:
                     setattr(self, name, getattr(layer, name))
 
         def forward(self, hidden_states: Any = None, *args: Any, **kwargs: Any) -> Any:
-            return (hidden_states,) if as_tuple else hidden_states
+            return (hidden_states, *[None] * (form - 1)) if form else hidden_states
 
-    as_tuple = _returns_tuple(layer)
     return Skipped()
-
-
-def _returns_tuple(layer: Any) -> bool:
-    """Read from the return annotation or the source; a wrong guess fails loudly in the first pass."""
-    import inspect
-
-    source = inspect.getsource(type(layer).forward)
-    returns = [line.strip() for line in source.splitlines() if line.strip().startswith("return ")]
-    last = returns[-1] if returns else ""
-    return last in {"return outputs", "return (hidden_states,)"} or last.startswith(("return (", "return tuple"))

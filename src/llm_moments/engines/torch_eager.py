@@ -18,8 +18,11 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | None = None) -> Any:
     """The `torch.nn.Module` of a model folder in eval mode, float32, some layers left out."""
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
 
     from llm_moments.engines.layers import skip
+
+    logging.disable_progress_bar()  # weights load in a moment; the verbs show progress of their own
 
     options = {"attn_implementation": attention} if attention else {}
     try:

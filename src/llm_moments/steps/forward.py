@@ -9,6 +9,7 @@ import numpy as np
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
 from llm_moments.engines.base import ENGINES, PRECISIONS, Engine
+from llm_moments.errors import EngineError
 
 
 def _indices(value: Any) -> bool:
@@ -46,6 +47,8 @@ class Forward:
         made, engine = batch["batches"], self.engine
         for (rows, arrays), result in zip(made, engine.forward_all([a for _, a in made], recorder), strict=True):
             logits = result["logits"]
+            if not np.isfinite(logits).all():
+                raise EngineError(f"{engine.name} gave outputs that are not finite (NaN or infinite) for this model")
             if outputs is None:
                 outputs = np.empty((batch.size, *logits.shape[1:]), np.float32)
             outputs[rows] = logits

@@ -99,6 +99,7 @@ def _with_head(path: Path, labels: list[str], problem: str, seed: int) -> tuple[
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
     before = logging.get_verbosity()
+    logging.disable_progress_bar()
     logging.set_verbosity_error()  # a fresh head is what is wanted here, not a fault to report
     try:
         module = AutoModelForSequenceClassification.from_pretrained(

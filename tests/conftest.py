@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llm_moments.core import Example
+from tests.fakes import label_of, make_model, make_texts
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+SAMPLES = Path(__file__).parent.parent / ".samples"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["MOMENTS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return make_texts(60)
+
+
+@pytest.fixture
+def examples(texts: list[str]) -> list[Example]:
+    return [Example(text, label_of(text), n) for n, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="session")
+def trained_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A tiny model that has learnt the toy task, by the project's own train."""
+    from llm_moments.train.train import train
+
+    data = [Example(text, label_of(text)) for text in make_texts(1200, seed=1)]
+    out = tmp_path_factory.mktemp("trained") / "model"
+    return train(tiny_model, data, out, epochs=12, learning_rate=3e-3, max_length=48)
+
+
+@pytest.fixture(scope="session")
+def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import csv
+
+    file = tmp_path_factory.mktemp("data") / "toy.csv"
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["review", "sentiment"])
+        writer.writerows((text, label_of(text)) for text in make_texts(700, seed=2))
+    return file

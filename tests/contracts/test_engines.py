@@ -1,0 +1,124 @@
+"""What every engine must do, in every precision that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm_moments.core import Pipeline
+from llm_moments.engines.base import ENGINES, PRECISIONS, Engines, available, built_key, engine_class
+from llm_moments.errors import EngineError, PlanError
+from llm_moments.model import load, open_model
+from tests.fakes import ARCHITECTURES, make_model, make_texts
+
+TOLERANCE = {"fp32": 2e-4, "bf16": 0.15, "int8": 0.5, "int8-dynamic": 0.35, "fp16": 0.05}  # of the logits' spread
+HERE = [e for e in available() if e != "torch.compile"]
+CASES = [(e, p) for e in HERE for p in engine_class(e).precisions if p != "fp16"]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path) -> Pipeline:
+    pipe = load(tiny_model)
+    pipe.engines.calibration = pipe.with_(**{"batch.size": 1}).arrays(make_texts(40, seed=9))
+    return pipe
+
+
+def _changed(base: Pipeline, engine: str, precision: str, **more: object) -> Pipeline:
+    return base.with_(**{"forward.engine": engine, "forward.precision": precision, **more})
+
+
+def _check(found: np.ndarray, expected: np.ndarray, precision: str) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() <= TOLERANCE[precision] * max(float(np.ptp(expected)), 1e-3)
+
+
+@pytest.mark.parametrize(("engine", "precision"), CASES)
+def test_agrees_with_torch(base: Pipeline, engine: str, precision: str) -> None:
+    texts = [*make_texts(30, seed=3), "good", "a " * 200]
+    _check(_changed(base, engine, precision).outputs(texts), base.outputs(texts), precision)
+
+
+@pytest.mark.parametrize("engine", HERE)
+def test_one_row_is_as_many(base: Pipeline, engine: str) -> None:
+    pipe, texts = _changed(base, engine, "fp32"), make_texts(9, seed=4)
+    together = pipe.outputs(texts)
+    alone = np.concatenate([pipe.outputs([text]) for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", HERE)
+def test_streams_and_threads_change_nothing(base: Pipeline, engine: str) -> None:
+    texts = make_texts(40, seed=5)
+    plain = _changed(base, engine, "fp32", **{"batch.size": 4})
+    other = plain.with_(**{"forward.streams": 2, "forward.threads": 1})
+    np.testing.assert_allclose(plain.outputs(texts), other.outputs(texts), atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", HERE)
+def test_skipped_layers_are_left_out(base: Pipeline, engine: str) -> None:
+    texts = make_texts(8, seed=6)
+    expected = base.with_(**{"forward.skip_layers": [1]}).outputs(texts)
+    assert np.abs(expected - base.outputs(texts)).max() > 1e-3
+    np.testing.assert_allclose(_changed(base, engine, "fp32", **{"forward.skip_layers": [1]}).outputs(texts), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", [e for e in HERE if "int8" in engine_class(e).precisions])
+def test_int8_without_calibration_says_what_to_do(tiny_model: Path, engine: str, tmp_path: Path) -> None:
+    engines = Engines(open_model(tiny_model), cache=tmp_path)
+    with pytest.raises(EngineError, match="calibration"):
+        engines.get({"engine": engine, "precision": "int8"})
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="needs openvino")
+def test_kept_layers_stay_in_float(base: Pipeline) -> None:
+    def quantised(pipe: Pipeline) -> int:
+        pipe.outputs(["good"])
+        graph = base.engines.store(pipe.plan.settings("forward")) / "openvino_model.xml"
+        return graph.read_text(encoding="utf-8").count('type="FakeQuantize"')
+
+    whole = quantised(_changed(base, "openvino", "int8"))
+    less = quantised(_changed(base, "openvino", "int8", **{"forward.keep_float": ["layer 0"]}))
+    assert 0 < less < whole
+
+
+def test_unknown_and_impossible_settings_are_named(base: Pipeline) -> None:
+    with pytest.raises(PlanError, match="forward.engine"):
+        base.with_(**{"forward.engine": "tensorflow"})
+    with pytest.raises(EngineError, match="has no precision"):
+        _changed(base, "onnxruntime", "bf16").outputs(["good"])
+    with pytest.raises(EngineError, match="layers 0 to 2"):
+        base.with_(**{"forward.skip_layers": [7]}).outputs(["good"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_architectures(arch: str, tmp_path: Path) -> None:
+    """Every engine takes the architecture and agrees with torch, or says why it cannot."""
+    base = load(make_model(tmp_path / arch, arch))
+    texts = make_texts(6, seed=7)
+    expected = base.outputs(texts)
+    for engine in HERE[1:]:
+        try:
+            found = _changed(base, engine, "fp32").outputs(texts)
+        except EngineError as error:
+            assert str(error)
+            continue
+        _check(found, expected, "fp32")
+
+
+def test_built_key_depends_on_what_is_built_only() -> None:
+    a = built_key({"engine": "openvino", "precision": "fp32", "threads": 1})
+    assert a == built_key({"engine": "openvino", "precision": "bf16", "streams": 2})
+    assert a != built_key({"engine": "openvino", "precision": "fp32", "skip_layers": [1]})
+    assert built_key({"engine": "openvino", "precision": "int8", "calibration": "x"}) != built_key({"engine": "openvino", "precision": "int8"})
+
+
+def test_every_engine_is_described() -> None:
+    for name in ENGINES:
+        cls = engine_class(name)
+        assert cls.name == name
+        assert cls.extra
+        assert set(cls.precisions) <= set(PRECISIONS)

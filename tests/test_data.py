@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm_moments import data
+from llm_moments.core import Example
+from llm_moments.errors import DataError, MomentsError, OutputExists
+from llm_moments.output import AnswerWriter
+
+text = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), min_size=1).filter(lambda s: s.strip())
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@given(st.lists(text, min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_texts_survive_every_format(tmp_path: Path, texts: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"text": t, "label": f"l{i % 2}"} for i, t in enumerate(texts)]
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    _write(tmp_path / "a.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+    _write(tmp_path / "a.json", json.dumps(rows))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.jsonl", "a.json", "a.jsonl.gz", "a.parquet"):
+        found = list(data.read(tmp_path / name))
+        assert [e.input for e in found] == texts, name
+        assert [e.reference for e in found] == [r["label"] for r in rows], name
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("Review,Sentiment", ("Review", None, "Sentiment")),
+        ("idx,premise,hypothesis,label", ("premise", "hypothesis", "label")),
+        ("body;category", ("body", None, "category")),
+        ("id,content,y", ("content", None, "y")),
+    ],
+)
+def test_columns_are_found_by_name(tmp_path: Path, header: str, columns: tuple) -> None:
+    mark = ";" if ";" in header else ","
+    file = _write(tmp_path / "a.csv", header + "\n" + mark.join(["some text"] * header.count(mark)) + f"{mark}x\n")
+    found = data.read(file).columns
+    assert (found["text"], found["pair"], found["label"]) == columns
+
+
+def test_columns_are_found_by_content(tmp_path: Path) -> None:
+    lines = [f"this is a long text number {i},{'ab'[i % 2]}" for i in range(20)]
+    found = data.read(_write(tmp_path / "a.csv", "foo,bar\n" + "\n".join(lines))).columns
+    assert (found["text"], found["label"]) == ("foo", "bar")
+
+
+def test_orange_folder_bom_and_utf16(tmp_path: Path) -> None:
+    tab = _write(tmp_path / "a.tab", "Category\tText\nd\tstring\nclass\t\nearn\tprofit rose\n")
+    assert list(data.read(tab)) == [Example("profit rose", "earn", 1)]
+    for label in ("neg", "pos"):
+        (tmp_path / "texts" / label).mkdir(parents=True)
+        _write(tmp_path / "texts" / label / "1.txt", f"{label} text")
+    assert [(e.input, e.reference) for e in data.read(tmp_path / "texts")] == [("neg text", "neg"), ("pos text", "pos")]
+    assert next(iter(data.read(_write(tmp_path / "b.csv", b"\xef\xbb\xbftext,label\r\nhi,x\r\n")))).input == "hi"
+    assert next(iter(data.read(_write(tmp_path / "c.csv", "text,label\nhé,x\n".encode("utf-16"))))).input == "hé"
+
+
+BAD = [
+    ("empty", "text,label\n ,x\nfine,y\n", "row 1.*empty"),
+    ("fields", "text,label\na,b,c\nfine,y\n", "row 1.*3 fields"),
+    ("bytes", b"text,label\n\xff\xfe caf\xe9,x\nfine,y\n", "row 1.*0xff.*--encoding"),
+    ("huge", "text,label\n" + "a" * 1_500_000 + ",x\nfine,y\n", "row 1.*1,500,000 characters"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD, ids=[b[0] for b in BAD])
+def test_bad_rows_are_named_or_skipped_and_counted(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    file = _write(tmp_path / "a.csv", content)
+    with pytest.raises(DataError, match=message):
+        list(data.read(file))
+    source = data.read(file, on_error="skip")
+    assert [e.input for e in source] == ["fine"]
+    assert sum(source.errors.values()) == 1
+
+
+def test_json_rows_that_are_none(tmp_path: Path) -> None:
+    file = _write(tmp_path / "a.jsonl", '{"text": "ok"}\n{broken\n[1]\n{"text": 5}\n{"text": null}\n{"text": "end"}\n')
+    source = data.read(file, on_error="skip")
+    assert [e.input for e in source] == ["ok", "end"]
+    assert source.errors == {"broken row": 2, "not a text": 2}
+    with pytest.raises(DataError, match="row 2"):
+        list(data.read(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("a.csv", "", "is empty"), ("a.csv", "text,label\n", "no rows"), ("a.xls", "x", "unknown kind"), ("a.parquet", "junk", "Parquet")],
+)
+def test_files_that_are_none(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        data.read(_write(tmp_path / name, content))
+
+
+def test_missing_files_and_columns_are_named(tmp_path: Path) -> None:
+    file = _write(tmp_path / "reviews.csv", "text,label\na,b\n")
+    with pytest.raises(DataError, match="did you mean reviews.csv"):
+        data.read(tmp_path / "review.csv")
+    with pytest.raises(DataError, match="no column 'txt'.*did you mean 'text'"):
+        data.read(file, text="txt")
+
+
+def test_splits_depend_on_the_input_alone() -> None:
+    examples = [Example(f"text {i % 80}", i % 2, i) for i in range(100)]
+    fractions = {"a": 0.3, "b": 0.7}
+    first = data.split(examples, fractions=fractions)
+    shuffled = random.Random(0).sample(examples, 100)
+    again = data.split(shuffled, fractions=fractions)
+    assert {e.id for e in first["a"]} == {e.id for e in again["a"]}
+    assert not {e.input for e in first["a"]} & {e.input for e in first["b"]}
+    assert 10 < len(first["a"]) < 50
+
+
+# ------------------------------------------------------------------------------------------ answers
+
+CHILD = """
+import sys
+from llm_moments.output import AnswerWriter
+with AnswerWriter(sys.argv[1], "job") as writer:
+    for n in range(writer.done, 4000, 7):
+        writer.write([{"id": i, "label": "ä" * (i % 9)} for i in range(n, min(n + 7, 4000))])
+    writer.finish()
+"""
+
+
+def test_killed_writers_lose_and_double_nothing(tmp_path: Path) -> None:
+    out, rng = tmp_path / "answers.jsonl", random.Random(0)
+    for _ in range(12):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(out)])
+        time.sleep(rng.uniform(0.05, 0.3))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if out.exists():
+            break
+        if rng.random() < 0.5 and (tmp_path / "answers.jsonl.partial").exists():
+            with (tmp_path / "answers.jsonl.partial").open("ab") as stream:
+                stream.write(b'{"id": 99, "lab\xc3')  # a line torn inside a letter
+    if not out.exists():
+        subprocess.run([sys.executable, "-c", CHILD, str(out)], check=True)
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == list(range(4000))
+    assert os.listdir(tmp_path) == ["answers.jsonl"]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])
+def test_final_formats(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / f"answers{kind}"
+    with AnswerWriter(out, "job") as writer:
+        writer.write([{"id": i, "label": "a,b", "scores": {"a": 0.5, "b": 0.5}} for i in range(5)])
+        writer.finish()
+    if kind == ".parquet":
+        import pyarrow.parquet as pq
+
+        assert pq.read_table(out).column_names == ["id", "label", "scores.a", "scores.b"]
+    else:
+        assert len(out.read_text().splitlines()) == (6 if kind == ".csv" else 5)
+    with pytest.raises(OutputExists, match="--overwrite"):
+        AnswerWriter(out, "job")
+
+
+def test_other_jobs_and_second_writers_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
+    with AnswerWriter(out, "one") as writer:
+        writer.write([{"id": 1}])
+        with pytest.raises(DataError, match="another process"), AnswerWriter(out, "one"):
+            pass
+    with pytest.raises(OutputExists, match="another model"), AnswerWriter(out, "two"):
+        pass
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AnswerWriter(tmp_path / "a.jsonl", "one") as writer:
+        writer.write([{"id": 1}])
+        real = writer._stream
+
+        class Full:
+            def write(self, _: bytes) -> None:
+                raise OSError(28, "No space left on device")
+
+            def close(self) -> None:
+                real.close()
+
+        writer._stream = Full()  # type: ignore[assignment]
+        with pytest.raises(MomentsError, match="disk is full.*kept"):
+            writer.write([{"id": 2}])
+    with AnswerWriter(tmp_path / "a.jsonl", "one") as writer:
+        assert writer.done == 1

@@ -1,0 +1,130 @@
+"""Properties of the steps: none of the lossless ones ever changes an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_moments.core import NULL, Batch, Pipeline
+from llm_moments.model import load
+from llm_moments.steps.batch import MakeBatches, unique
+from llm_moments.steps.precut import Precut
+from llm_moments.steps.tokenize import Encoder, Tokenize
+from llm_moments.steps.truncate import Truncate, longest_first
+from tests.fakes import WORDS, make_texts, word_piece
+
+ENCODER = Encoder(word_piece())
+texts = st.lists(st.sampled_from([*WORDS, "unseen", "x" * 300, "漢字", "a.b", "  ", "\n", "\u00a0"]), max_size=80).map(" ".join)
+anything = st.text(max_size=200)
+
+
+def _rows(inputs: list, length: int, side: str = "head", chars: int = 0) -> list[list[int]]:
+    batch = Batch(len(inputs), {"input": inputs})
+    for step in (Precut({"chars_per_token": chars}, length, side), Tokenize(ENCODER, length), Truncate({"max_length": length, "side": side}, ENCODER)):
+        batch = step(batch, NULL)
+    return batch["ids"]
+
+
+@given(st.lists(st.one_of(texts, anything), min_size=1, max_size=5), st.integers(4, 40))
+@settings(max_examples=80, deadline=None)
+def test_truncation_is_hugging_face_s(inputs: list[str], length: int) -> None:
+    expected = ENCODER.tokenizer(inputs, truncation=True, max_length=length)["input_ids"]
+    assert _rows(inputs, length) == expected
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4), st.integers(6, 40))
+@settings(max_examples=80, deadline=None)
+def test_truncation_of_pairs_is_hugging_face_s(pairs: list[tuple[str, str]], length: int) -> None:
+    firsts, seconds = zip(*pairs, strict=True)
+    row = ENCODER.tokenizer(list(firsts), list(seconds), truncation="longest_first", max_length=length)
+    assert _rows(pairs, length) == row["input_ids"]
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 50))
+def test_longest_first_keeps_what_there_is_room_for(one: int, two: int, room: int) -> None:
+    a, b = longest_first(one, two, room)
+    if one + two > room:
+        assert a + b == room or a + b <= room
+        assert a <= max(one, room)
+
+
+@given(st.lists(st.one_of(texts, anything), min_size=1, max_size=5), st.integers(4, 24), st.sampled_from(["head", "tail", "head+tail"]), st.integers(1, 12))
+@settings(max_examples=150, deadline=None)
+def test_precutting_never_changes_the_tokens(inputs: list[str], length: int, side: str, chars: int) -> None:
+    assert _rows(inputs, length, side, chars) == _rows(inputs, length, side)
+
+
+def test_precutting_a_huge_text_is_done_on_its_head() -> None:
+    text = "good movie " * 100_000
+    cut = Precut({"chars_per_token": 8}, 16, "head")(Batch(1, {"input": [text]}), NULL)
+    assert len(cut["text"][0]) <= 128
+    assert _rows([text], 16, chars=8) == _rows([text[:2000]], 16)
+
+
+@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=9), min_size=1, max_size=40), st.sampled_from(["input", "length"]), st.integers(1, 7), st.integers(0, 40), st.booleans(), st.sampled_from([1, 8]))
+@settings(max_examples=120, deadline=None)
+def test_batches_hold_every_row_once(ids: list[list[int]], order: str, size: int, tokens: int, reuse: bool, multiple: int) -> None:
+    knobs = {"order": order, "size": size, "tokens": tokens, "reuse": reuse, "multiple": multiple}
+    batch = Batch(len(ids), {"ids": ids, "types": [[0] * len(r) for r in ids]})
+    made = MakeBatches(knobs, ENCODER, 16)(batch, NULL)
+    rows = [int(r) for part, _ in made["batches"] for r in part]
+    assert sorted(rows) == sorted(unique(ids)[0].tolist() if reuse else range(len(ids)))
+    for part, arrays in made["batches"]:
+        assert len(part) <= size
+        assert len(part) == 1 or not tokens or arrays["input_ids"].size <= tokens
+        for row, values, mask in zip(part, arrays["input_ids"], arrays["attention_mask"], strict=True):
+            assert values[mask == 1].tolist() == ids[row]
+    if reuse:
+        assert [ids[i] for i in made["same_as"]] == ids
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> Pipeline:
+    return load(tiny_model)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"batch.order": "length"},
+        {"batch.order": "length", "batch.tokens": 100},
+        {"batch.size": 1},
+        {"batch.multiple": 8},
+        {"batch.reuse": True},
+        {"precut.chars_per_token": 2},
+        {"forward.threads": 1},
+    ],
+)
+def test_lossless_knobs_change_no_answer(pipe: Pipeline, knobs: dict) -> None:
+    inputs = make_texts(50, seed=8) + make_texts(10, seed=8)
+    np.testing.assert_allclose(pipe.with_(**knobs).outputs(inputs), pipe.outputs(inputs), atol=2e-5)
+
+
+def test_windows_change_no_answer_and_keep_the_order(pipe: Pipeline) -> None:
+    inputs = make_texts(23, seed=9)
+    whole, parts = list(pipe.run(inputs)), list(pipe.run(iter(inputs), window=5))
+    assert [a.label for a in whole] == [a.label for a in parts]
+    assert [a.score for a in whole] == pytest.approx([a.score for a in parts], abs=1e-5)
+
+
+def test_cascade_between_its_stages(pipe: Pipeline) -> None:
+    inputs = make_texts(40, seed=10)
+    cheap = {"truncate.max_length": 6}
+    cascade = {"cheap": cheap, "threshold": 0.0}
+
+    def outputs(threshold: float) -> np.ndarray:
+        plan = {**pipe.plan.to_dict(), "cascade": {**cascade, "threshold": threshold}}
+        return pipe.with_(type(pipe.plan)(plan)).outputs(inputs)
+
+    np.testing.assert_allclose(outputs(0.0), pipe.with_(**cheap).outputs(inputs), atol=1e-5)
+    np.testing.assert_allclose(outputs(1e9), pipe.outputs(inputs), atol=1e-5)
+    margins = pipe.task.margins(outputs(0.0))
+    middle = float(np.median(margins))
+    asked = margins < middle
+    assert 0 < asked.sum() < len(inputs)
+    np.testing.assert_allclose(outputs(middle)[~asked], outputs(0.0)[~asked], atol=1e-5)
+    np.testing.assert_allclose(outputs(middle)[asked], pipe.outputs(inputs)[asked], atol=1e-5)
