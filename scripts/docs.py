@@ -14,7 +14,9 @@ def page(verb: str) -> str:
     plain = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
     plain = {k: v for k, v in plain.items() if not k.startswith("MOMENTS_")}
     text = subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout
-    shown = "\n".join(line.rstrip() for line in text.replace("python -m llm_moments.cli.main", "moments").strip().splitlines())
+    shown = "\n".join(
+        line.rstrip() for line in text.replace("python -m llm_moments.cli.main", "moments").strip().splitlines()
+    )
     return f"# moments {verb}\n\nFrom `moments {verb} --help`; written by `make docs`.\n\n```\n{shown}\n```\n"
 
 

@@ -6,7 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = "the a movie film was is very really not good great bad awful plot actor music and but long short boring".split()
+WORDS = (
+    ["the", "a", "movie", "film", "was", "is", "very", "really", "not", "good", "great", "bad", "awful", "plot", "actor", "music", "and", "but", "long", "short", "boring"]
+)
 LABELS = ["neg", "neutral", "pos"]
 
 
@@ -37,7 +39,11 @@ def word_piece(length: int = 64) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    pieces = [*WORDS, *"abcdefghijklmnopqrstuvwxyz0123456789.,!'", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
+    pieces = [
+        *WORDS,
+        *"abcdefghijklmnopqrstuvwxyz0123456789.,!'",
+        *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789"),
+    ]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*special, *pieces]))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -53,7 +59,13 @@ def word_piece(length: int = 64) -> Any:
     )  # fmt: skip
 
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 80}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 80,
+}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": SMALL,
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 80},

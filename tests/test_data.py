@@ -91,7 +91,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD, ids=[b[0] for b in BAD])
-def test_bad_rows_are_named_or_skipped_and_counted(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+def test_bad_rows_are_named_or_skipped_and_counted(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
     file = _write(tmp_path / "a.csv", content)
     with pytest.raises(DataError, match=message):
         list(data.read(file))
@@ -111,7 +113,12 @@ def test_json_rows_that_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("a.csv", "", "is empty"), ("a.csv", "text,label\n", "no rows"), ("a.xls", "x", "unknown kind"), ("a.parquet", "junk", "Parquet")],
+    [
+        ("a.csv", "", "is empty"),
+        ("a.csv", "text,label\n", "no rows"),
+        ("a.xls", "x", "unknown kind"),
+        ("a.parquet", "junk", "Parquet"),
+    ],
 )
 def test_files_that_are_none(tmp_path: Path, name: str, content: str, message: str) -> None:
     with pytest.raises(DataError, match=message):

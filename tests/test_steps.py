@@ -18,13 +18,19 @@ from llm_moments.steps.truncate import Truncate, longest_first
 from tests.fakes import WORDS, make_texts, word_piece
 
 ENCODER = Encoder(word_piece())
-texts = st.lists(st.sampled_from([*WORDS, "unseen", "x" * 300, "漢字", "a.b", "  ", "\n", "\u00a0"]), max_size=80).map(" ".join)
+texts = st.lists(st.sampled_from([*WORDS, "unseen", "x" * 300, "漢字", "a.b", "  ", "\n", "\u00a0"]), max_size=80).map(
+    " ".join
+)
 anything = st.text(max_size=200)
 
 
 def _rows(inputs: list, length: int, side: str = "head", chars: int = 0) -> list[list[int]]:
     batch = Batch(len(inputs), {"input": inputs})
-    for step in (Precut({"chars_per_token": chars}, length, side), Tokenize(ENCODER, length), Truncate({"max_length": length, "side": side}, ENCODER)):
+    for step in (
+        Precut({"chars_per_token": chars}, length, side),
+        Tokenize(ENCODER, length),
+        Truncate({"max_length": length, "side": side}, ENCODER),
+    ):
         batch = step(batch, NULL)
     return batch["ids"]
 
@@ -52,7 +58,12 @@ def test_longest_first_keeps_what_there_is_room_for(one: int, two: int, room: in
         assert a <= max(one, room)
 
 
-@given(st.lists(st.one_of(texts, anything), min_size=1, max_size=5), st.integers(4, 24), st.sampled_from(["head", "tail", "head+tail"]), st.integers(1, 12))
+@given(
+    st.lists(st.one_of(texts, anything), min_size=1, max_size=5),
+    st.integers(4, 24),
+    st.sampled_from(["head", "tail", "head+tail"]),
+    st.integers(1, 12),
+)
 @settings(max_examples=150, deadline=None)
 def test_precutting_never_changes_the_tokens(inputs: list[str], length: int, side: str, chars: int) -> None:
     assert _rows(inputs, length, side, chars) == _rows(inputs, length, side)
@@ -65,9 +76,18 @@ def test_precutting_a_huge_text_is_done_on_its_head() -> None:
     assert _rows([text], 16, chars=8) == _rows([text[:2000]], 16)
 
 
-@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=9), min_size=1, max_size=40), st.sampled_from(["input", "length"]), st.integers(1, 7), st.integers(0, 40), st.booleans(), st.sampled_from([1, 8]))
+@given(
+    st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=9), min_size=1, max_size=40),
+    st.sampled_from(["input", "length"]),
+    st.integers(1, 7),
+    st.integers(0, 40),
+    st.booleans(),
+    st.sampled_from([1, 8]),
+)
 @settings(max_examples=120, deadline=None)
-def test_batches_hold_every_row_once(ids: list[list[int]], order: str, size: int, tokens: int, reuse: bool, multiple: int) -> None:
+def test_batches_hold_every_row_once(
+    ids: list[list[int]], order: str, size: int, tokens: int, reuse: bool, multiple: int
+) -> None:
     knobs = {"order": order, "size": size, "tokens": tokens, "reuse": reuse, "multiple": multiple}
     batch = Batch(len(ids), {"ids": ids, "types": [[0] * len(r) for r in ids]})
     made = MakeBatches(knobs, ENCODER, 16)(batch, NULL)

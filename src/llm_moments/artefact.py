@@ -138,8 +138,6 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
         shutil.copyfile(file, target / file.name)
 
 
-
-
 def sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -183,5 +181,7 @@ def sibling(path: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, OSError):
-            raise ArtefactError(f"{path} could not be written: {error.strerror or error}. Nothing was changed.") from error
+            raise ArtefactError(
+                f"{path} could not be written: {error.strerror or error}. Nothing was changed."
+            ) from error
         raise

@@ -19,12 +19,9 @@ from typing import Any
 from llm_moments.core import Example
 from llm_moments.errors import DataError
 
-TEXT = (
-    "text sentence content message review body document comment question utterance tweet input title "
-    "premise sentence1 question1 text_a text1 query"
-).split()
-PAIR = "text_pair hypothesis sentence2 question2 text_b text2 passage".split()
-LABEL = "label labels class category target y sentiment intent rating score topic".split()
+TEXT = ["text", "sentence", "content", "message", "review", "body", "document", "comment", "question", "utterance", "tweet", "input", "title", "premise", "sentence1", "question1", "text_a", "text1", "query"]
+PAIR = ["text_pair", "hypothesis", "sentence2", "question2", "text_b", "text2", "passage"]
+LABEL = ["label", "labels", "class", "category", "target", "y", "sentiment", "intent", "rating", "score", "topic"]
 IDS = ("id", "idx", "row_id", "uid", "guid")
 MAX_CHARS = 1_000_000
 PEEK = 200  # rows looked at to find the columns
@@ -69,7 +66,9 @@ class Data:
     def _example(self, number: int, row: Mapping[str, Any]) -> Example:
         text = self._text(number, row, self.columns["text"])
         if self.columns["pair"]:
-            return Example((text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row))
+            return Example(
+                (text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row)
+            )
         return Example(text, self._label(row), self._id(number, row))
 
     def _text(self, number: int, row: Mapping[str, Any], column: str | None) -> str:
@@ -80,7 +79,9 @@ class Data:
             raise BadRow(number, "empty text", f"column {column!r} is empty")
         if len(value) > self.max_chars:
             raise BadRow(
-                number, "too long", f"column {column!r} has {len(value):,} characters ({value[:30]!r}…), over {self.max_chars:,}"
+                number,
+                "too long",
+                f"column {column!r} has {len(value):,} characters ({value[:30]!r}…), over {self.max_chars:,}",
             )
         return value
 
@@ -202,7 +203,9 @@ def _reader(file: Path, encoding: str | None) -> Any:
         ".json": _json, ".txt": _lines,
     }  # fmt: skip
     if suffix not in readers:
-        raise DataError(f"{file}: unknown kind of file {suffix!r}; known are {', '.join(readers)}, .parquet and folders")
+        raise DataError(
+            f"{file}: unknown kind of file {suffix!r}; known are {', '.join(readers)}, .parquet and folders"
+        )
     return lambda: readers[suffix](file, encoding)
 
 
@@ -219,7 +222,11 @@ def _clean(number: int, value: str) -> str:
     for at, char in enumerate(value) if not value.isascii() else ():
         if "\udc80" <= char <= "\udcff":
             byte = ord(char) - 0xDC00
-            raise BadRow(number, "undecodable", f"byte 0x{byte:02x} after {value[max(0, at - 20) : at]!r} is not UTF-8 (try --encoding cp1252)")
+            raise BadRow(
+                number,
+                "undecodable",
+                f"byte 0x{byte:02x} after {value[max(0, at - 20) : at]!r} is not UTF-8 (try --encoding cp1252)",
+            )
     return value
 
 

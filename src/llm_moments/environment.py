@@ -111,7 +111,12 @@ def doctor() -> dict[str, Any]:
     for name in ENGINES:
         cls, reason = engine_class(name), why_not(name)
         version = _version(cls.package.split(",")[0])
-        engines[name] = {"found": reason is None, "version": version, "precisions": list(cls.precisions), "cure": reason}
+        engines[name] = {
+            "found": reason is None,
+            "version": version,
+            "precisions": list(cls.precisions),
+            "cure": reason,
+        }
     torch_here = engines["torch"]["found"]
     return {
         "kind": "doctor",

@@ -1,14 +1,14 @@
 """Every error of the package.
 
-    MomentsError              exit 1   something failed
-    ├── EngineError           exit 1   an engine cannot export or run this model
-    │   └── EngineMissing     exit 2   an engine's package is not installed
-    └── InputError            exit 2   bad usage or bad input: the user can mend it
-        ├── DataError                  a file, row or value of the examples
-        ├── ModelError                 a folder that is not a (safe) model
-        ├── PlanError                  an unknown knob or an impossible value
-        ├── ArtefactError              half-written, changed or foreign artefact
-        └── OutputExists               the output is there already
+MomentsError              exit 1   something failed
+├── EngineError           exit 1   an engine cannot export or run this model
+│   └── EngineMissing     exit 2   an engine's package is not installed
+└── InputError            exit 2   bad usage or bad input: the user can mend it
+    ├── DataError                  a file, row or value of the examples
+    ├── ModelError                 a folder that is not a (safe) model
+    ├── PlanError                  an unknown knob or an impossible value
+    ├── ArtefactError              half-written, changed or foreign artefact
+    └── OutputExists               the output is there already
 """
 
 

@@ -87,5 +87,3 @@ def split(pipe: Pipeline, examples: Sequence[Example]) -> dict[str, Evaluation]:
     if not labelled:
         made = {name: Evaluation(pipe, part.values, None) for name, part in made.items()}
     return made
-
-

@@ -116,7 +116,9 @@ def _write_lines(rows: Iterator[dict[str, Any]], path: Path) -> None:
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """`scores` becomes a column a label; a list of labels becomes one text."""
     flat = {k: "|".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items() if not isinstance(v, dict)}
-    return flat | {f"{k}.{name}": v for k, values in row.items() if isinstance(values, dict) for name, v in values.items()}
+    return flat | {
+        f"{k}.{name}": v for k, values in row.items() if isinstance(values, dict) for name, v in values.items()
+    }
 
 
 def _write_csv(rows: Iterator[dict[str, Any]], path: Path) -> None:

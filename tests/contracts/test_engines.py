@@ -62,7 +62,17 @@ def test_skipped_layers_are_left_out(base: Pipeline, engine: str) -> None:
     texts = make_texts(8, seed=6)
     expected = base.with_(**{"forward.skip_layers": [1]}).outputs(texts)
     assert np.abs(expected - base.outputs(texts)).max() > 1e-3
-    np.testing.assert_allclose(_changed(base, engine, "fp32", **{"forward.skip_layers": [1]}).outputs(texts), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        _changed(base, engine, "fp32", **{"forward.skip_layers": [1]}).outputs(texts), expected, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["embeddings", "layer 1", "head"])
+def test_one_layer_in_bf16(base: Pipeline, name: str) -> None:
+    texts = make_texts(8, seed=6)
+    found = base.with_(**{"forward.bf16_layers": [name]}).outputs(texts)
+    assert np.abs(found - base.outputs(texts)).max() > 0
+    _check(found, base.outputs(texts), "bf16")
 
 
 @pytest.mark.parametrize("engine", [e for e in HERE if "int8" in engine_class(e).precisions])
@@ -113,7 +123,9 @@ def test_built_key_depends_on_what_is_built_only() -> None:
     a = built_key({"engine": "openvino", "precision": "fp32", "threads": 1})
     assert a == built_key({"engine": "openvino", "precision": "bf16", "streams": 2})
     assert a != built_key({"engine": "openvino", "precision": "fp32", "skip_layers": [1]})
-    assert built_key({"engine": "openvino", "precision": "int8", "calibration": "x"}) != built_key({"engine": "openvino", "precision": "int8"})
+    assert built_key({"engine": "openvino", "precision": "int8", "calibration": "x"}) != built_key(
+        {"engine": "openvino", "precision": "int8"}
+    )
 
 
 def test_every_engine_is_described() -> None:

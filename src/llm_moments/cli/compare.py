@@ -15,7 +15,10 @@ def compare(
     a: Annotated[str, typer.Argument(help="Model, artefact or hub id that counts as the original.")],
     b: Annotated[str, typer.Argument(help="The one that is held against it.")],
     data: o.DataOpt,
-    max_drop: Annotated[float | None, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point.")] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point."),
+    ] = None,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
@@ -36,10 +39,8 @@ def compare(
     if fmt == "json":
         o.print_json(found)
     elif fmt == "human":
-        from rich.console import Console
+        from llm_moments.render.console import show_comparison, terminal
 
-        from llm_moments.render.console import show_comparison
-
-        show_comparison(found, Console())
+        show_comparison(found, terminal())
     if found["within"] is False:
         raise typer.Exit(3)

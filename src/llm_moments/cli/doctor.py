@@ -14,8 +14,6 @@ def doctor(format: o.Format = "human", json_: o.Json = False) -> None:
     if o.output_format(format, json_) == "json":
         o.print_json(found)
         return
-    from rich.console import Console
+    from llm_moments.render.console import show_doctor, terminal
 
-    from llm_moments.render.console import show_doctor
-
-    show_doctor(found, Console())
+    show_doctor(found, terminal())

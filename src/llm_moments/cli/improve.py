@@ -15,10 +15,19 @@ from llm_moments.cli import options as o
 def improve(
     model: o.ModelArg,
     data: o.DataOpt,
-    max_drop: Annotated[float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point.")] = 0.01,
-    objective: Annotated[str, typer.Option("--objective", envvar="MOMENTS_OBJECTIVE", help="throughput, latency, memory or size.")] = "throughput",
-    budget: Annotated[str, typer.Option("--budget", envvar="MOMENTS_BUDGET", help="Time for all of it: 90s, 10m, 1h.")] = "10m",
-    out: Annotated[Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")] = Path("improved"),
+    max_drop: Annotated[
+        float,
+        typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point."),
+    ] = 0.01,
+    objective: Annotated[
+        str, typer.Option("--objective", envvar="MOMENTS_OBJECTIVE", help="throughput, latency, memory or size.")
+    ] = "throughput",
+    budget: Annotated[
+        str, typer.Option("--budget", envvar="MOMENTS_BUDGET", help="Time for all of it: 90s, 10m, 1h.")
+    ] = "10m",
+    out: Annotated[
+        Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")
+    ] = Path("improved"),
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
@@ -42,17 +51,24 @@ def improve(
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
     with o.progress(fmt) as tick:
-        done = search(pipe, examples, max_drop=max_drop, objective=objective, budget=budget, out=out, overwrite=overwrite, progress=tick)
+        done = search(
+            pipe,
+            examples,
+            max_drop=max_drop,
+            objective=objective,
+            budget=budget,
+            out=out,
+            overwrite=overwrite,
+            progress=tick,
+        )
     o.tell_skipped(examples)
     o.write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
     found = done.to_dict()
     if fmt == "json":
         o.print_json(found)
     elif fmt == "human":
-        from rich.console import Console
+        from llm_moments.render.console import show_improvement, terminal
 
-        from llm_moments.render.console import show_improvement
-
-        show_improvement(found, Console())
+        show_improvement(found, terminal())
     if not done.certified:
         raise typer.Exit(3)

@@ -15,12 +15,26 @@ if TYPE_CHECKING:
     from llm_moments.core import Pipeline
 
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, an artefact, or a hub id.")]
-DataOpt = Annotated[str, typer.Option("--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, a folder, or -.")]
-Text = Annotated[str | None, typer.Option("--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts, if it is not found.")]
-Pair = Annotated[str | None, typer.Option("--pair-column", envvar="MOMENTS_PAIR_COLUMN", help="The column of second texts.")]
-Label = Annotated[str | None, typer.Option("--label-column", envvar="MOMENTS_LABEL_COLUMN", help="The column of references.")]
-Encoding = Annotated[str | None, typer.Option("--encoding", envvar="MOMENTS_ENCODING", help="Of a text file that is not UTF-8.")]
-OnError = Annotated[str, typer.Option("--on-error", envvar="MOMENTS_ON_ERROR", help="fail, or skip and count bad rows.")]
+DataOpt = Annotated[
+    str,
+    typer.Option("--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, a folder, or -."),
+]
+Text = Annotated[
+    str | None,
+    typer.Option("--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts, if it is not found."),
+]
+Pair = Annotated[
+    str | None, typer.Option("--pair-column", envvar="MOMENTS_PAIR_COLUMN", help="The column of second texts.")
+]
+Label = Annotated[
+    str | None, typer.Option("--label-column", envvar="MOMENTS_LABEL_COLUMN", help="The column of references.")
+]
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", envvar="MOMENTS_ENCODING", help="Of a text file that is not UTF-8.")
+]
+OnError = Annotated[
+    str, typer.Option("--on-error", envvar="MOMENTS_ON_ERROR", help="fail, or skip and count bad rows.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows.")]
 Device = Annotated[str, typer.Option("--device", envvar="MOMENTS_DEVICE", help="auto, cpu, cuda or mps.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One choice of the plan, such as truncate.max_length=64.")]

@@ -17,7 +17,9 @@ def record(
     model: o.ModelArg,
     data: o.DataOpt,
     out: Annotated[Path | None, typer.Option("--out", help="Save the session as JSON.")] = None,
-    depth: Annotated[int, typer.Option("--depth", min=0, max=2, help="0: steps; 1: layers; 2: attention and MLP too.")] = 1,
+    depth: Annotated[
+        int, typer.Option("--depth", min=0, max=2, help="0: steps; 1: layers; 2: attention and MLP too.")
+    ] = 1,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     encoding: o.Encoding = None,
@@ -54,8 +56,6 @@ def record(
     if fmt == "json":
         o.print_json(session.to_dict())
     elif fmt == "human":
-        from rich.console import Console
+        from llm_moments.render.console import show_session, terminal
 
-        from llm_moments.render.console import show_session
-
-        show_session(session, Console())
+        show_session(session, terminal())

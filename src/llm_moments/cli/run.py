@@ -19,8 +19,12 @@ from llm_moments.cli import options as o
 def run(
     model: o.ModelArg,
     inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer.")] = None,
-    data: Annotated[str | None, typer.Option("--data", envvar="MOMENTS_DATA", help="A file of inputs, or - for stdin.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="answers.jsonl, .csv or .parquet; goes on after an interruption.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", envvar="MOMENTS_DATA", help="A file of inputs, or - for stdin.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="answers.jsonl, .csv or .parquet; goes on after an interruption.")
+    ] = None,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     encoding: o.Encoding = None,
@@ -45,9 +49,17 @@ def run(
     if inputs:
         _show(enumerate(inputs, 1), pipe, fmt)
         return
-    source = o.read_data(data or "-", text=text_column, pair=pair_column, encoding=encoding, on_error=on_error, limit=limit) if data else None
+    source = (
+        o.read_data(data or "-", text=text_column, pair=pair_column, encoding=encoding, on_error=on_error, limit=limit)
+        if data
+        else None
+    )
     if out is None:
-        rows = ((e.id, e.input) for e in source) if source else ((n, line.rstrip("\n")) for n, line in enumerate(sys.stdin, 1))
+        rows = (
+            ((e.id, e.input) for e in source)
+            if source
+            else ((n, line.rstrip("\n")) for n, line in enumerate(sys.stdin, 1))
+        )
         _show(rows, pipe, fmt)
     else:
         _to_file(pipe, source or o.read_data("-"), data or "-", out, overwrite, fmt)
@@ -81,7 +93,9 @@ def _to_file(pipe: Any, source: Any, path: str, out: Path, overwrite: bool, fmt:
     from llm_moments.output import AnswerWriter
 
     data_key = "stdin" if path == "-" else fingerprint(path)
-    key = "/".join([pipe.model.digest, pipe.plan.key, data_key, json.dumps(source.columns), source.on_error, str(source.limit)])
+    key = "/".join(
+        [pipe.model.digest, pipe.plan.key, data_key, json.dumps(source.columns), source.on_error, str(source.limit)]
+    )
     with AnswerWriter(out, key, overwrite=overwrite) as writer, o.progress(fmt) as tick:
         if writer.done:
             print(f"going on after {writer.done:,} finished rows", file=sys.stderr)

@@ -29,9 +29,9 @@ def show(
         first = next(iter(results.values()))
         o.print_json(first.to_dict())
     elif fmt == "human":
-        from rich.console import Console
+        from llm_moments.render.console import terminal
 
-        _print(results, Console())
+        _print(results, terminal())
 
 
 def _load(path: Path) -> dict[str, Any]:

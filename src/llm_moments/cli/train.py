@@ -16,7 +16,9 @@ def train(
     model: o.ModelArg,
     data: o.DataOpt,
     out: Annotated[Path, typer.Option("--out", help="The folder that the model is saved to.")],
-    evaluate: Annotated[str | None, typer.Option("--eval", help="Examples that the trained model is judged on.")] = None,
+    evaluate: Annotated[
+        str | None, typer.Option("--eval", help="Examples that the trained model is judged on.")
+    ] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data.")] = 3,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one update.")] = 32,
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Of AdamW, at its peak.")] = 1e-4,

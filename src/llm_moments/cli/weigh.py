@@ -17,7 +17,9 @@ def weigh(
     model: o.ModelArg,
     data: o.DataOpt,
     out: Annotated[Path | None, typer.Option("--out", help="Save the list as JSON.")] = None,
-    max_drop: Annotated[float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")] = 0.01,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")
+    ] = 0.01,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
@@ -51,8 +53,6 @@ def weigh(
     if fmt == "json":
         o.print_json(worths.to_dict())
     elif fmt == "human":
-        from rich.console import Console
+        from llm_moments.render.console import show_worths, terminal
 
-        from llm_moments.render.console import show_worths
-
-        show_worths(worths, Console())
+        show_worths(worths, terminal())

@@ -116,5 +116,3 @@ def failing_as(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise EngineError(f"{what}: {first_line(error)}") from error
-
-

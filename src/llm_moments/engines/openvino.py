@@ -93,7 +93,9 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
         import nncf
 
         with quiet():
-            graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=_ignored(settings))
+            graph = nncf.compress_weights(
+                graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=_ignored(settings)
+            )
     ov.save_model(graph, folder / GRAPH, compress_to_fp16=False)
     for left in folder.glob("*.onnx*"):
         left.unlink()

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.errors import EngineError, ModelError
@@ -61,9 +59,7 @@ class TorchEager:
         self._torch = torch
 
     @classmethod
-    def open(
-        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
-    ) -> TorchEager:
+    def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> TorchEager:
         import torch
 
         device = best_device(device)
@@ -71,8 +67,8 @@ class TorchEager:
         if precision == "fp16" and device == "cpu":
             raise EngineError("fp16 on a CPU is slower than fp32 in torch; use bf16 or fp32")
         module = load_module(model, settings.get("skip_layers", ()))
-        _bf16_layers(module, settings.get("bf16_layers", ()))
         module = module.to(device=device, dtype=getattr(torch, DTYPES[precision]))
+        _bf16_layers(module, settings.get("bf16_layers", ()))
         return cls(cls.prepare(module), settings, device)
 
     @classmethod
@@ -130,5 +126,3 @@ def _bf16_layers(module: Any, names: Iterable[str]) -> None:
             lambda m, args, kwargs: (cast(args, torch.bfloat16), cast(kwargs, torch.bfloat16)), with_kwargs=True
         )
         layer.register_forward_hook(lambda m, args, output: cast(output, torch.float32))
-
-

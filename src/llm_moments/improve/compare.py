@@ -80,7 +80,9 @@ def _in_order_of(one: Any, two: Any, outputs: np.ndarray) -> np.ndarray:
     if one.model.labels == two.model.labels:
         return outputs
     if sorted(one.model.labels) != sorted(two.model.labels):
-        raise InputError(f"{two.model.name} answers with other labels ({', '.join(two.model.labels[:8])}) than {one.model.name}")
+        raise InputError(
+            f"{two.model.name} answers with other labels ({', '.join(two.model.labels[:8])}) than {one.model.name}"
+        )
     return outputs[:, [two.model.labels.index(label) for label in one.model.labels]]
 
 

@@ -187,8 +187,8 @@ class _Run:
         search.answer_as_stock()
         self.calibrate()
         self.time_stock(search)
-        candidates = search.run()
-        chosen = self.certified(search, candidates)
+        passed = [self.study.trials[x.key] for x in self.looks if x.passed]  # of a run that was interrupted later
+        chosen = self.certified(search, passed or search.run())
         if chosen is None:
             why = "no plan that is faster was expected to keep the answers."
             if self.looks:
@@ -278,9 +278,11 @@ class _Run:
         plain = [
             search.try_plan(
                 self.pipe.plan.with_(
-                    **SORTED, **{"truncate.max_length": length, "forward.engine": engine, "forward.precision": precision}
+                    **SORTED,
+                    **{"truncate.max_length": length, "forward.engine": engine, "forward.precision": precision},
                 ),
-                "by hand", rows=QUICK,
+                "by hand",
+                rows=QUICK,
             )
             for engine, precision in (("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32"))
         ]

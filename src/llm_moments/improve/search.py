@@ -100,7 +100,10 @@ class Search:
             worse, better = int(np.ceil((harmful + unlucky) * grow)), int(max(beneficial - unlucky, 0) * grow)
             return stats.flip_pvalue(worse, better, max(self.n_certify, worse + better), self.max_drop) < 0.04
         spread = float(diffs.std(ddof=1))
-        return float(diffs.mean()) + caution * spread / len(diffs) ** 0.5 + 1.75 * spread / self.n_certify**0.5 < self.max_drop
+        return (
+            float(diffs.mean()) + caution * spread / len(diffs) ** 0.5 + 1.75 * spread / self.n_certify**0.5
+            < self.max_drop
+        )
 
     def scores(self, outputs: np.ndarray) -> np.ndarray:
         return self.part.scores(outputs, self.baseline)
@@ -195,7 +198,11 @@ class Search:
         return [(e, p) for e, p in pairs if p != "fp32" or e == "torch"]
 
     def plan_of(self, engine: str, precision: str, length: int) -> Plan:
-        changes: dict[str, Any] = {"forward.engine": engine, "forward.precision": precision, "precut.chars_per_token": 8}
+        changes: dict[str, Any] = {
+            "forward.engine": engine,
+            "forward.precision": precision,
+            "precut.chars_per_token": 8,
+        }
         changes["forward.calibration"] = self.study.notes["calibration"] if precision == "int8" else ""
         return self.stock.plan.with_(**SORTED, **changes, **{"truncate.max_length": length})
 
@@ -278,7 +285,9 @@ class Search:
             for value in values:
                 if best is None or self.late():
                     return
-                trial = self.try_plan(Plan(best.plan).with_(**{name: value}, **_in_cheap(best.plan, name, value)), "tune")
+                trial = self.try_plan(
+                    Plan(best.plan).with_(**{name: value}, **_in_cheap(best.plan, name, value)), "tune"
+                )
                 if trial.status == "ok" and (trial.cost or 9e9) < 0.98 * (best.cost or 0.0):
                     best = trial
 

@@ -27,7 +27,9 @@ def layer_of(name: str) -> str | None:
     return "head" if _HEAD.search(name) else None
 
 
-def shares(engine: Any, model: Any, settings: Mapping[str, Any], store: Path, batches: list[Arrays]) -> dict[str, float]:
+def shares(
+    engine: Any, model: Any, settings: Mapping[str, Any], store: Path, batches: list[Arrays]
+) -> dict[str, float]:
     """Share of the engine's own time that each layer took, on some batches; {} where it cannot tell.
 
     The profile is a pass of its own: profiling slows an engine down.
@@ -43,7 +45,9 @@ def shares(engine: Any, model: Any, settings: Mapping[str, Any], store: Path, ba
     for name, spent in times.items():
         result[layer_of(name) or "other"] += spent / total
     order = {"embeddings": -1, "head": 10**6, "other": 10**7}
-    return dict(sorted(result.items(), key=lambda x: order.get(x[0], int(x[0].split()[-1]) if x[0][-1].isdigit() else 0)))
+    return dict(
+        sorted(result.items(), key=lambda x: order.get(x[0], int(x[0].split()[-1]) if x[0][-1].isdigit() else 0))
+    )
 
 
 def _openvino(engine: Any, settings: Mapping[str, Any], store: Path, batches: list[Arrays]) -> Counter[str]:

@@ -86,7 +86,9 @@ def _recorded(pipe: Pipeline, values: Sequence[Any], depth: int) -> tuple[StepCo
         children, said = _profiled(pipe, engine, values, tree.find("forward").wall_s) if depth else ((), "")
         notes += [said] if said else []
     tree = _replaced(tree, "forward", lambda step: replace(step, children=(*step.children, *children)))
-    return replace(tree, calls=1, wall_s=seconds, cpu_s=sum(s.cpu_s or 0 for s in tree.children), counts={"items": len(values)}), notes
+    return replace(
+        tree, calls=1, wall_s=seconds, cpu_s=sum(s.cpu_s or 0 for s in tree.children), counts={"items": len(values)}
+    ), notes
 
 
 def _engine(pipe: Pipeline) -> Any:

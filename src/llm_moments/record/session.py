@@ -116,7 +116,14 @@ class Session:
         figures = {k: v for k, v in self.figures.items() if k not in ("throughput",)}
         notes = (*self.notes, *(n for n in other.notes if n not in self.notes))
         return Session(
-            _add(self.root, other.root), figures, self.model, self.task, self.plan, self.environment, notes, self.created
+            _add(self.root, other.root),
+            figures,
+            self.model,
+            self.task,
+            self.plan,
+            self.environment,
+            notes,
+            self.created,
         )
 
     def _repr_html_(self) -> str:
@@ -130,6 +137,4 @@ def _add(a: StepCost, b: StepCost) -> StepCost:
     others = {child.name: child for child in b.children}
     children = [_add(c, others.pop(c.name)) if c.name in others else c for c in a.children]
     cpu = None if a.cpu_s is None or b.cpu_s is None else a.cpu_s + b.cpu_s
-    return StepCost(
-        a.name, a.calls + b.calls, a.wall_s + b.wall_s, cpu, counts, a.limit, (*children, *others.values())
-    )
+    return StepCost(a.name, a.calls + b.calls, a.wall_s + b.wall_s, cpu, counts, a.limit, (*children, *others.values()))

@@ -13,7 +13,9 @@ def chrome_trace(session: Session) -> dict[str, Any]:
 
     def lay(step: StepCost, start: float) -> None:
         args = {"calls": step.calls, "cpu_s": step.cpu_s, **step.counts}
-        events.append({"name": step.name, "ph": "X", "ts": start, "dur": step.wall_s * 1e6, "pid": 1, "tid": 1, "args": args})
+        events.append(
+            {"name": step.name, "ph": "X", "ts": start, "dur": step.wall_s * 1e6, "pid": 1, "tid": 1, "args": args}
+        )
         for child in step.children:
             lay(child, start)
             start += child.wall_s * 1e6

@@ -12,7 +12,20 @@ from rich.table import Table
 from llm_moments.record.session import Figure, Session
 from llm_moments.render.table import step_row
 
-COLOURS = {"free": "green", "harmful": "green", "cheap": "yellow", "needed": "red", "unclear": "cyan", "unavailable": "dim"}
+COLOURS = {
+    "free": "green",
+    "harmful": "green",
+    "cheap": "yellow",
+    "needed": "red",
+    "unclear": "cyan",
+    "unavailable": "dim",
+}
+
+
+def terminal() -> Console:
+    """Standard output; wide enough for every column when it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def number(value: float | None, form: str = ",.3g", unit: str = "") -> str:
@@ -55,7 +68,9 @@ def show_session(session: Session, console: Console, depth: int | None = None) -
 
 def show_worths(worths: Any, console: Console) -> None:
     about = worths.about
-    table = Table(title=f"what each change would save and lose ({escape(str(about.get('metric', '')))})", title_justify="left")
+    table = Table(
+        title=f"what each change would save and lose ({escape(str(about.get('metric', '')))})", title_justify="left"
+    )
     table.add_column("change")
     for name in ("saves", "drop", "interval", "worse", "better", "divergence", "screen"):
         table.add_column(name, justify="right")
@@ -130,13 +145,19 @@ def plan_in_short(plan: Mapping[str, Any]) -> str:
         words.append(f"without layers {forward['skip_layers']}")
     if "cascade" in plan:
         cheap = plan["cascade"]["cheap"]
-        words.append(f"after {cheap.get('truncate.max_length', 'the same')} tokens below margin {plan['cascade']['threshold']}")
+        words.append(
+            f"after {cheap.get('truncate.max_length', 'the same')} tokens below margin {plan['cascade']['threshold']}"
+        )
     return " ".join(map(str, words))
 
 
 def show_comparison(found: Mapping[str, Any], console: Console) -> None:
-    table = Table(title=f"{escape(found['b'])} held against {escape(found['a'])}", title_justify="left", show_header=False)
-    within = {None: "no budget given", True: f"within {found['max_drop']}", False: f"NOT within {found['max_drop']}"}[found["within"]]
+    table = Table(
+        title=f"{escape(found['b'])} held against {escape(found['a'])}", title_justify="left", show_header=False
+    )
+    within = {None: "no budget given", True: f"within {found['max_drop']}", False: f"NOT within {found['max_drop']}"}[
+        found["within"]
+    ]
     for name, value in (
         (f"{found['metric']}, A and B", f"{found['score_a']:.4f} and {found['score_b']:.4f}"),
         ("drop", f"{found['drop']:+.4f} ({found['drop_low']:+.4f} … {found['drop_high']:+.4f})"),
@@ -162,7 +183,9 @@ def show_doctor(found: Mapping[str, Any], console: Console) -> None:
     for name in ("engine", "version", "precisions", "install"):
         engines.add_column(name)
     for name, engine in found["engines"].items():
-        engines.add_row(name, str(engine["version"] or "-"), ", ".join(engine["precisions"]), escape(engine["cure"] or "found"))
+        engines.add_row(
+            name, str(engine["version"] or "-"), ", ".join(engine["precisions"]), escape(engine["cure"] or "found")
+        )
     console.print(engines)
     for note in found["notes"]:
         console.print(note, markup=False, highlight=False)

@@ -40,7 +40,9 @@ def report(
         parts += ["<h2>Where the time goes</h2>", charts.waterfall(session), _wide(session_html(session))]
     if worths is not None:
         parts += ["<h2>What each change would save and lose</h2>", charts.worth(worths), _wide(worths_html(worths))]
-        parts.append(html_table(("about these figures", ""), [(k.replace("_", " "), v) for k, v in worths.about.items()]))
+        parts.append(
+            html_table(("about these figures", ""), [(k.replace("_", " "), v) for k, v in worths.about.items()])
+        )
     if certificate is not None:
         parts += ["<h2>The plan</h2>", _plans(certificate)]
     environment = (certificate or session) and (certificate or session).environment
@@ -62,7 +64,10 @@ def _claim(c: Any) -> str:
     figures = (
         (number(c.speedup, ".1f", "×"), f"{c.objective}, times the original"),
         (number(None if c.drop is None else c.drop * 100, "+.2f"), f"points of {c.metric} lost, measured"),
-        (number(None if c.drop_high is None else c.drop_high * 100, "+.2f"), f"points at most (budget {c.max_drop * 100:g})"),
+        (
+            number(None if c.drop_high is None else c.drop_high * 100, "+.2f"),
+            f"points at most (budget {c.max_drop * 100:g})",
+        ),
     )
     big = "".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in figures)
     kind, head = ("", "Certified") if c.certified else (" no", "Not certified: the original is kept")
@@ -115,7 +120,7 @@ class _Charts:
         return figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, config=config)
 
     def _missing(self) -> str:
-        return '<p class="note">For the pictures: pip install \'llm-moments[report]\'</p>'
+        return "<p class=\"note\">For the pictures: pip install 'llm-moments[report]'</p>"
 
     def before_after(self, c: Any) -> str:
         if not c.certified:
@@ -123,7 +128,12 @@ class _Charts:
         if self.go is None:
             return self._missing()
         hand = c.speedup / c.hand_speedup if c.hand_speedup and c.speedup else None
-        bars = [("original", 1.0), ("same answers, lossless gains only", c.lossless_speedup), ("careful plan set by hand", hand), ("certified plan", c.speedup)]
+        bars = [
+            ("original", 1.0),
+            ("same answers, lossless gains only", c.lossless_speedup),
+            ("careful plan set by hand", hand),
+            ("certified plan", c.speedup),
+        ]
         bars = [(name, value) for name, value in bars if value is not None][::-1]
         names, values = [b[0] for b in bars], [b[1] for b in bars]
         colours = [GREEN if n == "certified plan" else BLUE if n != "original" else GREY for n in names]
@@ -220,5 +230,3 @@ class _Charts:
         figure.update_xaxes(title="time saved, % of the original", zeroline=True)
         figure.update_yaxes(title="points lost (95% bounds)", zeroline=True)
         return self._drawn(figure, 430)
-
-

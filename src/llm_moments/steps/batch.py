@@ -73,7 +73,10 @@ class MakeBatches:
         encoder, ids, types = self.encoder, batch["ids"], batch["types"]
         width = self.rounded(max(len(ids[r]) for r in rows))
         shape = (len(rows), width)
-        arrays = {"input_ids": np.full(shape, encoder.pad_id or 0, np.int64), "attention_mask": np.zeros(shape, np.int64)}
+        arrays = {
+            "input_ids": np.full(shape, encoder.pad_id or 0, np.int64),
+            "attention_mask": np.zeros(shape, np.int64),
+        }
         if "token_type_ids" in encoder.names:
             arrays["token_type_ids"] = np.full(shape, encoder.pad_type, np.int64)
         for at, row in enumerate(rows):

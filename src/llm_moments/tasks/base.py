@@ -21,6 +21,7 @@ class Task(Protocol):
     """
 
     name: str
+
     def metric(self, model: Any) -> str: ...
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]: ...

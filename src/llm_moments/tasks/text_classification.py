@@ -71,7 +71,9 @@ class TextClassification:
             return knob
         most = model.max_length
         lengths = tuple(v for v in knob.values if v < most) + (most,)
-        return Knob(knob.name, most, lengths, valid=whole(4, most), means=f"{knob.means}; this model takes at most {most}")
+        return Knob(
+            knob.name, most, lengths, valid=whole(4, most), means=f"{knob.means}; this model takes at most {most}"
+        )
 
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
         """What `transformers.pipeline(batch_size=32)` does."""

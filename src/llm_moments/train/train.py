@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_moments.artefact import sibling
 from llm_moments.core import NULL, Batch
-from llm_moments.errors import DataError, InputError, MomentsError, ModelError, OutputExists
+from llm_moments.errors import DataError, InputError, ModelError, MomentsError, OutputExists
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import NOTES, Model, _checked_config
 
@@ -46,7 +46,9 @@ def train(
     if out.exists() and not overwrite:
         raise OutputExists(out)
     if not (epochs >= 1 and batch_size >= 1 and 0 < learning_rate < 1 and max_length >= 8):
-        raise InputError("epochs and batch size are at least 1, max length at least 8, the learning rate between 0 and 1")
+        raise InputError(
+            "epochs and batch size are at least 1, max length at least 8, the learning rate between 0 and 1"
+        )
     examples, name = gather(data, **read)
     references = [e.reference for e in examples]
     labels, problem = _labels(references, name)
@@ -172,9 +174,10 @@ class _Loop:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
             logits = self.module(**inputs).logits
         loss = self.loss(logits.float(), self.targets[rows])
-        if not math.isfinite(float(loss)):
+        value = loss.item()
+        if not math.isfinite(value):
             raise MomentsError(
-                f"the loss became {float(loss)} in epoch {epoch + 1} at the batch with row {int(rows[0]) + 1}; "
+                f"the loss became {value} in epoch {epoch + 1} at the batch with row {int(rows[0]) + 1}; "
                 "nothing was saved. Try a smaller --learning-rate."
             )
         self.optimizer.zero_grad(set_to_none=True)
@@ -183,7 +186,7 @@ class _Loop:
         self.optimizer.step()
         self.schedule.step()
         self.done = min(self.done + 1, self.total)
-        return float(loss)
+        return value
 
     def loss(self, logits: Any, targets: Any) -> Any:
         functional = self.torch.nn.functional

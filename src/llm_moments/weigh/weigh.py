@@ -104,8 +104,12 @@ def _times(base: Pipeline, changed: Pipeline, values: Any) -> stats.Bound:
 def _corrected(worths: list[Worth], max_drop: float) -> list[Worth]:
     """Verdicts, with the p-values of all changes corrected for one another (Holm)."""
     measured = [w for w in worths if w.drop is not None]
-    losses = dict(zip((w.name for w in measured), stats.holm([_sign(w.harmful, w.beneficial) for w in measured]), strict=True))
-    gains = dict(zip((w.name for w in measured), stats.holm([_sign(w.beneficial, w.harmful) for w in measured]), strict=True))
+    losses = dict(
+        zip((w.name for w in measured), stats.holm([_sign(w.harmful, w.beneficial) for w in measured]), strict=True)
+    )
+    gains = dict(
+        zip((w.name for w in measured), stats.holm([_sign(w.beneficial, w.harmful) for w in measured]), strict=True)
+    )
     return [w if w.drop is None else _judged(w, losses[w.name], gains[w.name], max_drop) for w in worths]
 
 

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm_moments.artefact import MANIFEST
+from llm_moments.core import Plan
+from llm_moments.errors import ArtefactError, InputError, ModelError, OutputExists, PlanError
+from llm_moments.model import load, open_model
+from tests.fakes import make_texts
+
+CHANGES = [
+    {},
+    {"truncate.max_length": 16, "batch.order": "length", "forward.precision": "bf16"},
+    {"forward.engine": "openvino", "truncate.side": "tail"},
+    {"forward.engine": "onnxruntime", "forward.precision": "int8-dynamic"},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+@pytest.mark.parametrize("slim", [False, True])
+def test_saved_and_loaded_answers_the_same(
+    tiny_model: Path, tmp_path: Path, changes: dict, slim: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llm_moments.artefact import save
+
+    pipe, texts = load(tiny_model, plan=changes), make_texts(12)
+    expected = pipe.outputs(texts)
+    save(pipe, tmp_path / "saved", slim=slim)
+    monkeypatch.setenv("MOMENTS_CACHE", str(tmp_path / "elsewhere"))
+    again = load(tmp_path / "saved")
+    assert again.plan == pipe.plan
+    np.testing.assert_allclose(again.outputs(texts), expected, atol=1e-5)
+    assert not (tmp_path / "elsewhere").exists()
+    assert (
+        slim is False or "forward.engine" not in changes or not list((tmp_path / "saved/model").glob("*.safetensors"))
+    )
+
+
+def test_a_cascade_is_saved_with_both_stages(tiny_model: Path, tmp_path: Path) -> None:
+    plan = Plan(
+        {
+            "truncate": {"max_length": 32},
+            "forward": {"engine": "openvino"},
+            "cascade": {"threshold": 0.2, "cheap": {"truncate.max_length": 8, "forward.engine": "onnxruntime"}},
+        }
+    )
+    pipe, texts = load(tiny_model, plan=plan), make_texts(12)
+    pipe.save(tmp_path / "saved")
+    assert len(list((tmp_path / "saved/model/built").iterdir())) == 2
+    np.testing.assert_allclose(load(tmp_path / "saved").outputs(texts), pipe.outputs(texts), atol=1e-5)
+
+
+@pytest.fixture
+def saved(tiny_model: Path, tmp_path: Path) -> Path:
+    return load(tiny_model).save(tmp_path / "saved")
+
+
+def test_what_is_not_whole_is_refused(saved: Path) -> None:
+    manifest = json.loads((saved / MANIFEST).read_text())
+    (saved / MANIFEST).unlink()
+    with pytest.raises(ArtefactError, match="interrupted"):
+        load(saved)
+    (saved / MANIFEST).write_text(json.dumps({**manifest, "files": {**manifest["files"], "../outside": "x"}}))
+    with pytest.raises(ArtefactError, match="outside"):
+        load(saved)
+    (saved / MANIFEST).write_text(json.dumps(manifest))
+    (saved / "moments.toml").write_text("[truncate]\nmax_length = 8\n")
+    with pytest.raises(ArtefactError, match=r"moments.toml.*changed"):
+        load(saved)
+    (saved / "model/config.json").unlink()
+    with pytest.raises(ArtefactError):
+        load(saved)
+
+
+def test_nothing_is_overwritten_unasked(saved: Path, tiny_model: Path) -> None:
+    with pytest.raises(OutputExists, match="--overwrite"):
+        load(tiny_model).save(saved)
+    load(tiny_model).save(saved, overwrite=True)
+
+
+def test_unsafe_models_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(tiny_model, pickled)
+    (pickled / "model.safetensors").unlink()
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelError, match="pickle"):
+        open_model(pickled)
+    coded = tmp_path / "coded"
+    shutil.copytree(tiny_model, coded)
+    config = json.loads((coded / "config.json").read_text())
+    (coded / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.py"}}))
+    with pytest.raises(ModelError, match="auto_map"):
+        open_model(coded)
+    with pytest.raises(ModelError, match="no such folder"):
+        open_model(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"no config.json"):
+        open_model(tmp_path)
+
+
+def test_plans_are_checked(tiny_model: Path) -> None:
+    for changes, message in (
+        ({"truncate.max_lenght": 8}, "did you mean 'max_length'"),
+        ({"trunkate.side": "head"}, "unknown step 'trunkate'"),
+        ({"truncate.max_length": 100_000}, "at most 64"),
+        ({"truncate.side": "middle"}, "head, tail or head"),
+        ({"batch.size": 0}, "impossible value 0"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            load(tiny_model, plan=changes)
+    plan = Plan({"truncate": {"max_length": 8}, "cascade": {"threshold": 1.5, "cheap": {"truncate.max_length": 4}}})
+    assert Plan.from_toml(plan.to_toml()) == plan
+    with pytest.raises(PlanError, match="TOML"):
+        Plan.from_toml("[[")
+
+
+def test_steps_are_replaced_and_left_out_by_name(tiny_model: Path) -> None:
+    pipe = load(tiny_model)
+    assert [s.name for s in pipe.steps] == ["precut", "tokenize", "truncate", "batch", "forward"]
+    swapped = pipe.replace("truncate", pipe.with_(**{"truncate.max_length": 8}).steps[2])
+    text = " ".join(["good"] * 30)
+    np.testing.assert_allclose(
+        swapped.outputs([text]), pipe.with_(**{"truncate.max_length": 8}).outputs([text]), atol=1e-6
+    )
+    with pytest.raises(InputError, match="did you mean 'truncate'"):
+        pipe.without("truncat")
+
+
+CHILD = """
+import sys, llm_moments as lm
+while True:
+    lm.load(sys.argv[1]).save(sys.argv[2], overwrite=True)
+    print("saved", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_saving_leaves_a_whole_artefact(tiny_model: Path, tmp_path: Path) -> None:
+    target, rng = tmp_path / "artefact", random.Random(1)
+    for _ in range(4):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tiny_model), str(target)], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(rng.uniform(0, 0.4))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        here = target if target.exists() else target.with_name(".artefact.old")
+        assert load(here)("good").label
