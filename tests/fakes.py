@@ -6,9 +6,29 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = (
-    ["the", "a", "movie", "film", "was", "is", "very", "really", "not", "good", "great", "bad", "awful", "plot", "actor", "music", "and", "but", "long", "short", "boring"]
-)
+WORDS = [
+    "the",
+    "a",
+    "movie",
+    "film",
+    "was",
+    "is",
+    "very",
+    "really",
+    "not",
+    "good",
+    "great",
+    "bad",
+    "awful",
+    "plot",
+    "actor",
+    "music",
+    "and",
+    "but",
+    "long",
+    "short",
+    "boring",
+]
 LABELS = ["neg", "neutral", "pos"]
 
 

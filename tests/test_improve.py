@@ -17,7 +17,26 @@ from llm_moments.errors import InputError, OutputExists
 from llm_moments.improve.measure import measure
 from tests.fakes import label_of, make_texts
 
-KEYS = ["certified", "reason", "speedup", "speedup_low", "drop", "drop_high", "max_drop", "metric", "baseline_score", "score", "n_certify", "harmful", "beneficial", "lossless_speedup", "trials", "seconds", "plan", "artefact"]
+KEYS = [
+    "certified",
+    "reason",
+    "speedup",
+    "speedup_low",
+    "drop",
+    "drop_high",
+    "max_drop",
+    "metric",
+    "baseline_score",
+    "score",
+    "n_certify",
+    "harmful",
+    "beneficial",
+    "lossless_speedup",
+    "trials",
+    "seconds",
+    "plan",
+    "artefact",
+]
 
 
 @pytest.fixture(scope="module")

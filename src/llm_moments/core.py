@@ -248,7 +248,7 @@ class Pipeline:
             self._steps = self.task.steps(self.model, self.plan, self.engines)
         return list(self._steps)
 
-    def with_(self, plan: Plan | None = None, **changes: Any) -> Pipeline:
+    def with_(self, plan: Plan | None = None, /, **changes: Any) -> Pipeline:
         return Pipeline(self.task, self.model, (plan or self.plan).with_(**changes), engines=self.engines)
 
     def replace(self, name: str, step: Step) -> Pipeline:

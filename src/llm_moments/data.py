@@ -19,7 +19,27 @@ from typing import Any
 from llm_moments.core import Example
 from llm_moments.errors import DataError
 
-TEXT = ["text", "sentence", "content", "message", "review", "body", "document", "comment", "question", "utterance", "tweet", "input", "title", "premise", "sentence1", "question1", "text_a", "text1", "query"]
+TEXT = [
+    "text",
+    "sentence",
+    "content",
+    "message",
+    "review",
+    "body",
+    "document",
+    "comment",
+    "question",
+    "utterance",
+    "tweet",
+    "input",
+    "title",
+    "premise",
+    "sentence1",
+    "question1",
+    "text_a",
+    "text1",
+    "query",
+]
 PAIR = ["text_pair", "hypothesis", "sentence2", "question2", "text_b", "text2", "passage"]
 LABEL = ["label", "labels", "class", "category", "target", "y", "sentiment", "intent", "rating", "score", "topic"]
 IDS = ("id", "idx", "row_id", "uid", "guid")
@@ -211,7 +231,7 @@ def _reader(file: Path, encoding: str | None) -> Any:
 
 def _open(file: Path, encoding: str | None) -> io.TextIOWrapper:
     """As text, byte order marks minded; undecodable bytes become surrogates and are found row by row."""
-    raw = gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb")
+    raw: Any = gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb")
     mark = raw.read(4)
     raw.seek(0)
     found = "utf-16" if mark[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"

@@ -67,7 +67,7 @@ class AnswerWriter:
         if json.loads(header).get("fingerprint") != self.fingerprint:
             raise OutputExists(f"{self.partial}, the unfinished answers of another model, plan or file,")
         whole = self._stream.tell()
-        while (line := self._stream.readline()).endswith(b"\n"):
+        while self._stream.readline().endswith(b"\n"):
             whole = self._stream.tell()
             self.done += 1
         self._stream.truncate(whole)

@@ -40,7 +40,7 @@ class OpenVino:
         with failing_as("OpenVINO cannot take this model"):
             names = build(store, lambda folder: _make(folder, model, settings, calibration))
             hint = _HINTS.get(precision, "bf16" if "BF16" in able else "f32")
-            options = {
+            options: dict[str, Any] = {
                 "INFERENCE_PRECISION_HINT": hint,
                 "PERFORMANCE_HINT": "THROUGHPUT" if int(settings.get("streams", 1)) > 1 else "LATENCY",
                 "NUM_STREAMS": str(settings.get("streams", 1)),

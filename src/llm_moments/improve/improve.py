@@ -301,8 +301,8 @@ class _Run:
         speed = {k: more.get(k) for k in ("speedup", "speedup_low", "lossless_speedup", "hand_speedup")}
         return Certificate(
             certified=certified, reason=reason, metric=part.metric, max_drop=self.max_drop, confidence=0.95,
-            drop=seen and seen.drop, drop_high=seen and seen.drop_high, baseline_score=seen and seen.baseline_score,
-            score=seen and seen.score, n_certify=len(part), harmful=seen.harmful if seen else 0,
+            drop=seen.drop if seen else None, drop_high=seen.drop_high if seen else None, baseline_score=seen.baseline_score if seen else None,
+            score=seen.score if seen else None, n_certify=len(part), harmful=seen.harmful if seen else 0,
             beneficial=seen.beneficial if seen else 0, objective=self.objective, looks=len(self.looks),
             labelled=part.labelled, needs=needs, plan=more["plan"].to_dict(), baseline_plan=self.pipe.plan.to_dict(),
             model=self.pipe.model.name, model_digest=self.pipe.model.digest, data=self.source,

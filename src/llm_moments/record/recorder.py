@@ -30,6 +30,8 @@ class _Open:
 
     __slots__ = ("cpu", "node", "recorder", "wall")
 
+    node: _Node
+
     def __init__(self, recorder: Recorder):
         self.recorder = recorder
 

@@ -19,9 +19,9 @@ class MakeBatches:
     """
 
     name = "batch"
-    reads = ("ids", "types")
-    writes = ("batches", "same_as")
-    knobs = (
+    reads: tuple[str, ...] = ("ids", "types")
+    writes: tuple[str, ...] = ("batches", "same_as")
+    knobs: tuple[Knob, ...] = (
         Knob("order", "input", ("input", "length"), True, one_of("input", "length"), "input or length"),
         Knob("size", 32, (8, 16, 32, 64, 128, 256), True, whole(1), "most rows a batch, >= 1"),
         Knob("tokens", 0, (0, 1024, 2048, 4096, 8192, 16384), True, whole(0), "most padded tokens a batch; 0: no bound"),

@@ -22,9 +22,9 @@ def _names(value: Any) -> bool:
 
 class Forward:
     name = "forward"
-    reads = ("batches", "same_as")
-    writes = ("outputs",)
-    knobs = (
+    reads: tuple[str, ...] = ("batches", "same_as")
+    writes: tuple[str, ...] = ("outputs",)
+    knobs: tuple[Knob, ...] = (
         Knob("engine", "torch", tuple(ENGINES), True, one_of(*ENGINES), f"one of {', '.join(ENGINES)}"),
         Knob("precision", "fp32", PRECISIONS, False, one_of(*PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
         Knob("threads", 0, (1, 2, 4, 8), True, whole(0, 1024), "threads of one forward pass; 0: all cores"),
@@ -45,7 +45,7 @@ class Forward:
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         outputs: np.ndarray | None = None
         made, engine = batch["batches"], self.engine
-        for (rows, arrays), result in zip(made, engine.forward_all([a for _, a in made], recorder), strict=True):
+        for (rows, _), result in zip(made, engine.forward_all([a for _, a in made], recorder), strict=True):
             logits = result["logits"]
             if not np.isfinite(logits).all():
                 raise EngineError(f"{engine.name} gave outputs that are not finite (NaN or infinite) for this model")

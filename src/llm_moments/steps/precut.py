@@ -16,9 +16,9 @@ class Precut:
     """
 
     name = "precut"
-    reads = ("input",)
-    writes = ("text", "shortened")
-    knobs = (
+    reads: tuple[str, ...] = ("input",)
+    writes: tuple[str, ...] = ("text", "shortened")
+    knobs: tuple[Knob, ...] = (
         Knob(
             "chars_per_token", 0, (0, 6, 8, 10, 12, 16), lossless=True, valid=whole(0, 1000),
             means="characters kept for each token of truncate.max_length; 0 keeps the text whole",

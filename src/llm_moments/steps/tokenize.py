@@ -112,8 +112,8 @@ def _find(row: list[int], part: list[int], start: int) -> int:
 
 class Tokenize:
     name = "tokenize"
-    reads = ("text", "shortened", "input")
-    writes = ("first", "second")
+    reads: tuple[str, ...] = ("text", "shortened", "input")
+    writes: tuple[str, ...] = ("first", "second")
     knobs: tuple[Knob, ...] = ()
 
     def __init__(self, encoder: Encoder, needed: int):

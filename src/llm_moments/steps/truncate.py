@@ -13,9 +13,9 @@ LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4
 
 class Truncate:
     name = "truncate"
-    reads = ("first", "second")
-    writes = ("ids", "types")
-    knobs = (
+    reads: tuple[str, ...] = ("first", "second")
+    writes: tuple[str, ...] = ("ids", "types")
+    knobs: tuple[Knob, ...] = (
         Knob("max_length", 512, LENGTHS, valid=whole(4), means="most tokens a row, special ones included, >= 4"),
         Knob(
             "side", "head", ("head", "tail", "head+tail"), valid=one_of("head", "tail", "head+tail"),
