@@ -13,7 +13,7 @@ demo: .demo/model
 .demo/model: $(SAMPLES)
 	$(BIN)/moments train .samples/encoder --data .samples/r8-train.csv --eval .samples/r8-test.csv --epochs 2 --out $@
 
-test: $(SAMPLES)
+test: .venv/.installed
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	  echo "no chromium here: the tests that open the report in a browser are left out (apt-get install chromium)"
 	$(BIN)/python -m pytest -n 2

@@ -8,6 +8,9 @@ import pytest
 from llm_moments.core import Example
 from tests.fakes import label_of, make_model, make_texts
 
+# Two workers share two cores: one thread each, which sleep while they wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SAMPLES = Path(__file__).parent.parent / ".samples"

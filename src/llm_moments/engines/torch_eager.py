@@ -95,9 +95,13 @@ class TorchEager:
 
 
 def _all_threads() -> int:
+    """OMP_NUM_THREADS, if the user has set it; else every core this process may use."""
     import os
 
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from llm_moments.environment import usable_cores
+
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else usable_cores()
 
 
 def _bf16_layers(module: Any, names: Iterable[str]) -> None:
