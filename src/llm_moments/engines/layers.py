@@ -6,7 +6,8 @@ A model's layers are the longest run of sibling blocks of one class: the largest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,17 @@ from llm_moments.errors import EngineError
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the forward pass: `embeddings`, `layer 0` … `layer n` or `head`, and where it is."""
+    """A part of the forward pass: `embeddings`, `layer 0` … `layer n` or `head`, and where it is.
+
+    `module` is its main module; `also` are others that work beside it, such as a pooler before the
+    classifier. `turn`: which call of the module in a pass this block is, for modules called often.
+    """
 
     name: str
     path: str
     module: Any
+    also: tuple[Any, ...] = ()
+    turn: int = 0
 
 
 def layer_list(module: Any) -> tuple[str, Any]:
@@ -43,55 +50,110 @@ def layer_list(module: Any) -> tuple[str, Any]:
 
 
 def blocks(module: Any) -> list[Block]:
-    """Embeddings, layers and head, in the order of the forward pass.
+    """Embeddings, layers and head, in the order of the forward pass, as one pass over four tokens shows it.
 
-    The embeddings are the sibling before the layers' parent that holds an `Embedding`; the head is the
-    last module beside the base model that has parameters.
+    Embeddings are the modules with weights that run beside the layers and before the first one, the
+    head those that run after the last one. A layer that is called again (ALBERT has one for all its
+    layers) is a block for each call.
     """
     path, layers = layer_list(module)
-    found = [Block(f"layer {i}", f"{path}.{i}", layer) for i, layer in enumerate(layers)]
-    return [*_embeddings(module, path), *found, *_head(module, path)]
+    members = {id(layer): f"{path}.{i}" for i, layer in enumerate(layers)}
+    beside = _beside(module, path)
+    order = _order(module, [*layers, *beside.values()])
+    at = [i for i, called in enumerate(order) if id(called) in members]
+    if not at:
+        raise EngineError(f"the layers of {type(module).__name__} take no part in its forward pass")
+    paths = {id(child): name for name, child in beside.items()}
+    before = _once(c for c in order[: at[0]] if id(c) in paths)
+    after = _once(c for c in order[at[-1] + 1 :] if id(c) in paths and c not in before)
+    found, turns = [], Counter[int]()
+    for number, layer in enumerate(order[i] for i in at):
+        found.append(Block(f"layer {number}", members[id(layer)], layer, (), turns[id(layer)]))
+        turns[id(layer)] += 1
+    if before:
+        main = next((c for c in before if _embeds(c)), before[0])
+        found.insert(0, Block("embeddings", paths[id(main)], main, tuple(c for c in before if c is not main)))
+    if after:
+        found.append(Block("head", paths[id(after[-1])], after[-1], tuple(after[:-1])))
+    return found
 
 
-def _embeddings(module: Any, path: str) -> Iterator[Block]:
-    import torch
+def layer_count(module: Any) -> int:
+    """How many layers a forward pass goes through."""
+    return sum(block.name.startswith("layer") for block in blocks(module))
 
-    trunk = path.split(".")
-    for depth in range(len(trunk)):
+
+def _beside(module: Any, path: str) -> dict[str, Any]:
+    """Modules with weights that stand beside the way from the module down to its layers, by path."""
+    trunk, found = path.split("."), {}
+    for depth, step in enumerate(trunk):
         parent = module.get_submodule(".".join(trunk[:depth]))
         for name, child in parent.named_children():
-            if name == trunk[depth]:
-                break
-            if any(isinstance(m, torch.nn.Embedding) for m in child.modules()):
-                yield Block("embeddings", ".".join([*trunk[:depth], name]), child)
-                return
+            if name != step and any(True for _ in child.parameters()):
+                found[".".join([*trunk[:depth], name])] = child
+    return found
 
 
-def _head(module: Any, path: str) -> Iterator[Block]:
-    """The last of the base model's siblings that has parameters: what makes the logits."""
-    base = path.split(".")[0]
-    others = [(n, c) for n, c in module.named_children() if n != base and any(True for _ in c.parameters())]
-    if others:
-        yield Block("head", *others[-1])
+def _order(module: Any, watched: Sequence[Any]) -> list[Any]:
+    """The watched modules as they are called in one pass, again each time they are called again."""
+    called: list[Any] = []
+    handles = [child.register_forward_pre_hook(lambda m, args: called.append(m)) for child in watched]
+    try:
+        _small_pass(module)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called
+
+
+def _once(modules: Iterable[Any]) -> list[Any]:
+    return list({id(m): m for m in modules}.values())
+
+
+def _embeds(module: Any) -> bool:
+    import torch
+
+    return any(isinstance(m, torch.nn.Embedding) for m in module.modules())
+
+
+def _small_pass(module: Any) -> None:
+    import torch
+
+    first = next(module.parameters())
+    token = min(5, int(getattr(module.config, "vocab_size", 6)) - 1)
+    with torch.no_grad():
+        module(input_ids=torch.full((1, 4), token, dtype=torch.long, device=first.device))
 
 
 def skip(module: Any, indices: Sequence[int]) -> Any:
     """The same module with some layers replaced by the identity on the hidden states."""
     path, layers = layer_list(module)
-    if any(i >= len(layers) for i in indices):
-        raise EngineError(f"this model has the layers 0 to {len(layers) - 1}; cannot skip {list(indices)}")
-    if len(layers) == 1:
-        raise EngineError("this model has one layer (or shares one among all); it cannot be skipped")
+    calls = layer_count(module)
+    if any(i >= calls for i in indices):
+        raise EngineError(f"this model has the layers 0 to {calls - 1}; cannot skip {list(indices)}")
+    if len(set(indices)) >= calls:
+        raise EngineError(f"this model has {calls} layers; not all of them can be skipped")
+    if calls != len(layers):
+        return _fewer_turns(module, path, calls - len(set(indices)))
     forms = _forms(module, [layers[i] for i in indices])
     for index, form in zip(indices, forms, strict=True):
         layers[index] = _identity(layers[index], form)
     return module
 
 
+def _fewer_turns(module: Any, path: str, turns: int) -> Any:
+    """For one layer that stands for all: leaving any of them out is one turn less."""
+    config = module.get_submodule(path.rpartition(".")[0]).config
+    one_for_all = len(layer_list(module)[1]) == 1
+    if one_for_all:
+        config.num_hidden_layers = turns
+    if not one_for_all or layer_count(module) != turns:
+        raise EngineError(f"{type(module).__name__} shares layers in a way in which none can be skipped")
+    return module
+
+
 def _forms(module: Any, chosen: Sequence[Any]) -> list[int]:
     """How many things each layer returns (0: a bare tensor), seen in one pass over four tokens."""
-    import torch
-
     seen: dict[int, int] = {}
     handles = [
         layer.register_forward_hook(
@@ -100,8 +162,7 @@ def _forms(module: Any, chosen: Sequence[Any]) -> list[int]:
         for at, layer in enumerate(chosen)
     ]
     try:
-        with torch.no_grad():
-            module(input_ids=torch.ones((1, 4), dtype=torch.long))
+        _small_pass(module)
     finally:
         for handle in handles:
             handle.remove()
