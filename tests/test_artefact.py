@@ -135,6 +135,16 @@ def test_steps_are_replaced_and_left_out_by_name(tiny_model: Path) -> None:
         pipe.without("truncat")
 
 
+def test_other_hardware_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    from llm_moments.artefact import save
+
+    saved = save(
+        load(tiny_model), tmp_path / "a", certificate={"environment": {"cpu": "another", "cores": 99, "flags": []}}
+    )
+    with pytest.warns(UserWarning, match="other hardware.*another there"):
+        load(saved)
+
+
 CHILD = """
 import sys, llm_moments as lm
 while True:

@@ -13,6 +13,7 @@ import pytest
 
 import llm_moments as lm
 from llm_moments.core import Example
+from llm_moments.data import read
 from llm_moments.errors import InputError, OutputExists
 from llm_moments.improve.measure import measure
 from tests.fakes import label_of, make_texts
@@ -165,3 +166,21 @@ def test_graph_engines_are_opened_by_their_own_profile(trained_model: Path, toy_
     assert {"layer 0", "layer 1", "layer 2"} <= {c.name for c in forward.children}
     assert sum(c.wall_s for c in forward.children) == pytest.approx(forward.wall_s, rel=0.01)
     assert any("modelled" in note for note in session.notes)
+
+
+def test_a_cascade_is_recorded_stage_by_stage(trained_model: Path, toy_csv: Path) -> None:
+    pipe = lm.load(trained_model, plan={"forward.engine": "openvino"})
+    margins = pipe.task.margins(
+        pipe.with_(**{"truncate.max_length": 8}).outputs([e.input for e in read(toy_csv, limit=80)])
+    )
+    plan = {
+        **pipe.plan.to_dict(),
+        "cascade": {"threshold": float(sorted(margins)[30]), "cheap": {"truncate.max_length": 8}},
+    }
+    session = lm.record(pipe.with_(lm.Plan(plan)), toy_csv, limit=80)
+    outer = {s.name: s for s in session.root.children}
+    cheap = {s.name: s for s in outer["cascade"].children}
+    assert cheap["tokenize"].counts["items"] == 80
+    assert 0 < outer["tokenize"].counts["items"] == outer["cascade"].counts["asked"] < 80
+    assert "layer 0" in [c.name for c in outer["forward"].children]
+    assert sum(c.wall_s for c in outer["forward"].children) == pytest.approx(outer["forward"].wall_s, rel=0.01)

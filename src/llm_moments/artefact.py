@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ def open_artefact(path: Path, *, trust_remote_code: bool = False) -> tuple[Model
     """Model and plan of an artefact whose every file has the size and hash its manifest states."""
     manifest = verify(path)
     plan = Plan.from_toml((path / PLAN).read_text(encoding="utf-8"))
+    _tell_of_other_hardware(path)
     folder = path / "model"
     model = Model(
         folder,
@@ -42,6 +44,23 @@ def open_artefact(path: Path, *, trust_remote_code: bool = False) -> tuple[Model
         notes=manifest.get("notes", {}),
     )
     return model, plan
+
+
+def _tell_of_other_hardware(path: Path) -> None:
+    """A speed-up that was certified elsewhere need not hold here; the answers may differ in rounding."""
+    from llm_moments.environment import fingerprint
+
+    if not (path / "certificate.json").exists():
+        return
+    there = _read_json(path / "certificate.json").get("environment", {})
+    here = fingerprint()
+    other = [f"{k}: {there.get(k)} there, {here[k]} here" for k in ("cpu", "cores", "flags") if there.get(k) != here[k]]
+    if other:
+        warnings.warn(
+            f"{path} was certified on other hardware ({'; '.join(other)}). Measure it again here: "
+            f"moments compare ORIGINAL {path} --data FILE",
+            stacklevel=4,
+        )
 
 
 def verify(path: Path) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
 from llm_moments.improve.certify import Certificate, Look, look
-from llm_moments.improve.measure import OBJECTIVES, interleaved
+from llm_moments.improve.measure import BLOCK, OBJECTIVES, interleaved
 from llm_moments.improve.search import QUICK, SORTED, Search
 from llm_moments.improve.study import Study, Trial
 from llm_moments.model import load
+from llm_moments.record.record import observe
+from llm_moments.record.session import Session
 
 Tick = Callable[[float | None, str], None]
 
@@ -42,6 +44,8 @@ class Improvement:
     study: list[Trial]
     seconds: float
     folder: Path | None = None
+    before: Session | None = None  # where the time went in the original, and goes now
+    after: Session | None = None
 
     @property
     def certified(self) -> bool:
@@ -68,7 +72,10 @@ class Improvement:
     def report(self) -> str:
         from llm_moments.render.html import report
 
-        return report(certificate=self.certificate, study=self.study, title=f"llm-moments: {self.certificate.model}")
+        return report(
+            session=self.before, after=self.after, certificate=self.certificate, study=self.study,
+            title=f"llm-moments: {self.certificate.model}",
+        )  # fmt: skip
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         certificate = self.certificate.to_dict()
@@ -269,7 +276,9 @@ class _Run:
             lossless_speedup=others["lossless"], hand_speedup=others["hand"] and speed.estimate / others["hand"],
             plan=Plan(trial.plan),
         )  # fmt: skip
-        return self.kept(plans["chosen"], certificate)
+        self.tick(None, "recording where the time goes")
+        sessions = observe(plans["stock"], values[:BLOCK]), observe(plans["chosen"], values)
+        return self.kept(plans["chosen"], certificate, sessions)
 
     def by_hand(self, search: Search) -> Trial:
         """What a careful engineer would set: sorted, padded to the batch, cut where the model was
@@ -309,9 +318,11 @@ class _Run:
             environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"), **speed,
         )  # fmt: skip
 
-    def kept(self, pipe: Pipeline, certificate: Certificate) -> Improvement:
+    def kept(
+        self, pipe: Pipeline, certificate: Certificate, sessions: tuple[Session | None, Session | None] = (None, None)
+    ) -> Improvement:
         trials = [t for t in self.study.trials.values() if t.status != "held out"]
-        done = Improvement(pipe, certificate, trials, time.monotonic() - self.begin, self.folder)
+        done = Improvement(pipe, certificate, trials, time.monotonic() - self.begin, self.folder, *sessions)
         if self.folder is not None:
             self.tick(None, f"saving {self.folder}")
             _place(done, self.folder, slim=self.objective == "size")

@@ -44,22 +44,27 @@ def record(
     tick(0.0, "warming up")
     _pass(pipe, values[:64], NULL)
     tick(0.2, "recording")
+    session = observe(pipe, values, depth)
+    tick(0.7, "measuring the recorder's own overhead")
+    overhead = _overhead(pipe, values[:OVERHEAD_ROWS], depth)
+    tick(1.0, "done")
+    return replace(session, figures={**session.figures, "overhead": overhead})
+
+
+def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1) -> Session:
+    """One recorded pass, without a warm-up and without measuring the recorder itself."""
     energy = _Energy()
     root, notes = _recorded(pipe, values, depth)
     spent = energy.spent()
-    root = _with_limits(pipe, root)
-    tick(0.7, "measuring the recorder's own overhead")
     figures = {
         "throughput": Figure(len(values) / root.wall_s, "items/s"),
-        "overhead": _overhead(pipe, values[:OVERHEAD_ROWS], depth),
         "peak_memory": _peak_memory(),
         "tensor_memory": _tensor_memory(pipe),
         "energy": spent,
     }
-    tick(1.0, "done")
     return Session(
-        root, figures, pipe.model.name, pipe.task.name, pipe.plan.to_dict(), fingerprint(), tuple(notes),
-        datetime.now(UTC).isoformat(timespec="seconds"),
+        _with_limits(pipe, root), figures, pipe.model.name, pipe.task.name, pipe.plan.to_dict(), fingerprint(),
+        tuple(notes), datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
 
 
@@ -79,16 +84,21 @@ def _recorded(pipe: Pipeline, values: Sequence[Any], depth: int) -> tuple[StepCo
         with probed(module, depth, engine.device) as probes:
             seconds = _pass(pipe, values, recorder)
         tree = recorder.tree()
-        children = layer_costs(probes, tree.find("forward").wall_s)
+        children = layer_costs(probes, _outermost(tree, "forward").wall_s)
     else:
         seconds = _pass(pipe, values, recorder)
         tree = recorder.tree()
-        children, said = _profiled(pipe, engine, values, tree.find("forward").wall_s) if depth else ((), "")
+        children, said = _profiled(pipe, engine, values, _outermost(tree, "forward").wall_s) if depth else ((), "")
         notes += [said] if said else []
     tree = _replaced(tree, "forward", lambda step: replace(step, children=(*step.children, *children)))
     return replace(
         tree, calls=1, wall_s=seconds, cpu_s=sum(s.cpu_s or 0 for s in tree.children), counts={"items": len(values)}
     ), notes
+
+
+def _outermost(step: StepCost, name: str) -> StepCost:
+    """The step of that name nearest to the root: in a cascade, the dear stage's and not the cheap one's."""
+    return min((found for found in step.walk() if found[1].name == name), key=lambda found: found[0])[1]
 
 
 def _engine(pipe: Pipeline) -> Any:

@@ -26,7 +26,7 @@ th:first-child,td:first-child,td:last-child,th:last-child{text-align:left}td:las
 
 
 def report(
-    *, session: Any = None, worths: Any = None, study: Sequence[Any] | None = None, certificate: Any = None,
+    *, session: Any = None, after: Any = None, worths: Any = None, study: Sequence[Any] | None = None, certificate: Any = None,
     title: str = "llm-moments",
 ) -> str:  # fmt: skip
     """The page, from whatever results are given."""
@@ -37,7 +37,10 @@ def report(
     if study:
         parts += ["<h2>Every plan that was tried</h2>", charts.front(study, certificate), _trials(study)]
     if session is not None:
-        parts += ["<h2>Where the time goes</h2>", charts.waterfall(session), _wide(session_html(session))]
+        head = "Where the time goes" if after is None else "Where the time went in the original"
+        parts += [f"<h2>{head}</h2>", charts.waterfall(session), _wide(session_html(session))]
+    if after is not None:
+        parts += ["<h2>Where it goes now</h2>", charts.waterfall(after), _wide(session_html(after))]
     if worths is not None:
         parts += ["<h2>What each change would save and lose</h2>", charts.worth(worths), _wide(worths_html(worths))]
         parts.append(
