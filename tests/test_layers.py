@@ -8,8 +8,8 @@ import pytest
 
 from llm_moments.core import Example
 from llm_moments.engines.layers import blocks, layer_count, layer_list, skip
-from llm_moments.errors import EngineError
 from llm_moments.engines.torch_eager import load_module
+from llm_moments.errors import EngineError
 from llm_moments.model import load, open_model
 from llm_moments.record.record import record
 from tests.fakes import ARCHITECTURES, SMALL, make_model, make_texts
