@@ -11,7 +11,7 @@ demo: .demo/model
 	@echo "report: $(CURDIR)/.demo/improved/report.html"
 
 .demo/model: $(SAMPLES)
-	$(BIN)/moments train .samples/encoder --data .samples/r8-train.csv --eval .samples/r8-test.csv --epochs 2 --out $@
+	$(BIN)/moments train .samples/encoder --data .samples/r8-train.csv --limit 1600 --epochs 2 --max-length 96 --out $@
 
 test: .venv/.installed
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
