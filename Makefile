@@ -28,6 +28,7 @@ format: .venv/.installed
 	$(BIN)/ruff format .
 
 bench: .demo/model
+	$(BIN)/python benchmarks/certificates.py
 	$(BIN)/python benchmarks/run.py
 
 docs: .venv/.installed

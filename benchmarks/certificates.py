@@ -1,0 +1,289 @@
+"""Certificates that hold: thousands of synthetic studies whose true drop is just the budget.
+
+    python benchmarks/certificates.py [--studies 5000] [--seed 0] [--only flips,scores,…] [--out FILE]
+
+Each cell of the table is a way in which data may come: a number of examples, a rate of flips or a
+distribution of scores, one to three candidates. Printed is the share of its studies that was falsely
+certified. It may be 5%, and what Monte-Carlo error explains at 99.9%, corrected for the number of cells
+(Bonferroni); the exit code is 1 if any cell is above that. The candidates of a study are chosen on a
+search split, which shares no example with the certification split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binom
+
+from llm_moments import stats
+
+ALPHA = 0.05
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting: of `studies`, `false` were certified though the drop was the whole budget."""
+
+    family: str
+    name: str
+    n: int
+    candidates: int
+    studies: int
+    false: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        return self.false / self.studies
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`study` draws one study and says whether it was falsely certified."""
+
+    family: str
+    name: str
+    n: int
+    candidates: int
+    study: Callable[[Rng], bool]
+
+    def run(self, studies: int, seed: int) -> Cell:
+        rng, start = (
+            np.random.default_rng([seed, self.n, self.candidates, len(self.name)]),
+            time.perf_counter(),
+        )
+        false = sum(self.study(rng) for _ in range(studies))
+        took = time.perf_counter() - start
+        return Cell(self.family, self.name, self.n, self.candidates, studies, false, took)
+
+
+# ------------------------------------------------------------------------- right and wrong answers
+
+
+def flips(drop: float, beneficial: float, n: int) -> Callable[[Rng], bool]:
+    rates = [beneficial + drop, beneficial, 1 - 2 * beneficial - drop]
+
+    def study(rng: Rng) -> bool:
+        harmful, gained, _ = rng.multinomial(n, rates).tolist()
+        return stats.flip_pvalue(harmful, gained, n, drop) <= ALPHA
+
+    return study
+
+
+def flip_settings() -> Iterator[Setting]:
+    for n in (20, 50, 100, 300, 1000, 2000, 5000):
+        for drop in (0.005, 0.01, 0.02, 0.05, 0.1):
+            for beneficial in (0.0, 0.001, 0.01, 0.05, 0.2):
+                name = f"drop {drop:g}, beneficial {beneficial:g}"
+                yield Setting("flips", name, n, 1, flips(drop, beneficial, n))
+
+
+# -------------------------------------------------------------------------------- scores of examples
+
+
+def rarely(rng: Rng, n: int, share: float) -> np.ndarray:
+    return (rng.random(n) < share).astype(float)
+
+
+# Paired differences with mean 0.05, and the range of scores of a baseline that scores 0 throughout, or
+# None: a range that is not known, to be guessed from the scores.
+DROPS: dict[str, tuple[Callable[[Rng, int], np.ndarray], tuple[float, float] | None]] = {
+    "uniform": (lambda rng, n: rng.uniform(-0.25, 0.35, n), (-0.35, 0.25)),
+    "all or nothing": (lambda rng, n: rarely(rng, n, 0.05), (-1, 0)),
+    "rare harm in noise": (
+        lambda rng, n: 0.9 * rarely(rng, n, 0.05 / 0.9) + rng.normal(0, 0.01, n),
+        (-1, 0.1),
+    ),
+    "small gains, large losses": (lambda rng, n: 0.92 * rarely(rng, n, 0.07 / 0.92) - 0.02, (-0.9, 0.02)),
+    "large gains, small losses": (lambda rng, n: 0.1 - 0.9 * rarely(rng, n, 0.05 / 0.9), (-0.1, 0.8)),
+    "sparse, any size": (lambda rng, n: rarely(rng, n, 0.1) * rng.uniform(0, 1, n), (-1, 0)),
+    "thirds and halves": (
+        lambda rng, n: rarely(rng, n, 0.3) * rng.choice([-0.5, -1 / 3, 1 / 3, 0.5, 0.5, 0.5], n),
+        (-0.5, 0.5),
+    ),
+    "beta, skewed": (lambda rng, n: rng.beta(0.1, 1.9, n), (-1, 0)),
+    "normal, range unknown": (lambda rng, n: rng.normal(0.05, 0.1, n), None),
+    "exponential, range unknown": (lambda rng, n: rng.exponential(0.05, n), None),
+    "log-normal, range unknown": (lambda rng, n: 0.05 * rng.lognormal(-0.5, 1, n), None),
+    "t3, range unknown": (lambda rng, n: 0.05 + 0.05 * rng.standard_t(3, n), None),
+    "squared normal, range unknown": (lambda rng, n: 0.05 * rng.normal(0, 1, n) ** 2, None),
+    "sparse exponential, range unknown": (
+        lambda rng, n: rarely(rng, n, 0.2) * rng.exponential(0.25, n),
+        None,
+    ),
+}
+MEANS = {"thirds and halves": 0.05}
+
+
+def scores(name: str, n: int) -> Callable[[Rng], bool]:
+    draw, bounds = DROPS[name]
+    before = np.zeros(n)
+
+    def study(rng: Rng) -> bool:
+        return stats.drop_pvalue(before, -draw(rng, n), 0.05, bounds=bounds) <= ALPHA
+
+    return study
+
+
+def score_settings() -> Iterator[Setting]:
+    for n in (5, 10, 30, 100, 300, 1000):
+        for name in DROPS:
+            yield Setting("scores", name, n, 1, scores(name, n))
+
+
+# --------------------------------------------------------------------------------- several candidates
+
+
+def chosen(drops: np.ndarray, candidates: int) -> np.ndarray:
+    """The candidates that lost least on the search split; drops: [plans, examples]."""
+    return np.argsort(drops.mean(axis=1), kind="stable")[:candidates]
+
+
+def certified(drops: np.ndarray, looks: int, pvalue: Callable[[np.ndarray], float]) -> bool:
+    """Whether any of the candidates, in this order, passes at its share of the error."""
+    alphas = stats.split_alpha(looks)
+    return any(pvalue(one) <= alpha for one, alpha in zip(drops, alphas, strict=True))
+
+
+def related_flips(rng: Rng, plans: int, n: int, drop: float, kinship: float) -> np.ndarray:
+    """Drops [plans, n] of -1, 0, 1: plans with the same rates that flip much the same examples."""
+    mine, shared = rng.random((plans, n)), rng.random(n)
+    u = np.where(rng.random((plans, n)) < kinship, shared, mine)
+    return np.where(u < 0.02 + drop, 1.0, np.where(u > 0.98, -1.0, 0.0))
+
+
+def searched_flips(candidates: int, n: int, kinship: float) -> Callable[[Rng], bool]:
+    def pvalue(one: np.ndarray) -> float:
+        return stats.flip_pvalue(int((one > 0).sum()), int((one < 0).sum()), n, 0.02)
+
+    def study(rng: Rng) -> bool:
+        drops = related_flips(rng, 12, 2 * n, 0.02, kinship)
+        return certified(drops[chosen(drops[:, :n], candidates), n:], candidates, pvalue)
+
+    return study
+
+
+def searched_scores(candidates: int, n: int) -> Callable[[Rng], bool]:
+    def pvalue(one: np.ndarray) -> float:
+        return stats.drop_pvalue(np.full(n, 0.0), -one, 0.05, bounds=(-1, 0.1))
+
+    def study(rng: Rng) -> bool:
+        shared, drops = rarely(rng, 2 * n, 0.03), np.empty((12, 2 * n))
+        for row in drops:
+            row[:] = 0.9 * np.maximum(shared, rarely(rng, 2 * n, (0.05 / 0.9 - 0.03) / 0.97))
+        drops += rng.uniform(-0.05, 0.05, drops.shape)
+        return certified(drops[chosen(drops[:, :n], candidates), n:], candidates, pvalue)
+
+    return study
+
+
+def candidate_settings() -> Iterator[Setting]:
+    for candidates in (1, 2, 3):
+        for n in (50, 200, 600):
+            for kinship in (0.0, 0.5, 0.95):
+                name = f"flips, 12 plans searched, {kinship:.0%} shared"
+                yield Setting("candidates", name, n, candidates, searched_flips(candidates, n, kinship))
+            name = "scores, 12 plans searched, rare harm"
+            yield Setting("candidates", name, n, candidates, searched_scores(candidates, n))
+
+
+# ---------------------------------------------------------------------------------------- paired times
+
+NOISE: dict[str, tuple[Callable[[Rng, int], np.ndarray], float]] = {  # of log ratios, and its median
+    "normal": (lambda rng, n: rng.normal(0, 0.05, n), 0.0),
+    "slow spells on both sides": (
+        lambda rng, n: rng.normal(0, 0.05, n) + rarely(rng, n, 0.1) - rarely(rng, n, 0.1),
+        0.0,
+    ),
+    "t2": (lambda rng, n: 0.05 * rng.standard_t(2, n), 0.0),
+    "exponential, slow baseline": (lambda rng, n: rng.exponential(0.1, n), float(np.log(2)) / 10),
+    "exponential, slow candidate": (lambda rng, n: -rng.exponential(0.1, n), -float(np.log(2)) / 10),
+}
+
+
+def speedups(name: str, n: int) -> Callable[[Rng], bool]:
+    draw, median = NOISE[name]
+
+    def study(rng: Rng) -> bool:
+        ratio = 3 * np.exp(draw(rng, n) - median)
+        return stats.ratio_interval(ratio, np.ones(n), seed=int(rng.integers(2**31))).low > 3
+
+    return study
+
+
+def speed_settings() -> Iterator[Setting]:
+    for n in (3, 5, 7, 9, 12, 20):
+        for name in NOISE:
+            if n >= 5 or "exponential" not in name:  # 3 skewed pairs prove nothing, as its docstring says
+                yield Setting("speed-up", name, n, 1, speedups(name, n))
+
+
+# ------------------------------------------------------------------------------------------- the table
+
+FAMILIES = {
+    "flips": flip_settings,
+    "scores": score_settings,
+    "candidates": candidate_settings,
+    "speed-up": speed_settings,
+}
+
+
+def allowed(studies: int, cells: int) -> int:
+    """False certificates that chance explains at 99.9% if each is 5% likely, for all cells together."""
+    return int(binom.ppf(1 - 0.001 / cells, studies, ALPHA))
+
+
+def line(cell: Cell, most: int) -> str:
+    flag = "  ABOVE 5%" if cell.false > most else ""
+    what = f"{cell.family:<11}{cell.name:<45}{cell.n:>6}{cell.candidates:>6}"
+    return f"{what}{cell.studies:>9}{cell.share:>9.2%}{cell.seconds:>8.1f}{flag}"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Share of false certificates when the true drop is the budget.")
+    parser.add_argument("--studies", type=int, default=5000, help="studies a cell (default 5000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default=",".join(FAMILIES), help=f"of {', '.join(FAMILIES)}")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parsed = parser.parse_args()
+    unknown = set(parsed.only.split(",")) - set(FAMILIES)
+    if unknown or parsed.studies < 1:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}" if unknown else "--studies must be at least 1")
+    return parsed
+
+
+def main() -> int:
+    given = arguments()
+    settings = [one for family in given.only.split(",") for one in FAMILIES[family]()]
+    most = allowed(given.studies, len(settings))
+    print(f"{'family':<11}{'setting':<45}{'n':>6}{'looks':>6}{'studies':>9}{'false':>9}{'s':>8}")
+    cells = []
+    for setting in settings:
+        cells.append(setting.run(given.studies, given.seed))
+        print(line(cells[-1], most), flush=True)
+    above = [cell for cell in cells if cell.false > most]
+    worst = max(cells, key=lambda cell: cell.share)
+    print(f"{len(cells)} cells, worst {worst.share:.2%} ({worst.family}: {worst.name}, n = {worst.n}); ", end="")
+    print(f"{len(above)} above {most / given.studies:.2%}, which is 5% and Monte-Carlo error")
+    if given.out:
+        rows = [{**asdict(cell), "share": cell.share, "above": cell.false > most} for cell in cells]
+        limits = {
+            "alpha": ALPHA,
+            "studies": given.studies,
+            "seed": given.seed,
+            "allowed": most / given.studies,
+        }
+        given.out.write_text(json.dumps({**limits, "cells": rows}, indent=1) + "\n")
+    return 1 if above else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
