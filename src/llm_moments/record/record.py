@@ -26,6 +26,7 @@ from llm_moments.record.session import Figure, Session, StepCost
 Tick = Callable[[float | None, str], None]
 
 OVERHEAD_ROWS, OVERHEAD_PAIRS = 256, 7
+OVERHEAD_S = 1.0  # seconds that one of those passes should take; a slow plan is given fewer rows
 PROFILED = 6  # batches that a graph engine profiles
 
 
@@ -46,7 +47,9 @@ def record(
     tick(0.2, "recording")
     session = observe(pipe, values, depth)
     tick(0.7, "measuring the recorder's own overhead")
-    overhead = _overhead(pipe, values[:OVERHEAD_ROWS], depth)
+    rate = session.figures["throughput"].value or 1.0
+    rows = min(max(int(rate * OVERHEAD_S), 8), OVERHEAD_ROWS)
+    overhead = _overhead(pipe, values[:rows], depth)
     tick(1.0, "done")
     return replace(session, figures={**session.figures, "overhead": overhead})
 
