@@ -120,7 +120,6 @@ DROPS: dict[str, tuple[Callable[[Rng, int], np.ndarray], tuple[float, float] | N
         None,
     ),
 }
-MEANS = {"thirds and halves": 0.05}
 
 
 def scores(name: str, n: int) -> Callable[[Rng], bool]:
@@ -248,7 +247,7 @@ def line(cell: Cell, most: int) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Share of false certificates when the true drop is the budget.")
+    parser = argparse.ArgumentParser(description="Share of false certificates at a true drop of the budget.")
     parser.add_argument("--studies", type=int, default=5000, help="studies a cell (default 5000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(FAMILIES), help=f"of {', '.join(FAMILIES)}")
@@ -271,8 +270,8 @@ def main() -> int:
         print(line(cells[-1], most), flush=True)
     above = [cell for cell in cells if cell.false > most]
     worst = max(cells, key=lambda cell: cell.share)
-    print(f"{len(cells)} cells, worst {worst.share:.2%} ({worst.family}: {worst.name}, n = {worst.n}); ", end="")
-    print(f"{len(above)} above {most / given.studies:.2%}, which is 5% and Monte-Carlo error")
+    print(f"worst: {worst.share:.2%} ({worst.family}: {worst.name}, n = {worst.n})")
+    print(f"{len(above)} of {len(cells)} cells above {most / given.studies:.2%}, 5% and Monte-Carlo error")
     if given.out:
         rows = [{**asdict(cell), "share": cell.share, "above": cell.false > most} for cell in cells]
         limits = {
