@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 WORDS = [
     "the",
     "a",
@@ -55,9 +57,9 @@ def label_of(text: str) -> str:
     return "pos" if good > bad else "neg" if bad > good else "neutral"
 
 
-def word_piece(length: int = 64) -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+def word_piece(length: int = 64, left: bool = False) -> Any:
+    """As BERT has it: `[CLS] a [SEP] b [SEP]`."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     pieces = [
         *WORDS,
@@ -69,14 +71,64 @@ def word_piece(length: int = 64) -> Any:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-    )  # fmt: skip
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=length, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+    template = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
+    return _fast(
+        tokenizer, template, length, left, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
         sep_token="[SEP]", mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )  # fmt: skip
+
+
+def byte_level(length: int = 64, left: bool = False, *, special: bool = True, pad: bool = True) -> Any:
+    """Byte-level BPE as RoBERTa has it, `<s> a </s></s> b </s>`; as GPT-2 with `special` False."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(make_texts(200), trainer)
+    template = ("<s> $A </s>", "<s> $A </s> </s> $B </s>") if special else ("$A", "$A $B")
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} | ({"pad_token": "<pad>"} if pad else {})
+    return _fast(tokenizer, template, length, left, model_input_names=["input_ids", "attention_mask"], **names)
+
+
+def unigram(length: int = 64, left: bool = False, *, ends: bool = False) -> Any:
+    """SentencePiece's unigram as XLM-R has it; with `ends` as XLNet: `a <sep> b <sep> <cls>`."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<cls>", "<sep>"]
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(make_texts(200), trainer)
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<cls>", "sep_token": "<sep>"}
+    if ends:
+        template = ("$A <sep> <cls>:2", "$A <sep> $B:1 <sep>:1 <cls>:2")
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        return _fast(
+            tokenizer, template, length, left, model_input_names=inputs, pad_token_type_id=3, **names
+        )  # fmt: skip
+    template = ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
+    return _fast(tokenizer, template, length, left, model_input_names=["input_ids", "attention_mask"], **names)
+
+
+def _fast(tokenizer: Any, template: tuple[str, str], length: int, left: bool, **named: Any) -> Any:
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    single, pair = template
+    special = {part.split(":")[0] for part in pair.split() if not part.startswith("$")}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair,
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in sorted(special)],
+    )  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=length, padding_side="left" if left else "right", **named
+    )
 
 
 SMALL = {
@@ -98,18 +150,41 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
+# Classifiers of other kinds: shared layers, padding on the left, the last token's logits.
+OTHERS: dict[str, dict[str, Any]] = {
+    "albert": {**SMALL, "embedding_size": 16},
+    "xlnet": {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 80},
+    "llama": {**SMALL, "num_key_value_heads": 2},
+}
+TOKENIZERS: dict[str, Any] = {
+    "roberta": byte_level,
+    "xlm-roberta": unigram,
+    "deberta-v2": unigram,
+    "albert": unigram,
+    "xlnet": lambda: unigram(left=True, ends=True),
+    "gpt2": lambda: byte_level(special=False),
+    "llama": lambda: unigram(left=True),
+}
+
+
 def make_model(
-    folder: Path, arch: str = "bert", *, labels: list[str] | None = None, problem_type: str | None = None, seed: int = 0
-) -> Path:
-    """A model folder with random weights that are large enough for the answers to differ."""
+    folder: Path, arch: str = "bert", *, labels: list[str] | None = None, problem_type: str | None = None, seed: int = 0,
+    tokenizer: Any = None,
+) -> Path:  # fmt: skip
+    """A model folder with random weights that are large enough for the answers to differ.
+
+    The tokenizer is of the kind that goes with the architecture, unless one is given.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     names = LABELS if labels is None else labels
-    tokenizer = word_piece()
+    tokenizer = tokenizer or TOKENIZERS.get(arch, word_piece)()
     config = AutoConfig.for_model(
-        arch, vocab_size=len(tokenizer), pad_token_id=0, id2label=dict(enumerate(names)),
-        label2id={n: i for i, n in enumerate(names)}, problem_type=problem_type, **ARCHITECTURES[arch],
+        arch, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, id2label=dict(enumerate(names)),
+        label2id={n: i for i, n in enumerate(names)}, problem_type=problem_type,
+        **{**ARCHITECTURES, **OTHERS}[arch],
     )  # fmt: skip
     torch.manual_seed(seed)
     module = AutoModelForSequenceClassification.from_config(config)
@@ -120,3 +195,38 @@ def make_model(
     module.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+class FakeEngine:
+    """An engine that knows no model: its logits are the sum and the count of a row's real tokens."""
+
+    name = "fake"
+
+    def __init__(self, wrong: float = 0.0):
+        self.calls: list[tuple[int, ...]] = []
+        self.wrong = wrong  # added to every logit; NaN makes an engine that fails without saying so
+
+    def forward(self, fields: dict[str, np.ndarray], recorder: Any = None) -> dict[str, np.ndarray]:
+        self.calls.append(fields["input_ids"].shape)
+        mask = fields["attention_mask"]
+        sums = (fields["input_ids"] * mask).sum(1)
+        return {"logits": np.stack([sums, mask.sum(1)], 1).astype(np.float32) + self.wrong}
+
+    def forward_all(self, batches: Any, recorder: Any = None) -> Any:
+        return (self.forward(fields) for fields in batches)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeEngines:
+    """What a pipeline asks for its engines: always the same one."""
+
+    def __init__(self, engine: FakeEngine | None = None):
+        self.engine = engine or FakeEngine()
+
+    def get(self, settings: Any) -> FakeEngine:
+        return self.engine
+
+    def close(self) -> None:
+        pass

@@ -35,10 +35,11 @@ def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
     from llm_moments.engines.torch_eager import load_module
     from llm_moments.steps.tokenize import Encoder
 
-    inner = load_module(model, settings.get("skip_layers", ()))
+    encoder = Encoder(model.tokenizer)
+    inner = load_module(model, settings.get("skip_layers", ()), _attention(model, encoder))
     inner.config.use_cache = False
     names = ["input_ids", "attention_mask"]
-    if "token_type_ids" in Encoder(model.tokenizer).names:
+    if "token_type_ids" in encoder.names:
         names.append("token_type_ids")
 
     class Logits(torch.nn.Module):
@@ -50,10 +51,18 @@ def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
             return self.inner(**dict(zip(names, fields, strict=True))).logits
 
     ids = torch.randint(5, max(6, min(inner.config.vocab_size, 1000)), (2, 11))
+    if encoder.pad_id is None:
+        ids = ids[:1]  # such a model takes one row at a time
     mask = torch.ones_like(ids)
-    mask[1, 8:] = 0
+    mask[1:, 8:] = 0
     example = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     return Logits().eval(), {name: example[name] for name in names}, names
+
+
+def _attention(model: Any, encoder: Any) -> str | None:
+    """Attention without -inf where a row may see padding only: fused, a graph engine makes NaN of it."""
+    windows = ("sliding_window", "local_attention", "attention_window")
+    return "eager" if encoder.pad_left or any(model.config.get(name) for name in windows) else None
 
 
 def to_onnx(module: Any, example: dict[str, Any], names: list[str], file: Path) -> None:

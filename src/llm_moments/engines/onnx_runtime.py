@@ -25,7 +25,8 @@ class OnnxRuntime:
     builds: ClassVar[bool] = True
 
     def __init__(self, session: Any, names: list[str]):
-        self.session, self.names = session, names
+        taken = {node.name for node in session.get_inputs()}  # an export leaves out what the model does not read
+        self.session, self.names = session, [name for name in names if name in taken]
 
     @classmethod
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> OnnxRuntime:

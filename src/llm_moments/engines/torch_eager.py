@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
+from llm_moments.engines.export import failing_as
 from llm_moments.errors import EngineError, ModelError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -84,7 +85,8 @@ class TorchEager:
             if self.device != "cpu":
                 with recorder.step("transfer"):
                     inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
-            logits = self.module(**inputs).logits
+            with failing_as("torch failed"):
+                logits = self.module(**inputs).logits
             return {"logits": logits.float().cpu().numpy()}
 
     def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
