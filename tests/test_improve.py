@@ -149,7 +149,7 @@ def test_weigh_gives_every_change_a_verdict(trained_model: Path, toy_csv: Path) 
 def test_record_counts_what_happens(trained_model: Path, toy_csv: Path, tmp_path: Path) -> None:
     session = lm.record(trained_model, toy_csv, limit=100)
     names = [s.name for s in session.root.children]
-    assert names == ["read", "precut", "tokenize", "truncate", "batch", "forward", "postprocess"]
+    assert names == ["read", "tokenize", "truncate", "batch", "forward", "postprocess"]
     assert session.root.find("tokenize").counts["items"] == 100
     assert session.root.find("batch").counts["padded_tokens"] >= session.root.find("batch").counts["tokens"]
     assert session.figures["energy"].value is None or session.figures["energy"].value > 0

@@ -7,12 +7,15 @@ import importlib.metadata
 import json
 import os
 import platform
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "tokenizers", "onnxruntime", "openvino", "nncf", "numpy")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+PEAKS = ("fp32", "bf16", "int8", "copy_gb")
 NEVER_TRIED = "The code for cuda and mps devices has been tested with fakes only, never on real hardware."
 
 
@@ -30,6 +33,7 @@ def fingerprint() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "llm-moments": __version__,
+        **({"gpus": gpus} if (gpus := _gpu_names()) else {}),
         **{name: version for name in PACKAGES if (version := _version(name))},
     }
 
@@ -43,6 +47,18 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _gpu_names() -> list[str]:
+    """NVIDIA's cards as the driver names them, without torch."""
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError:
+            continue
+        names += [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Model")]
+    return names
 
 
 def _cpu_info(key: str) -> str:
@@ -61,46 +77,71 @@ def _cpu_flags() -> set[str]:
     return set((_cpu_info("flags") or _cpu_info("Features")).split())
 
 
-def peaks(*, refresh: bool = False) -> dict[str, float | None]:
-    """GFLOP/s of a matrix product in fp32 and bf16, and GB/s of a copy, measured here and kept.
+def peaks(refresh: bool = False) -> dict[str, float | None]:
+    """GFLOP/s of a matrix product in fp32, bf16 and int8, and GB/s of a copy, measured here and kept.
 
-    The best of several short runs, warm, all cores. bf16 is None where torch has no fast path for it.
+    Best median of three, warm, on all cores, in about 2 s. None where torch cannot do it on this CPU.
     """
     from llm_moments.artefact import write_atomic
     from llm_moments.engines.base import cache_folder
 
-    key = hashlib.sha256(json.dumps(fingerprint(), sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([PEAKS, fingerprint()], sort_keys=True).encode()).hexdigest()[:12]
     file = cache_folder() / f"peaks-{key}.json"
-    if file.exists() and not refresh:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+    if not refresh and (kept := _kept(file)):
+        return kept
     measured = _measure_peaks()
     write_atomic(file, json.dumps(measured))
     return measured
 
 
-def _measure_peaks() -> dict[str, float | None]:
+def _kept(file: Path) -> dict[str, float | None] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # not measured yet, or not whole: measured again
+    return dict(found) if isinstance(found, dict) and set(PEAKS) <= set(found) else None
+
+
+def _measure_peaks(size: int = 1536, copied: int = 32 * 2**20) -> dict[str, float | None]:
     import torch
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(usable_cores())
-    size = 1536
-    result: dict[str, float | None] = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-        result[name] = round(2 * size**3 / _best(lambda a=a, b=b: a @ b) / 1e9, 1)
-    source = torch.randn(32 * 2**20)
-    target = torch.empty_like(source)
-    result["copy_gb"] = round(2 * source.numel() * 4 / _best(lambda: target.copy_(source)) / 1e9, 1)
-    return result
+    flops = 2 * size**3
+    try:
+        a = torch.randn(size, size)
+        whole = torch.randint(-100, 100, (size, size), dtype=torch.int8)
+        half = a.to(torch.bfloat16)
+        source, target = torch.ones(copied), torch.empty(copied)
+        return {
+            "fp32": _rate(flops, lambda: a @ a),
+            "bf16": _rate(flops, lambda: half @ half),
+            "int8": _rate(flops, lambda: torch._int_mm(whole, whole)),
+            "copy_gb": _rate(2 * copied * 4, lambda: target.copy_(source)),
+        }
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _best(work: Any, tries: int = 7) -> float:
-    work()
-    times = []
-    for _ in range(tries):
+def _rate(amount: float, work: Callable[[], Any], seconds: float = 0.5) -> float | None:
+    """10⁹ a second; None where the machine cannot, or where one run takes longer than all should."""
+    try:
         start = time.perf_counter()
         work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return None
+    if time.perf_counter() - start > 2 * seconds:
+        return None
+    medians = []
+    for _ in range(3):
+        times: list[float] = []
+        end = time.perf_counter() + seconds / 3
+        while len(times) < 3 or (time.perf_counter() < end and len(times) < 50):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        medians.append(statistics.median(times))
+    return round(amount / min(medians) / 1e9, 1)
 
 
 def doctor() -> dict[str, Any]:

@@ -3,43 +3,68 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from llm_moments.engines.layers import blocks
+from llm_moments.engines.layers import Block, blocks
 from llm_moments.record.session import StepCost
 
-ROOM = 1 << 16  # visits of one block that are kept
+ROOM = 1 << 14  # visits of one module that are kept before they are summed up
+BEGUN, ENDED, WHERE = 0, 1, 2
 
 
-class _Probe:
-    """Begin and end of every visit of one module, in ns."""
+class Probe:
+    """Begin and end in ns of every visit of one module, and how deep the recorder was at that time.
 
-    def __init__(self, name: str, module: Any, depth: int):
-        self.name, self.module, self.depth = name, module, depth
-        self.times = np.zeros((ROOM, 2), np.int64)
+    `names` has one name for each turn the module takes in a pass: most modules have one turn.
+    """
+
+    def __init__(self, names: Sequence[str], module: Any, where: Callable[[], int], clock: Callable[[], int]):
+        self.names, self.module, self.where, self.clock = list(names), module, where, clock
+        self.times = np.zeros((ROOM, 3), np.int64)
         self.visits = 0
+        self.sums: dict[tuple[int, str], tuple[int, float]] = {}  # (depth, name): visits, seconds
 
     def before(self, *args: Any) -> None:
-        self.times[self.visits, 0] = time.perf_counter_ns()
+        self.times[self.visits, BEGUN] = self.clock()
 
     def after(self, *args: Any) -> None:
-        self.times[self.visits, 1] = time.perf_counter_ns()
-        self.visits = min(self.visits + 1, ROOM - 1)
+        row = self.times[self.visits]
+        row[ENDED], row[WHERE] = self.clock(), self.where()
+        self.visits += 1
+        if self.visits == ROOM - ROOM % len(self.names):  # a whole number of passes
+            self.fold()
 
-    def seconds(self) -> float:
-        begun, ended = self.times[: self.visits].T
-        return float((ended - begun).sum()) / 1e9
+    def seconds(self) -> np.ndarray:
+        """Of every visit since the last time they were summed up."""
+        times = self.times[: self.visits]
+        return (times[:, ENDED] - times[:, BEGUN]) / 1e9
+
+    def fold(self) -> None:
+        seconds, where = self.seconds(), self.times[: self.visits, WHERE]
+        turns = np.arange(self.visits) % len(self.names)
+        for depth in np.unique(where):
+            for turn, name in enumerate(self.names):
+                chosen = (where == depth) & (turns == turn)
+                calls, spent = self.sums.get((int(depth), name), (0, 0.0))
+                self.sums[int(depth), name] = (calls + int(chosen.sum()), spent + float(seconds[chosen].sum()))
+        self.visits = 0
+
+    def cost(self, depth: int, name: str) -> tuple[int, float]:
+        """Visits and seconds of the turns with that name while the recorder was that deep."""
+        if self.visits:
+            self.fold()
+        return self.sums.get((depth, name), (0, 0.0))
 
 
-class CudaProbe(_Probe):
-    """The same with CUDA events, which are read only at the end, so that nothing waits."""
+class CudaProbe(Probe):
+    """The same with CUDA events, which are read when they are summed up, so that nothing waits."""
 
-    def __init__(self, name: str, module: Any, depth: int):
-        super().__init__(name, module, depth)
+    def __init__(self, names: Sequence[str], module: Any, where: Callable[[], int], clock: Callable[[], int]):
+        super().__init__(names, module, where, clock)
         self.events: list[tuple[Any, Any]] = []
 
     def _event(self) -> Any:
@@ -54,23 +79,24 @@ class CudaProbe(_Probe):
 
     def after(self, *args: Any) -> None:
         self.events.append((self._begun, self._event()))
-        self.visits += 1
+        super().after()
 
-    def seconds(self) -> float:
+    def seconds(self) -> np.ndarray:
         if self.events:
             self.events[-1][1].synchronize()
-        return sum(begun.elapsed_time(ended) for begun, ended in self.events) / 1e3
+        spent = np.array([begun.elapsed_time(ended) for begun, ended in self.events]) / 1e3
+        self.events.clear()
+        return spent
 
 
 @contextmanager
-def probed(module: Any, depth: int = 1, device: str = "cpu") -> Iterator[list[_Probe]]:
-    """Probes on the blocks of a module, and with depth 2 on the parts of each layer, while it lasts."""
-    make = CudaProbe if device == "cuda" else _Probe
-    probes = []
-    for block in blocks(module):
-        probes.append(make(block.name, block.module, 1))
-        if depth > 1 and block.name.startswith("layer"):
-            probes += [make(name, part, 2) for name, part in _parts(block.module)]
+def probed(
+    module: Any, depth: int = 1, device: str = "cpu", *, where: Callable[[], int] = lambda: 0,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> Iterator[list[Probe]]:  # fmt: skip
+    """Probes on the blocks of a module, and with depth 2 on the attention of each layer, while it lasts."""
+    make = CudaProbe if device == "cuda" else Probe
+    probes = [make(names, part, where, clock) for names, part in _parts(blocks(module), depth)]
     handles = []
     for probe in probes:
         handles.append(probe.module.register_forward_pre_hook(probe.before))
@@ -82,24 +108,58 @@ def probed(module: Any, depth: int = 1, device: str = "cpu") -> Iterator[list[_P
             handle.remove()
 
 
-def _parts(layer: Any) -> Iterator[tuple[str, Any]]:
-    """Children of a layer by what they do: the ones called attention, and the rest that has weights."""
-    for name, child in layer.named_children():
-        if not any(True for _ in child.parameters()):
-            continue
-        word = f"{name} {type(child).__name__}".lower()
-        yield ("attention" if "att" in word else f"mlp: {name}" if "norm" not in word else name), child
+def _parts(found: Sequence[Block], depth: int) -> Iterator[tuple[list[str], Any]]:
+    """Each module to be watched once, with the names of the blocks it is in its turns."""
+    modules = {id(m): m for block in found for m in (*block.also, block.module)}
+    names: dict[int, list[str]] = {}
+    for block in found:
+        for part in (*block.also, block.module):
+            names.setdefault(id(part), []).append(block.name)
+    for key, part in modules.items():
+        yield names[key], part
+        if depth > 1 and names[key][0].startswith("layer"):
+            for inner in attention(part):
+                yield [f"{name}/attention" for name in names[key]], inner
 
 
-def layer_costs(probes: list[_Probe], forward_s: float) -> tuple[StepCost, ...]:
-    """Children of the forward step; what no block accounts for is called other."""
-    made: list[StepCost] = []
+def attention(layer: Any) -> list[Any]:
+    """The parts of a layer that are attention, by the names of their classes; [] if none is found."""
+    children = [(f"{n} {type(c).__name__}".lower(), c) for n, c in layer.named_children()]
+    with_weights = [(word, c) for word, c in children if any(True for _ in c.parameters())]
+    found = [c for word, c in with_weights if "att" in word and "norm" not in word]
+    if found or len(with_weights) != 1:
+        return found
+    only = with_weights[0][1]  # a group of layers that holds one layer, as in ALBERT
+    return attention(only)
+
+
+def layer_costs(probes: Sequence[Probe], forward_s: float, depth: int = 0, known_s: float = 0.0) -> list[StepCost]:
+    """Children of the forward step that was open at this depth; what no block accounts for is `other`.
+
+    In a layer, mlp is what attention leaves: feed-forward, norms and residuals. known_s: seconds of
+    children that the forward step has already, such as transfers.
+    """
+    sums: dict[str, tuple[int, float]] = {}
     for probe in probes:
-        cost = StepCost(probe.name, probe.visits, probe.seconds())
-        if probe.depth == 1:
-            made.append(cost)
-        else:
-            last = made[-1]
-            made[-1] = StepCost(last.name, last.calls, last.wall_s, None, {}, None, (*last.children, cost))
-    rest = forward_s - sum(step.wall_s for step in made)
-    return (*made, StepCost("other", 0, max(rest, 0.0)))
+        for name in dict.fromkeys(probe.names):
+            calls, spent = probe.cost(depth, name)
+            before = sums.get(name, (0, 0.0))
+            sums[name] = (max(calls, before[0]), spent + before[1])
+    made = [_block_cost(name, sums) for name in sorted((n for n in sums if "/" not in n), key=place) if sums[name][0]]
+    rest = forward_s - known_s - sum(step.wall_s for step in made)
+    return [*made, StepCost("other", 0, max(rest, 0.0))] if made else []
+
+
+def _block_cost(name: str, sums: dict[str, tuple[int, float]]) -> StepCost:
+    calls, spent = sums[name]
+    inner_calls, inner = sums.get(f"{name}/attention", (0, 0.0))
+    if not inner_calls:
+        return StepCost(name, calls, spent)
+    parts = (StepCost("attention", inner_calls, min(inner, spent)), StepCost("mlp", calls, max(spent - inner, 0.0)))
+    return StepCost(name, calls, spent, children=parts)
+
+
+def place(name: str) -> int:
+    """Sorts names of blocks in the order of the forward pass."""
+    kind, _, number = name.partition(" ")
+    return {"embeddings": -1, "head": 10**6, "other": 10**7}.get(kind, int(number) if number.isdigit() else 10**5)

@@ -2,73 +2,99 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import itertools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llm_moments import stats
 from llm_moments.core import NULL, Pipeline
 from llm_moments.environment import fingerprint
-from llm_moments.errors import EngineError
+from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluation import gather
 from llm_moments.model import load
-from llm_moments.record.limits import forward_limit
-from llm_moments.record.probes import layer_costs, probed
+from llm_moments.record.limits import Load, limited
+from llm_moments.record.meters import Energy, peak_memory, tensor_memory
+from llm_moments.record.overhead import counted, measured, rows_for
+from llm_moments.record.probes import Probe, layer_costs, probed
 from llm_moments.record.profiles import shares
 from llm_moments.record.recorder import Recorder
 from llm_moments.record.session import Figure, Session, StepCost
 
 Tick = Callable[[float | None, str], None]
 
-OVERHEAD_ROWS, OVERHEAD_PAIRS = 256, 7
-OVERHEAD_S = 1.0  # seconds that one of those passes should take; a slow plan is given fewer rows
+WARM = 32  # examples of the pass that warms up
 PROFILED = 6  # batches that a graph engine profiles
 
 
 def record(
-    model: Any, data: Any, *, depth: int = 1, limit: int | None = None, progress: Tick | None = None,
-    device: str = "auto", **read: Any,
+    model: Any, data: Any, *, depth: int = 1, limit: int | None = None, repeat: int = 1,
+    progress: Tick | None = None, device: str = "auto", **read: Any,
 ) -> Session:  # fmt: skip
     """Runs the pipeline over the data, warm, and gives the tree of its steps.
 
-    depth 0: steps; 1: layers inside forward; 2: attention and MLP inside each layer (torch only).
+    model: a pipeline or where to load one from. data: a path or an iterable of inputs or Examples, of
+    which the first `limit` are taken; `read`: options of `data.read` for a path. depth 0: steps; 1:
+    layers inside forward; 2: attention and MLP inside each layer (torch only). repeat: passes.
     """
+    if depth not in (0, 1, 2):
+        raise InputError(f"depth is 0, 1 or 2, not {depth!r}")
+    for name, value in (("limit", limit), ("repeat", repeat)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is at least 1, not {value!r}")
     pipe = load(model, device=device)
     tick = progress or (lambda done, message: None)
-    examples, _ = gather(data, **read)
-    values = [e.input for e in examples[:limit]]
+    values, read_s = _read(data, limit, read)
     tick(0.0, "warming up")
-    _pass(pipe, values[:64], NULL)
+    _pass(pipe, values[:WARM], NULL)
     tick(0.2, "recording")
-    session = observe(pipe, values, depth)
+    session = observe(pipe, values, depth, repeat=repeat, read_s=read_s)
     tick(0.7, "measuring the recorder's own overhead")
-    rate = session.figures["throughput"].value or 1.0
-    rows = min(max(int(rate * OVERHEAD_S), 8), OVERHEAD_ROWS)
-    overhead = _overhead(pipe, values[:rows], depth)
+    own = {"overhead": _overhead(pipe, values, session, depth), "overhead_counted": _counted(pipe, session, depth)}
     tick(1.0, "done")
-    return replace(session, figures={**session.figures, "overhead": overhead})
+    return replace(session, figures={**session.figures, **own})
 
 
-def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1) -> Session:
-    """One recorded pass, without a warm-up and without measuring the recorder itself."""
-    energy = _Energy()
-    root, notes = _recorded(pipe, values, depth)
-    spent = energy.spent()
+def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: int = 1, read_s: float = 0.0) -> Session:
+    """One recording, without a warm-up and without measuring the recorder itself.
+
+    read_s: seconds that reading the values took; they become part of the step `read`.
+    """
+    stages = _stages(pipe)
+    energy = Energy(_device(stages[-1]))
+    recorder = Recorder()
+    with _watched(stages, depth, recorder) as probes:
+        seconds = sum(_pass(pipe, values, recorder) for _ in range(repeat))
+    spent, memory = energy.spent(), peak_memory()
+    root, notes = _opened(recorder.tree(), stages, probes, values, depth)
+    root = _with_reading(root, seconds, read_s)
     figures = {
-        "throughput": Figure(len(values) / root.wall_s, "items/s"),
-        "peak_memory": _peak_memory(),
-        "tensor_memory": _tensor_memory(pipe),
+        "throughput": Figure(repeat * len(values) / root.wall_s, "items/s"),
+        "peak_memory": memory,
+        "tensor_memory": tensor_memory(_device(stages[-1])),
         "energy": spent,
     }
     return Session(
-        _with_limits(pipe, root), figures, pipe.model.name, pipe.task.name, pipe.plan.to_dict(), fingerprint(),
-        tuple(notes), datetime.now(UTC).isoformat(timespec="seconds"),
+        replace(root, calls=repeat, counts={"items": repeat * len(values)}), figures, pipe.model.name, pipe.task.name,
+        pipe.plan.to_dict(), fingerprint(), tuple(notes), datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
+
+
+def _read(data: Any, limit: int | None, options: dict[str, Any]) -> tuple[list[Any], float]:
+    """The inputs, and the seconds that reading them took."""
+    from llm_moments import data as readers
+
+    start = time.perf_counter()
+    if isinstance(data, str | Path):
+        data = readers.read(data, **options)
+    elif options:
+        raise InputError(f"{', '.join(options)}: only for data that is read from a path")
+    examples, _ = gather(itertools.islice(data, limit) if limit else data)
+    return [e.input for e in examples], time.perf_counter() - start
 
 
 def _pass(pipe: Pipeline, values: Sequence[Any], recorder: Any) -> float:
@@ -78,135 +104,164 @@ def _pass(pipe: Pipeline, values: Sequence[Any], recorder: Any) -> float:
     return time.perf_counter() - start
 
 
-def _recorded(pipe: Pipeline, values: Sequence[Any], depth: int) -> tuple[StepCost, list[str]]:
-    """The tree of one pass, its forward step opened as far as the engine lets us."""
-    recorder, notes = Recorder(), []
-    engine = _engine(pipe)
-    module = getattr(engine, "module", None)
-    if depth and engine.name == "torch" and module is not None and pipe.cheap is None:
-        with probed(module, depth, engine.device) as probes:
-            seconds = _pass(pipe, values, recorder)
-        tree = recorder.tree()
-        children = layer_costs(probes, _outermost(tree, "forward").wall_s)
-    else:
-        seconds = _pass(pipe, values, recorder)
-        tree = recorder.tree()
-        children, said = _profiled(pipe, engine, values, _outermost(tree, "forward").wall_s) if depth else ((), "")
-        notes += [said] if said else []
-    tree = _replaced(tree, "forward", lambda step: replace(step, children=(*step.children, *children)))
-    return replace(
-        tree, calls=1, wall_s=seconds, cpu_s=sum(s.cpu_s or 0 for s in tree.children), counts={"items": len(values)}
-    ), notes
+# --------------------------------------------------------------------------------------- stages
 
 
-def _outermost(step: StepCost, name: str) -> StepCost:
-    """The step of that name nearest to the root: in a cascade, the dear stage's and not the cheap one's."""
-    return min((found for found in step.walk() if found[1].name == name), key=lambda found: found[0])[1]
+@dataclass(frozen=True)
+class Stage:
+    """A pipeline without a cascade, and where its steps are in the tree: the cheap stage's or all."""
+
+    pipe: Pipeline
+    parents: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.pipe.plan.settings("forward")
+
+    @property
+    def engine(self) -> Any:
+        return self.pipe.engines.get(self.settings)
+
+    @property
+    def forward(self) -> tuple[str, ...]:
+        return (*self.parents, "forward")
+
+    @property
+    def depth(self) -> int:
+        """How many steps are open while its forward runs, the run itself among them."""
+        return len(self.forward) + 1
 
 
-def _engine(pipe: Pipeline) -> Any:
-    return pipe.engines.get(pipe.dear.plan.settings("forward"))
+def _stages(pipe: Pipeline) -> list[Stage]:
+    cheap = pipe.cheap
+    return ([Stage(cheap, ("cascade",))] if cheap else []) + [Stage(pipe.dear)]
 
 
-def _profiled(pipe: Pipeline, engine: Any, values: Sequence[Any], seconds: float) -> tuple[tuple[StepCost, ...], str]:
-    """Layers of a graph engine: the shares of its own profile, applied to the time that was measured."""
-    settings = pipe.dear.plan.settings("forward")
+def _device(stage: Stage) -> str:
+    return str(getattr(stage.engine, "device", "cpu"))
+
+
+def _hooked(stage: Stage, depth: int) -> bool:
+    engine = stage.engine
+    return bool(depth) and engine.name == "torch" and engine.device in ("cpu", "cuda")
+
+
+@contextmanager
+def _watched(stages: Sequence[Stage], depth: int, recorder: Recorder) -> Iterator[dict[int, list[Probe]]]:
+    """Probes on the module of each torch engine, by the engine's id; stages may share one."""
+    with ExitStack() as stack:
+        found: dict[int, list[Probe]] = {}
+        for stage in stages:
+            engine = stage.engine
+            if _hooked(stage, depth) and id(engine) not in found:
+                layers = probed(engine.module, depth, engine.device, where=recorder.depth)
+                found[id(engine)] = stack.enter_context(layers)
+        yield found
+
+
+# ----------------------------------------------------------------------------------------- tree
+
+
+def _opened(
+    tree: StepCost, stages: Sequence[Stage], probes: dict[int, list[Probe]], values: Sequence[Any], depth: int
+) -> tuple[StepCost, list[str]]:
+    """The tree with each stage's forward step opened as far as its engine lets us, and its limit."""
+    notes: list[str] = []
+    for stage in stages:
+        tree = _at(tree, stage.parents, partial(_without_idle, stage))
+        forward, batch = _get(tree, stage.forward), _get(tree, (*stage.parents, "batch"))
+        if forward is None or batch is None:  # a dear stage that was never asked
+            continue
+        layers, said = _layers(stage, forward, probes, values) if depth else ([], "")
+        notes += [said] if said and said not in notes else []
+        counts = batch.counts
+        load = Load(counts.get("padded_tokens", 0), counts.get("squares", 0), counts.get("batches", 0))
+        tokens = {k: counts[k] for k in ("tokens", "padded_tokens") if k in counts}
+        full = replace(forward, counts={**forward.counts, **tokens}, children=(*forward.children, *layers))
+        full = limited(full, stage.pipe.model, stage.settings, load)
+        tree = _at(tree, stage.parents, partial(_with_child, full))
+    return tree, notes
+
+
+def _layers(
+    stage: Stage, forward: StepCost, probes: dict[int, list[Probe]], values: Sequence[Any]
+) -> tuple[list[StepCost], str]:
+    engine = stage.engine
+    if id(engine) in probes:
+        known = sum(child.wall_s for child in forward.children)
+        return layer_costs(probes[id(engine)], forward.wall_s, stage.depth, known), ""
     if engine.name == "torch.compile":
-        return (), "torch.compile fuses its layers; forward is shown as one step."
-    batches = pipe.dear.arrays(values[:256])[:PROFILED]
+        return [], "torch.compile fuses its layers; forward is shown as one step."
+    if engine.name == "torch":
+        return [], f"layers are not timed on {engine.device}; forward is shown as one step."
+    return _profiled(stage, values, forward.wall_s)
+
+
+def _profiled(stage: Stage, values: Sequence[Any], seconds: float) -> tuple[list[StepCost], str]:
+    """Layers of a graph engine: the shares of its own profile, applied to the time that was measured."""
+    engine, settings = stage.engine, stage.settings
+    batches = stage.pipe.arrays(values[:256])
+    chosen = batches[:: -(-len(batches) // PROFILED)]  # all lengths, also where rows are sorted
     try:
-        found = shares(engine, pipe.model, settings, pipe.engines.store(settings), batches)
-    except (RuntimeError, OSError, EngineError) as error:
-        return (), f"{engine.name} gave no profile ({error}); forward is shown as one step."
+        found = shares(engine, settings, stage.pipe.engines.store(settings), chosen)
+    except (RuntimeError, OSError, ValueError, EngineError) as error:
+        return [], f"{engine.name} gave no profile ({error}); forward is shown as one step."
     if not found:
-        return (), f"{engine.name}'s operations do not carry layer names; forward is shown as one step."
-    note = f"Layer times are modelled: shares of {engine.name}'s own profile of {len(batches)} batches."
-    return tuple(StepCost(name, 0, share * seconds) for name, share in found.items()), note
+        return [], f"{engine.name}'s operations do not carry layer names; forward is shown as one step."
+    note = f"Layer times are modelled: shares of {engine.name}'s own profile of {len(chosen)} batches, a pass apart."
+    return [StepCost(name, 0, share * seconds) for name, share in found.items()], note
 
 
-def _replaced(step: StepCost, name: str, change: Callable[[StepCost], StepCost]) -> StepCost:
-    """The tree with the outermost step of that name changed."""
-    if any(child.name == name for child in step.children):
-        return replace(step, children=tuple(change(c) if c.name == name else c for c in step.children))
-    return replace(step, children=tuple(_replaced(c, name, change) for c in step.children))
+def _with_reading(root: StepCost, seconds: float, read_s: float) -> StepCost:
+    """Whole seconds of the run; what was read before it is part of its step `read`."""
+    root = _at(root, ("read",), lambda step: replace(step, wall_s=step.wall_s + read_s, cpu_s=None))
+    return replace(root, wall_s=seconds + read_s, cpu_s=sum(step.cpu_s or 0.0 for step in root.children))
 
 
-def _with_limits(pipe: Pipeline, root: StepCost) -> StepCost:
-    batch = next((s for s in root.children if s.name == "batch"), None)
-    if batch is None:
-        return root
-    precision = pipe.dear.plan.settings("forward").get("precision", "fp32")
-    rows, tokens = batch.counts.get("items", 0), batch.counts.get("padded_tokens", 0)
-
-    def limited(step: StepCost) -> StepCost:
-        limit = forward_limit(pipe.model.config, precision, rows, tokens, step.wall_s)
-        return replace(step, limit=limit, counts={**step.counts, "tokens": tokens})
-
-    return _replaced(root, "forward", limited)
+def _with_child(child: StepCost, parent: StepCost) -> StepCost:
+    """With that child in the place of the one of its name."""
+    return replace(parent, children=tuple(child if c.name == child.name else c for c in parent.children))
 
 
-# -------------------------------------------------------------------------------------- figures
+def _without_idle(stage: Stage, parent: StepCost) -> StepCost:
+    """Without the step precut where the plan cuts nothing before the tokenizer."""
+    if stage.pipe.plan.settings("precut").get("chars_per_token"):
+        return parent
+    return replace(parent, children=tuple(c for c in parent.children if c.name != "precut"))
 
 
-def _overhead(pipe: Pipeline, values: Sequence[Any], depth: int) -> Figure:
-    """Share by which recording slows the run down: paired passes with and without, A B B A …"""
-    engine = _engine(pipe)
-    probes = depth and engine.name == "torch" and pipe.cheap is None
-
-    def recorded() -> float:
-        if not probes:
-            return _pass(pipe, values, Recorder())
-        with probed(engine.module, depth, engine.device):
-            return _pass(pipe, values, Recorder())
-
-    plain: list[float] = []
-    watched: list[float] = []
-    for turn in range(OVERHEAD_PAIRS):
-        for which in ("plain", "watched")[:: 1 if turn % 2 == 0 else -1]:
-            (plain if which == "plain" else watched).append(
-                _pass(pipe, values, NULL) if which == "plain" else recorded()
-            )
-    ratio = stats.ratio_interval(watched, plain)
-    note = f"between {ratio.low - 1:+.2%} and {ratio.high - 1:+.2%}, {OVERHEAD_PAIRS} pairs of {len(values)} examples"
-    return Figure(ratio.estimate - 1, "share", "measured", note)
+def _get(step: StepCost, path: Sequence[str]) -> StepCost | None:
+    for name in path:
+        found = [child for child in step.children if child.name == name]
+        if not found:
+            return None
+        step = found[0]
+    return step
 
 
-def _peak_memory() -> Figure:
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Figure(float(peak), "bytes", "measured", "most resident memory of this process so far")
+def _at(step: StepCost, path: Sequence[str], change: Callable[[StepCost], StepCost]) -> StepCost:
+    """The tree with the step at that path changed."""
+    if not path:
+        return change(step)
+    children = (_at(c, path[1:], change) if c.name == path[0] else c for c in step.children)
+    return replace(step, children=tuple(children))
 
 
-def _tensor_memory(pipe: Pipeline) -> Figure:
-    if getattr(_engine(pipe), "device", "cpu") != "cuda":
-        return Figure.none("bytes", "tensors are counted apart on a GPU only")
-    import torch
-
-    return Figure(float(torch.cuda.max_memory_allocated()), "bytes")
+# ------------------------------------------------------------------------------------- overhead
 
 
-class _Energy:
-    """Joules from RAPL's counters, where the system lets us read them."""
+def _overhead(pipe: Pipeline, values: Sequence[Any], session: Session, depth: int) -> Figure:
+    rate = session.figures["throughput"].value or 1.0
+    few = values[:: max(1, len(values) // rows_for(rate, len(values)))][: rows_for(rate, len(values))]
+    stages = _stages(pipe)
 
-    ROOT = Path("/sys/class/powercap")
+    def watched() -> float:
+        recorder = Recorder()
+        with _watched(stages, depth, recorder):
+            return _pass(pipe, few, recorder)
 
-    def __init__(self) -> None:
-        self.before = self._read()
+    return measured(lambda: _pass(pipe, few, NULL), watched)
 
-    def _read(self) -> dict[Path, int]:
-        found = {}
-        for file in self.ROOT.glob("intel-rapl:?/energy_uj"):
-            try:
-                found[file] = int(file.read_text())
-            except (OSError, ValueError):
-                continue
-        return found
 
-    def spent(self) -> Figure:
-        after = self._read()
-        if not self.before:
-            return Figure.none("J", "no readable energy counter on this machine")
-        used = [after[f] - self.before[f] for f in self.before if f in after]
-        if any(u < 0 for u in used):
-            return Figure.none("J", "the energy counter wrapped round")
-        return Figure(sum(used) / 1e6, "J", "measured", "RAPL packages, whole machine")
+def _counted(pipe: Pipeline, session: Session, depth: int) -> Figure:
+    return counted(session.root, any(_hooked(stage, depth) for stage in _stages(pipe)))

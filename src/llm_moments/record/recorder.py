@@ -30,12 +30,11 @@ class _Open:
 
     __slots__ = ("cpu", "node", "recorder", "wall")
 
-    node: _Node
-
-    def __init__(self, recorder: Recorder):
-        self.recorder = recorder
+    def __init__(self, recorder: Recorder, node: _Node):
+        self.recorder, self.node = recorder, node
 
     def __enter__(self) -> None:
+        self.recorder.path.append(self.node)
         self.cpu, self.wall = self.recorder.cpu_clock(), self.recorder.clock()
 
     def __exit__(self, *exc: object) -> None:
@@ -48,7 +47,10 @@ class _Open:
 
 class Recorder:
     """A tree of steps by name. Wall time by perf_counter_ns; CPU time of the whole process, since an
-    engine works in threads of its own. Clocks can be given, for tests."""
+    engine works in threads of its own: it may exceed the wall time. Clocks can be given, for tests.
+
+    For one thread. A step is open from `__enter__` to `__exit__`, whatever is raised in between.
+    """
 
     active = True
 
@@ -66,9 +68,8 @@ class Recorder:
         if items:
             node.counts["items"] = node.counts.get("items", 0) + items
         depth = len(self.path) - 1
-        self.path.append(node)
         if depth == len(self._visits):
-            self._visits.append(_Open(self))
+            self._visits.append(_Open(self, node))
         visit = self._visits[depth]
         visit.node = node
         return visit
@@ -78,6 +79,14 @@ class Recorder:
         known = self.path[-1].counts
         for name, value in counts.items():
             known[name] = known.get(name, 0) + value
+
+    def depth(self) -> int:
+        """How many steps are open, the run itself among them."""
+        return len(self.path)
+
+    def events(self) -> int:
+        """How often a step was entered."""
+        return sum(step.calls for _, step in self.tree().walk())
 
     def tree(self) -> StepCost:
         return self.root.frozen()

@@ -47,17 +47,18 @@ class MakeBatches:
         if recorder.active:
             padded = sum(a["input_ids"].size for _, a in made)
             recorder.count(batches=len(made), tokens=int(lengths.sum()), padded_tokens=int(padded))
-            recorder.count(reused_rows=batch.size - len(rows))
+            squares = sum(a["input_ids"].size * a["input_ids"].shape[1] for _, a in made)  # attention grows with them
+            recorder.count(reused_rows=batch.size - len(rows), squares=squares)
         return batch.with_(batches=made, same_as=same_as)
 
     def parts(self, lengths: np.ndarray) -> Iterator[slice]:
-        """Slices of consecutive rows; without a padding token only rows of one length go together."""
+        """Slices of consecutive rows; without a padding token each row goes alone."""
         start, longest = 0, 0
         for row, length in enumerate(lengths):
             grown = max(longest, self.rounded(int(length)))
             count = row - start + 1
             full = count > self.size or (self.tokens and grown * count > self.tokens)
-            if row > start and (full or (self.encoder.pad_id is None and grown != lengths[start])):
+            if row > start and (full or self.encoder.pad_id is None):
                 yield slice(start, row)
                 start, grown = row, self.rounded(int(length))
             longest = grown
