@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llm_moments.record.session import Figure, Session
+from llm_moments.record.session import Session
 from llm_moments.render.table import step_row
+from llm_moments.render.text import by_worth, cut, figure, interval, label, limit, number, plan_in_short, share, value
+from llm_moments.render.text import verdict as verdict_of
+
+__all__ = [
+    "number", "figure", "plan_in_short", "show_certificate", "show_comparison", "show_doctor", "show_improvement",
+    "show_session", "show_trials", "show_worths", "terminal",
+]  # fmt: skip
 
 COLOURS = {
     "free": "green",
@@ -23,71 +31,83 @@ COLOURS = {
 
 
 def terminal() -> Console:
-    """Standard output; wide enough for every column when it is a file or a pipe."""
+    """Standard output; wide enough for every column when it is a file or a pipe, and never in its way."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for a letter that it lacks
     console = Console()
     return console if console.is_terminal else Console(width=160)
 
 
-def number(value: float | None, form: str = ",.3g", unit: str = "") -> str:
-    """A number, or a dash where there is none: what was not measured is never shown as 0."""
-    return "-" if value is None else f"{value:{form}}{unit}"
+def safe(thing: Any) -> str:
+    """A text from outside: neither rich's markup nor a control sequence of the terminal gets through."""
+    return escape("".join(c if c.isprintable() else " " for c in str(thing)))
 
 
-def figure(fig: Figure | None) -> str:
-    if fig is None or fig.value is None:
-        return f"not measured ({fig.note})" if fig else "not measured"
-    if fig.unit == "bytes":
-        return f"{fig.value / 2**20:,.0f} MiB"
-    if fig.unit == "share":
-        return f"{fig.value:.2%}"
-    return f"{fig.value:,.4g} {fig.unit}"
+def say(console: Console, line: str, whole: bool = False) -> None:
+    """whole: never broken, so that a path can be copied."""
+    console.print(safe(line), highlight=False, soft_wrap=whole)
+
+
+def table_of(title: str, texts: Sequence[str], numbers: Sequence[str] = (), last: Sequence[str] = ()) -> Table:
+    """Columns of text, then of numbers (to the right, never broken), then of text again."""
+    table = Table(title=safe(title), title_justify="left")
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in last:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=safe(title), title_justify="left", show_header=False)
+    for name, fact in rows:
+        table.add_row(safe(name), safe(fact))
+    return table
 
 
 def show_session(session: Session, console: Console, depth: int | None = None) -> None:
-    table = Table(title=f"{escape(session.model)}: where the time goes", title_justify="left")
-    table.add_column("step")
-    for name in ("calls", "ms", "share", "items/s", "tokens/s", "padding", "cut rows", "of limit"):
-        table.add_column(name, justify="right")
+    heads = ("calls", "ms", "share", "items/s", "tokens/s", "padding", "cut rows / tokens", "of limit")
+    table = table_of(f"{session.model}: where the time goes", ("step",), heads)
+    modelled = False
     for level, step in session.root.walk():
         if depth is not None and level > depth:
             continue
         row = step_row(step, level, session.root.wall_s)
-        limit = number(row["limit"], ".0%") + ("*" if step.limit and step.limit.kind == "modelled" else "")
+        modelled |= limit(step).endswith("*")
         table.add_row(
-            "  " * level + escape(step.name), str(step.calls), number(step.wall_s * 1000, ",.1f"),
-            number(row["share"], ".1%"), number(row["items_per_s"], ",.0f"), number(row["tokens_per_s"], ",.0f"),
-            number(row["padding"], ".1%"), number(row["cut_rows"], ",.0f"), limit if step.limit else "-",
+            "  " * level + safe(step.name), f"{step.calls:,}", number(step.wall_s * 1000, ",.1f"), share(row["share"]),
+            number(row["items_per_s"], ",.0f"), number(row["tokens_per_s"], ",.0f"), number(row["padding"], ".1%"),
+            cut(row), limit(step),
         )  # fmt: skip
     console.print(table)
+    if modelled:
+        say(console, "  * modelled from counted operations; times are measured")
     for name, fig in session.figures.items():
-        note = f"  ({escape(fig.note)})" if fig.note and fig.value is not None else ""
-        console.print(f"  {name.replace('_', ' ')}: {figure(fig)} [{fig.kind}]{note}", markup=False, highlight=False)
+        note = f"  ({fig.note})" if fig.note and fig.value is not None else ""
+        say(console, f"  {label(name)}: {figure(fig)} [{fig.kind}]{note}")
     for note in session.notes:
-        console.print(f"  note: {note}", markup=False, highlight=False)
+        say(console, f"  note: {note}")
 
 
 def show_worths(worths: Any, console: Console) -> None:
-    about = worths.about
-    table = Table(
-        title=f"what each change would save and lose ({escape(str(about.get('metric', '')))})", title_justify="left"
-    )
-    table.add_column("change")
-    for name in ("saves", "drop", "interval", "worse", "better", "divergence", "screen"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    for worth in sorted(worths, key=lambda w: (w.step, -(w.saving or 0))):
-        interval = "-" if worth.drop_low is None else f"{worth.drop_low:+.4f} … {worth.drop_high:+.4f}"
-        verdict = worth.verdict + (f": needs {worth.needs:,} examples" if worth.needs else "")
-        if worth.reason:
-            verdict += f" ({worth.reason[:60]})"
+    about: Mapping[str, Any] = getattr(worths, "about", {})
+    heads = ("saves", "drop", "interval", "worse", "better", "divergence", "screen")
+    title = "what each change would save and lose" + (f" ({about['metric']})" if about.get("metric") else "")
+    table = table_of(title, ("change",), heads, ("verdict",))
+    for worth in by_worth(worths):
+        colour = COLOURS.get(worth.verdict)
+        verdict = safe(verdict_of(worth))
         table.add_row(
-            escape(worth.name), number(worth.saving, ".0%"), number(worth.drop, "+.4f"), interval,
-            number(worth.harmful, "d"), number(worth.beneficial, "d"), number(worth.divergence, ".4f"),
-            number(worth.screened, ".3g"), f"[{COLOURS.get(worth.verdict, '')}]{escape(verdict)}[/]",
+            safe(worth.name), number(worth.saving, ".0%"), number(worth.drop, "+.4f"),
+            interval(worth.drop_low, worth.drop_high), number(worth.harmful, "d"), number(worth.beneficial, "d"),
+            number(worth.divergence, ".4f"), number(worth.screened, ".3g"),
+            f"[{colour}]{verdict}[/]" if colour else verdict,
         )  # fmt: skip
     console.print(table)
-    for name, value in about.items():
-        console.print(f"  {name.replace('_', ' ')}: {value}", markup=False, highlight=False)
+    for name, fact in about.items():
+        say(console, f"  {label(name)}: {value(fact)}")
 
 
 def show_improvement(found: Mapping[str, Any], console: Console) -> None:
@@ -96,96 +116,79 @@ def show_improvement(found: Mapping[str, Any], console: Console) -> None:
 
     show_trials([Trial(**t) for t in found["front"]], console)
     show_certificate(Certificate.from_dict(found["certificate"]), console)
-    console.print(f"{found['trials']} plans tried in {found['seconds']:.0f} s", highlight=False)
+    say(console, f"{found['trials']} plans tried in {number(found['seconds'], ',.0f')} s")
     if found["artefact"]:
-        console.print(f"artefact: {found['artefact']}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"report:   {found['artefact']}/report.html", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"artefact: {found['artefact']}", whole=True)
+        say(console, f"report:   {found['artefact']}/report.html", whole=True)
 
 
 def show_certificate(certificate: Any, console: Console) -> None:
     c = certificate
-    table = Table(title="certificate" if c.certified else "no certificate", title_justify="left", show_header=False)
-    for name, value in (
+    low, high = number(c.speedup_low, ".1f"), number(c.drop_high, "+.4f")
+    rows = [
         ("certified", "yes" if c.certified else "no"),
-        (f"{c.objective}, times the original", f"{number(c.speedup, '.1f')} (at least {number(c.speedup_low, '.1f')})"),
+        (f"{c.objective}, times the original", f"{number(c.speedup, '.1f')} (at least {low})"),
         ("  of these without touching an answer", number(c.lossless_speedup, ".1f")),
-        ("  over a careful plan set by hand", number(c.hand_speedup, ".1f")),
+        ("  over a careful plan set by hand", number(c.hand_speedup, ".2g" if (c.hand_speedup or 1) < 1 else ".1f")),
         (f"{c.metric}, original and now", f"{number(c.baseline_score, '.4f')} and {number(c.score, '.4f')}"),
-        ("drop, at most", f"{number(c.drop, '+.4f')}, {number(c.drop_high, '+.4f')} (budget {c.max_drop:g})"),
-        ("answers changed for worse, better", f"{c.harmful}, {c.beneficial} of {c.n_certify:,}"),
-        ("plan", ", ".join(f"{s}.{k}={v}" for s, knobs in c.plan.items() for k, v in knobs.items())),
-    ):
-        table.add_row(escape(name), escape(str(value)))
-    console.print(table)
-    console.print(c.words(), markup=False, highlight=False)
+        ("drop", f"{number(c.drop, '+.4f')}, at most {high} (budget {c.max_drop:g})"),
+        ("answers changed for worse, better", f"{number(c.harmful, 'd')}, {number(c.beneficial, 'd')} of {c.n_certify:,}"),
+        ("plan", ", ".join(f"{s}.{k}={value(v)}" for s, knobs in c.plan.items() for k, v in knobs.items())),
+    ]  # fmt: skip
+    console.print(facts("certificate" if c.certified else "no certificate", rows))
+    say(console, c.words())
 
 
 def show_trials(trials: Sequence[Any], console: Console) -> None:
-    table = Table(title="plans that no other beats in both speed and answers (search split)", title_justify="left")
-    table.add_column("stage")
-    for name in ("times", "score", "drop", "interval", "worse", "better"):
-        table.add_column(name, justify="right")
-    table.add_column("plan")
-    for t in sorted((t for t in trials if t.status == "ok"), key=lambda t: t.cost or 0):
-        interval = "-" if t.drop_low is None else f"{t.drop_low:+.4f} … {t.drop_high:+.4f}"
+    """Only those that no other beats: a search has too many for a terminal."""
+    from llm_moments.improve.improve import front
+
+    best = front(list(trials))
+    title = "plans that no other beats in both speed and answers (search split)"
+    table = table_of(title, ("stage",), ("times", "score", "drop", "interval", "worse", "better"), ("plan",))
+    for t in best:
         table.add_row(
-            escape(t.stage), number(t.gain, ".1f"), number(t.score, ".4f"), number(t.drop, "+.4f"), interval,
-            str(t.harmful), str(t.beneficial), escape(plan_in_short(t.plan)),
+            safe(t.stage), number(t.gain, ".1f"), number(t.score, ".4f"), number(t.drop, "+.4f"),
+            interval(t.drop_low, t.drop_high), number(t.harmful, "d"), number(t.beneficial, "d"),
+            safe(plan_in_short(t.plan)),
         )  # fmt: skip
     console.print(table)
-
-
-def plan_in_short(plan: Mapping[str, Any]) -> str:
-    """Engine, precision, length and whatever else decides answers, in a few words."""
-    forward, cut = plan.get("forward", {}), plan.get("truncate", {})
-    words = [forward.get("engine", "torch"), forward.get("precision", "fp32"), f"{cut.get('max_length', '')} tokens"]
-    if cut.get("side", "head") != "head":
-        words.append(cut["side"])
-    if forward.get("skip_layers"):
-        words.append(f"without layers {forward['skip_layers']}")
-    if "cascade" in plan:
-        cheap = plan["cascade"]["cheap"]
-        words.append(
-            f"after {cheap.get('truncate.max_length', 'the same')} tokens below margin {plan['cascade']['threshold']}"
-        )
-    return " ".join(map(str, words))
+    reasons = [t.reason for t in trials if t.status == "unavailable"]
+    if reasons:
+        say(console, f"{len(reasons)} plans were not available: {'; '.join(dict.fromkeys(reasons))}")
 
 
 def show_comparison(found: Mapping[str, Any], console: Console) -> None:
-    table = Table(
-        title=f"{escape(found['b'])} held against {escape(found['a'])}", title_justify="left", show_header=False
+    budget = value(found["max_drop"])
+    within = {None: "no budget given", True: f"within {budget}", False: f"NOT within {budget}"}[found["within"]]
+    drop, faster = (
+        interval(found["drop_low"], found["drop_high"]),
+        interval(found["speedup_low"], found["speedup_high"], ".2f"),
     )
-    within = {None: "no budget given", True: f"within {found['max_drop']}", False: f"NOT within {found['max_drop']}"}[
-        found["within"]
-    ]
-    for name, value in (
-        (f"{found['metric']}, A and B", f"{found['score_a']:.4f} and {found['score_b']:.4f}"),
-        ("drop", f"{found['drop']:+.4f} ({found['drop_low']:+.4f} … {found['drop_high']:+.4f})"),
-        ("answers changed for worse, better", f"{found['harmful']}, {found['beneficial']} of {found['n']:,}"),
-        ("same answer", f"{found['agreement']:.2%}"),
-        ("speed, times A", f"{found['speedup']:.2f} ({found['speedup_low']:.2f} … {found['speedup_high']:.2f})"),
+    rows = [
+        (f"{found['metric']}, A and B", f"{number(found['score_a'], '.4f')} and {number(found['score_b'], '.4f')}"),
+        ("drop", f"{number(found['drop'], '+.4f')} ({drop})"),
+        (
+            "answers changed for worse, better",
+            f"{number(found['harmful'], 'd')}, {number(found['beneficial'], 'd')} of {found['n']:,}",
+        ),
+        ("same answer", number(found["agreement"], ".2%")),
+        ("speed, times A", f"{number(found['speedup'], '.2f')} ({faster})"),
         ("budget", within),
-    ):
-        table.add_row(escape(name), escape(value))
-    console.print(table)
+    ]
+    console.print(facts(f"{found['b']} held against {found['a']}", rows))
 
 
 def show_doctor(found: Mapping[str, Any], console: Console) -> None:
-    hardware = Table(title="this machine", title_justify="left", show_header=False)
-    for name, value in found["hardware"].items():
-        hardware.add_row(name, escape(", ".join(value) if isinstance(value, list) else str(value)))
-    for name, value in (found["peaks"] or {}).items():
+    rows = [(name, value(fact)) for name, fact in found["hardware"].items()]
+    for name, peak in (found["peaks"] or {}).items():
         unit = "GB/s copied" if name == "copy_gb" else f"GFLOP/s in {name}"
-        hardware.add_row("measured peak", f"{number(value, ',.0f')} {unit}")
-    hardware.add_row("devices", ", ".join(found["devices"]))
-    console.print(hardware)
-    engines = Table(title="engines", title_justify="left")
-    for name in ("engine", "version", "precisions", "install"):
-        engines.add_column(name)
+        rows.append(("measured peak", f"{number(peak, ',.0f')} {unit}"))
+    console.print(facts("this machine", [*rows, ("devices", ", ".join(found["devices"]))]))
+    engines = table_of("engines", ("engine", "version", "precisions", "install"))
     for name, engine in found["engines"].items():
-        engines.add_row(
-            name, str(engine["version"] or "-"), ", ".join(engine["precisions"]), escape(engine["cure"] or "found")
-        )
+        precisions = ", ".join(engine["precisions"])
+        engines.add_row(safe(name), safe(engine["version"] or "-"), precisions, safe(engine["cure"] or "found"))
     console.print(engines)
     for note in found["notes"]:
-        console.print(note, markup=False, highlight=False)
+        say(console, note)

@@ -1,61 +1,90 @@
-"""Results as small HTML fragments, for Jupyter's `_repr_html_`."""
+"""Results as small HTML fragments, for Jupyter's `_repr_html_`. No script, no style sheet."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from llm_moments.render.console import figure, number, plan_in_short
 from llm_moments.render.table import step_row
+from llm_moments.render.text import by_worth, cut, figure, interval, label, limit, number, plan_in_short, share, value
+from llm_moments.render.text import verdict as verdict_of
+
+_NUMBER = re.compile(r"[-+<]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?[%*×]?|-|[-+\d.,]+ (to|/) [-+\d.,]+|[-+\d.,]+ / -")
+INDENT = "\u2003"
 
 
 def html_table(head: Sequence[str], body: Sequence[Sequence[Any]]) -> str:
-    """Every cell is escaped."""
-    top = "".join(f"<th>{escape(str(cell))}</th>" for cell in head)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>" for row in body)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
+    """Every cell is escaped. Columns of numbers stand to the right, all others to the left."""
+    columns = list(zip(*body, strict=True)) if body else []
+    left = [not all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in columns] or [True] * len(head)
+    align = [' style="text-align:left"' if text else ' style="text-align:right"' for text in left]
+
+    def row(cells: Sequence[Any], tag: str) -> str:
+        inner = (f"<{tag}{a}>{escape(str(cell))}</{tag}>" for cell, a in zip(cells, align, strict=True))
+        return f"<tr>{''.join(inner)}</tr>"
+
+    top = f"<thead>{row(head, 'th')}</thead>" if any(head) else ""
+    return f"<table>{top}<tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table>"
 
 
-def session_html(session: Any) -> str:
+def steps_html(session: Any) -> str:
+    head = ("step", "calls", "ms", "share", "items/s", "tokens/s", "padding", "cut rows / tokens", "of limit")
     body = []
     for depth, step in session.root.walk():
         row = step_row(step, depth, session.root.wall_s)
         body.append((
-            "\u2003" * depth + step.name, step.calls, number(step.wall_s * 1000, ",.1f"), number(row["share"], ".1%"),
+            INDENT * depth + step.name, f"{step.calls:,}", number(step.wall_s * 1000, ",.1f"), share(row["share"]),
             number(row["items_per_s"], ",.0f"), number(row["tokens_per_s"], ",.0f"), number(row["padding"], ".1%"),
-            number(row["cut_rows"], ",.0f"), number(row["limit"], ".0%"),
+            cut(row), limit(step),
         ))  # fmt: skip
-    head = ("step", "calls", "ms", "share", "items/s", "tokens/s", "padding", "cut rows", "of limit")
-    figures = html_table(("figure", "value", "how"), [(k, figure(f), f.kind) for k, f in session.figures.items()])
-    notes = "".join(f"<p>{escape(note)}</p>" for note in session.notes)
-    return html_table(head, body) + figures + notes
+    star = any(limit(step).endswith("*") for _, step in session.root.walk())
+    return html_table(head, body) + ("<p><small>* modelled from counted operations</small></p>" if star else "")
+
+
+def figures_html(session: Any) -> str:
+    rows = [(label(k), figure(f), f.kind, f.note if f.value is not None else "") for k, f in session.figures.items()]
+    return html_table(("figure", "value", "how", "note"), rows) if rows else ""
+
+
+def notes_html(notes: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(str(note))}</li>' for note in notes)}</ul>" if notes else ""
+
+
+def session_html(session: Any) -> str:
+    return steps_html(session) + figures_html(session) + notes_html(session.notes)
 
 
 def worths_html(worths: Any) -> str:
-    head = ("change", "saves", "drop", "interval", "worse", "better", "divergence", "verdict")
+    head = ("change", "saves", "drop", "interval", "worse", "better", "divergence", "p", "verdict")
     body = [
         (
-            w.name, number(w.saving, ".0%"), number(w.drop, "+.4f"),
-            "-" if w.drop_low is None else f"{w.drop_low:+.4f} … {w.drop_high:+.4f}", number(w.harmful, "d"),
-            number(w.beneficial, "d"), number(w.divergence, ".4f"),
-            w.verdict + (f": needs {w.needs:,} examples" if w.needs else "") + (f" ({w.reason})" if w.reason else ""),
+            w.name, number(w.saving, ".0%"), number(w.drop, "+.4f"), interval(w.drop_low, w.drop_high),
+            number(w.harmful, "d"), number(w.beneficial, "d"), number(w.divergence, ".4f"), number(w.p, ".2g"),
+            verdict_of(w),
         )
-        for w in worths
+        for w in by_worth(worths)
     ]  # fmt: skip
     return html_table(head, body)
 
 
+def about_html(worths: Any) -> str:
+    rows = [(label(name), value(fact)) for name, fact in getattr(worths, "about", {}).items()]
+    return html_table(("", ""), rows) if rows else ""
+
+
 def certificate_html(certificate: Any) -> str:
-    return f"<p>{escape(certificate.words())}</p>"
+    head = "Certified" if certificate.certified else "No certificate"
+    return f"<p><strong>{head}.</strong> {escape(certificate.words())}</p>"
 
 
 def trials_html(trials: Sequence[Any]) -> str:
     head = ("stage", "times", "score", "drop", "interval", "worse", "better", "plan")
     body = [
         (
-            t.stage, number(t.gain, ".1f"), number(t.score, ".4f"), number(t.drop, "+.4f"),
-            "-" if t.drop_low is None else f"{t.drop_low:+.4f} … {t.drop_high:+.4f}", t.harmful, t.beneficial,
+            t.stage, number(t.gain, ",.1f"), number(t.score, ".4f"), number(t.drop, "+.4f"),
+            interval(t.drop_low, t.drop_high), number(t.harmful, "d"), number(t.beneficial, "d"),
             plan_in_short(t.plan) + ("" if t.status == "ok" else f": {t.reason}"),
         )
         for t in trials
@@ -68,4 +97,6 @@ def improvement_html(found: Mapping[str, Any]) -> str:
     from llm_moments.improve.study import Trial
 
     words = certificate_html(Certificate.from_dict(found["certificate"]))
-    return words + trials_html([Trial(**t) for t in found["front"]])
+    tried = f"{found['trials']} plans tried in {number(found['seconds'], ',.0f')} s"
+    place = f"; the artefact is in {found['artefact']}" if found["artefact"] else ""
+    return f"{words}<p>{escape(tried + place)}</p>" + trials_html([Trial(**t) for t in found["front"]])

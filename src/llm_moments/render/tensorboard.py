@@ -1,35 +1,90 @@
-"""Results as TensorBoard scalars."""
+"""Results as TensorBoard scalars; every trial is also a run of its own for the HParams page."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_moments.errors import EngineMissing
+from llm_moments.record.session import StepCost
+from llm_moments.render.text import value
 
 
 def write(
     folder: str | Path, *, session: Any = None, worths: Any = None, study: Any = None, certificate: Any = None
 ) -> None:
     """Steps' milliseconds and shares, changes' savings and drops, trials in their order, the claim."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise EngineMissing("tensorboard", "tensorboard") from error
-    with SummaryWriter(str(folder)) as writer:
+    with _Writer(Path(folder)) as writer:
         if session is not None:
-            for _, step in session.root.walk():
-                writer.add_scalar(f"record/ms/{step.name}", step.wall_s * 1000)
+            for path, step in _paths(session.root):
+                share = step.wall_s / session.root.wall_s if session.root.wall_s else None
+                writer.scalars("record", 0, {f"ms/{path}": step.wall_s * 1000, f"share/{path}": share})
+            writer.scalars("record", 0, {name: fig.value for name, fig in session.figures.items()})
         for worth in worths or ():
-            _scalars(writer, f"weigh/{worth.name}", 0, saving=worth.saving, drop=worth.drop)
+            writer.scalars(f"weigh/{worth.name}", 0, _some(worth, "saving", "drop", "divergence"))
         for at, trial in enumerate(study or ()):
-            _scalars(writer, "improve", at, gain=trial.gain, score=trial.score, drop=trial.drop)
+            writer.scalars("improve", at, _some(trial, "gain", "score", "drop"))
         if certificate is not None:
-            c = certificate
-            _scalars(writer, "certificate", 0, speedup=c.speedup, drop=c.drop, drop_high=c.drop_high, score=c.score)
+            names = ("speedup", "speedup_low", "drop", "drop_high", "score", "baseline_score")
+            writer.scalars("certificate", 0, _some(certificate, *names))
+    for at, trial in enumerate(study or ()):
+        if trial.status == "ok":
+            _trial(Path(folder) / "trials" / f"{at:04d}", trial)
 
 
-def _scalars(writer: Any, group: str, step: int, **values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None:
-            writer.add_scalar(f"{group}/{name}", value, step)
+def _trial(folder: Path, trial: Any) -> None:
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+    knobs = {f"{step}.{knob}": _knob(v) for step, inner in trial.plan.items() for knob, v in inner.items()}
+    with _Writer(folder) as writer:
+        writer.write(hparams_pb({**knobs, "stage": trial.stage}, trial_id=trial.key))
+        writer.scalars("trial", 0, _some(trial, "gain", "score", "drop"))
+
+
+def _some(thing: Any, *names: str) -> dict[str, float | None]:
+    return {name: getattr(thing, name) for name in names}
+
+
+def _knob(setting: Any) -> Any:
+    return setting if isinstance(setting, bool | int | float | str) else value(setting)
+
+
+def _paths(step: StepCost, above: str = "") -> Iterator[tuple[str, StepCost]]:
+    """Every step with its way from the root: layers of different parents have the same names."""
+    taken: dict[str, int] = {}
+    yield above or step.name, step
+    for child in step.children:
+        again = taken[child.name] = taken.get(child.name, 0) + 1
+        name = child.name if again == 1 else f"{child.name} {again}"
+        yield from _paths(child, f"{above}/{name}" if above else name)
+
+
+class _Writer:
+    """TensorBoard's own event files; neither torch nor TensorFlow is needed for them."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as error:
+            raise EngineMissing("tensorboard", "tensorboard") from error
+        self.event, self.summary = event_pb2.Event, summary_pb2.Summary
+        self.file = EventFileWriter(str(folder))
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, summary: Any, step: int = 0) -> None:
+        self.file.add_event(self.event(wall_time=time.time(), step=step, summary=summary))
+
+    def scalars(self, group: str, step: int, values: Mapping[str, float | None]) -> None:
+        """What was not measured is left out: TensorBoard has no way to show it but as a number."""
+        known = {name: v for name, v in values.items() if v is not None}
+        said = [self.summary.Value(tag=f"{group}/{name}", simple_value=v) for name, v in known.items()]
+        if said:
+            self.write(self.summary(value=said), step)

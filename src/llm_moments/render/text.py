@@ -1,0 +1,107 @@
+"""How numbers and plans are written, the same in every view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm_moments.record.session import Figure, StepCost
+
+PLOTS_MISSING = "For the pictures: pip install 'llm-moments[report]'"
+
+
+def number(value: float | None, form: str = ",.3g", unit: str = "") -> str:
+    """A number, or a dash where there is none: what was not measured is never shown as 0."""
+    return "-" if value is None or math.isnan(value) else f"{value:{form}}{unit}"
+
+
+def interval(low: float | None, high: float | None, form: str = "+.4f") -> str:
+    return "-" if low is None and high is None else f"{number(low, form)} to {number(high, form)}"
+
+
+def share(value: float | None) -> str:
+    """A share in percent; what is there but too little to round to is said to be little, not none."""
+    return "<0.1%" if value is not None and 0 < value < 0.0005 else number(value, ".1%")
+
+
+def figure(fig: Figure | None) -> str:
+    if fig is None or fig.value is None:
+        return f"not measured ({fig.note})" if fig and fig.note else "not measured"
+    if fig.unit == "bytes":
+        return f"{fig.value / 2**20:,.0f} MiB"
+    if fig.unit == "share":
+        return f"{fig.value:.2%}"
+    return f"{fig.value:,.4g} {fig.unit}"
+
+
+def limit(step: StepCost) -> str:
+    """The share of the machine's limit; a star says that it is modelled, not measured."""
+    if step.limit is None:
+        return "-"
+    star = "*" if step.limit.kind == "modelled" and step.limit.value is not None else ""
+    return number(step.limit.value, ".0%") + star
+
+
+def cut(row: Mapping[str, Any]) -> str:
+    """Rows and tokens that truncation has cut, of a row of `table.step_row`."""
+    if row["cut_rows"] is None and row["cut_tokens"] is None:
+        return "-"
+    return f"{number(row['cut_rows'], ',.0f')} / {number(row['cut_tokens'], ',.0f')}"
+
+
+def verdict(worth: Any) -> str:
+    more = f": needs {worth.needs:,} examples" if worth.needs else ""
+    return worth.verdict + more + (f" ({worth.reason})" if worth.reason else "")
+
+
+def value(thing: Any) -> str:
+    """A setting or a fact about the machine, in one line."""
+    if thing is None:
+        return "-"
+    if isinstance(thing, Mapping):
+        return ", ".join(f"{k}={value(v)}" for k, v in thing.items()) or "none"
+    if isinstance(thing, Sequence) and not isinstance(thing, str):
+        return ", ".join(value(v) for v in thing) or "none"
+    if isinstance(thing, bool):
+        return "yes" if thing else "no"
+    return f"{thing:,.4g}" if isinstance(thing, float) else str(thing)
+
+
+def percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def plan_in_short(plan: Mapping[str, Any]) -> str:
+    """Engine, precision, length and whatever else decides answers, in a few words."""
+    forward, truncate = plan.get("forward", {}), plan.get("truncate", {})
+    words = [forward.get("engine", "torch"), forward.get("precision", "fp32")]
+    if "max_length" in truncate:
+        words.append(f"{truncate['max_length']} tokens")
+    if truncate.get("side", "head") != "head":
+        words.append(truncate["side"])
+    if forward.get("skip_layers"):
+        words.append(f"without layers {value(forward['skip_layers'])}")
+    if "cascade" in plan:
+        cheap = plan["cascade"].get("cheap", {})
+        words.append(
+            f"after {cheap.get('truncate.max_length', 'the same')} tokens "
+            f"below margin {value(plan['cascade'].get('threshold'))}"
+        )
+    return " ".join(map(str, words))
+
+
+def by_worth(worths: Any) -> list[Any]:
+    """Steps together, in the order of their first mention; in a step what saves most comes first."""
+    steps = list(dict.fromkeys(w.step for w in worths))
+    return sorted(worths, key=lambda w: (steps.index(w.step), w.saving is None, -(w.saving or 0)))
+
+
+def ratio(certificate: Any) -> float | None:
+    """How many times the original the plan set by hand is: known from what is chosen against both."""
+    c = certificate
+    return c.speedup / c.hand_speedup if c.speedup and c.hand_speedup else None
