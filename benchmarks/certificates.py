@@ -146,10 +146,9 @@ def chosen(drops: np.ndarray, candidates: int) -> np.ndarray:
     return np.argsort(drops.mean(axis=1), kind="stable")[:candidates]
 
 
-def certified(drops: np.ndarray, looks: int, pvalue: Callable[[np.ndarray], float]) -> bool:
-    """Whether any of the candidates, in this order, passes at its share of the error."""
-    alphas = stats.split_alpha(looks)
-    return any(pvalue(one) <= alpha for one, alpha in zip(drops, alphas, strict=True))
+def certified(drops: np.ndarray, pvalue: Callable[[np.ndarray], float]) -> bool:
+    """Whether any of the candidates passes, tested in this order up to the first that fails."""
+    return stats.fixed_sequence(map(pvalue, drops), ALPHA) > 0
 
 
 def related_flips(rng: Rng, plans: int, n: int, drop: float, kinship: float) -> np.ndarray:
@@ -165,7 +164,7 @@ def searched_flips(candidates: int, n: int, kinship: float) -> Callable[[Rng], b
 
     def study(rng: Rng) -> bool:
         drops = related_flips(rng, 12, 2 * n, 0.02, kinship)
-        return certified(drops[chosen(drops[:, :n], candidates), n:], candidates, pvalue)
+        return certified(drops[chosen(drops[:, :n], candidates), n:], pvalue)
 
     return study
 
@@ -179,7 +178,7 @@ def searched_scores(candidates: int, n: int) -> Callable[[Rng], bool]:
         for row in drops:
             row[:] = 0.9 * np.maximum(shared, rarely(rng, 2 * n, (0.05 / 0.9 - 0.03) / 0.97))
         drops += rng.uniform(-0.05, 0.05, drops.shape)
-        return certified(drops[chosen(drops[:, :n], candidates), n:], candidates, pvalue)
+        return certified(drops[chosen(drops[:, :n], candidates), n:], pvalue)
 
     return study
 

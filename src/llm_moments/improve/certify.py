@@ -11,6 +11,8 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.evaluation import Evaluation
 
+CONFIDENCE = 0.95
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -18,7 +20,8 @@ class Certificate:
     `speedup_low` times faster (or smaller, …) than the baseline, on this data and this machine.
 
     drop and drop_high: points of the score, 1 = all. looks: how many candidates have been held
-    against the certification split; each further one pays with confidence of its own.
+    against the certification split, in an order fixed before, up to the first that failed: so each may
+    spend the whole error (stats.fixed_sequence). hand_speedup: over the plan set by hand.
     """
 
     certified: bool
@@ -61,13 +64,19 @@ class Certificate:
         if not self.certified:
             more = f" About {self.needs:,} certification examples would be enough." if self.needs else ""
             return f"Not certified: {self.reason}{more}"
+        behind = ""
+        if self.hand_speedup is not None and self.hand_speedup < 0.95:
+            behind = (
+                f" A plan set by hand (sorted, cut where the model was trained, best single engine) is {1 / self.hand_speedup:.1f} "
+                "times faster than this one, but it was not expected to keep the answers."
+            )
         of = "the references" if self.labelled else "the original's own answers (no references were given)"
         return (
             f"With {self.confidence:.0%} confidence the {self.metric} against {of} drops by less than "
             f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.n_certify:,} examples "
             f"not used for anything else; {self.harmful} answers changed for worse, {self.beneficial} for better), and "
             f"with {self.confidence:.0%} confidence {self.objective} is at least {self.speedup_low:.1f} times better "
-            f"(measured {self.speedup:.1f})."
+            f"(measured {self.speedup:.1f}).{behind}"
         )
 
     def _repr_html_(self) -> str:
@@ -78,10 +87,9 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Look:
-    """One candidate held against the certification split, at the error that this look may spend."""
+    """One candidate held against the certification split."""
 
     key: str
-    alpha: float
     passed: bool
     drop: float
     drop_high: float
@@ -92,17 +100,17 @@ class Look:
     needs: int | None
 
 
-def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, max_drop: float, alpha: float) -> Look:
+def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, max_drop: float) -> Look:
     """The test of `drop < max_drop` on examples that nothing was chosen by. outputs: [n, classes]."""
     before, after = part.scores(baseline, baseline), part.scores(outputs, baseline)
-    bound = stats.drop_bound(before, after, confidence=1 - alpha)
+    bound = stats.drop_bound(before, after, confidence=CONFIDENCE)
     harmful, beneficial = stats.flips(before, after)
     n, diffs = len(before), before - after
     if set(np.unique(diffs)) <= {-1.0, 0.0, 1.0}:
-        needs = stats.needed_examples(max_drop, harmful / n, beneficial / n, confidence=1 - alpha)
+        needs = stats.needed_examples(max_drop, harmful / n, beneficial / n, confidence=CONFIDENCE)
     else:
-        needs = stats.needed_examples_for_scores(max_drop, bound.estimate, float(diffs.std()), confidence=1 - alpha)
+        needs = stats.needed_examples_for_scores(max_drop, bound.estimate, float(diffs.std()), confidence=CONFIDENCE)
     return Look(
-        key, alpha, bound.high < max_drop, bound.estimate, bound.high, float(after.mean()), float(before.mean()),
+        key, bound.high < max_drop, bound.estimate, bound.high, float(after.mean()), float(before.mean()),
         harmful, beneficial, needs,
     )  # fmt: skip

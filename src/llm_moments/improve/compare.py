@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.evaluation import evaluation, gather
-from llm_moments.improve.measure import BLOCK, run_seconds
+from llm_moments.improve.measure import WARM, interleaved
 from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]
@@ -50,20 +51,21 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """Answers of two models, artefacts or pipelines on the same examples; B's drop against A and its speed-up.
 
-    Speed is timed on blocks of rows drawn from the data, A and B in turn (A B, B A, …).
+    Speed is timed on rows of the data, A and B in turn (A B, B A, …); a slow one on other rows each round.
     """
     tick = progress or (lambda done, message: None)
     one, two = load(a, device=device), load(b, device=device)
     examples, _ = gather(data, **read)
     part, other = evaluation(one, examples), evaluation(two, examples)
     tick(0.0, "answers of A")
-    outputs_a = one.outputs(part.values)
+    outputs_a, cost_a = _answered(one, part.values)
     tick(0.4, "answers of B")
-    outputs_b = _in_order_of(one, two, two.outputs(other.values))
+    outputs_b, cost_b = _answered(two, other.values)
+    outputs_b = _in_order_of(one, two, outputs_b)
     before, after = part.scores(outputs_a, outputs_a), part.scores(outputs_b, outputs_a)
     bound = stats.drop_bound(before, after)
     harmful, beneficial = stats.flips(before, after)
-    speed = _speed(one, two, part.values, rounds, tick)
+    speed = _speed(one, two, part.values, {"a": cost_a, "b": cost_b}, rounds, tick)
     same = one.task.argmax_equal(outputs_a, outputs_b, one.model)
     spread = stats.divergence(*(one.task.probabilities(o, one.model) for o in (outputs_a, outputs_b)))
     return Comparison(
@@ -71,6 +73,14 @@ def compare(
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
         speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop,
     )  # fmt: skip
+
+
+def _answered(pipe: Any, values: Any) -> tuple[np.ndarray, float]:
+    """Outputs, and roughly the seconds an example."""
+    pipe.outputs(values[:WARM])
+    start = time.perf_counter()
+    outputs = pipe.outputs(values)
+    return outputs, (time.perf_counter() - start) / len(values)
 
 
 def _in_order_of(one: Any, two: Any, outputs: np.ndarray) -> np.ndarray:
@@ -86,14 +96,9 @@ def _in_order_of(one: Any, two: Any, outputs: np.ndarray) -> np.ndarray:
     return outputs[:, [two.model.labels.index(label) for label in one.model.labels]]
 
 
-def _speed(one: Any, two: Any, values: Any, rounds: int, tick: Tick) -> stats.Bound:
-    pairs: tuple[list[float], list[float]] = ([], [])
-    for pipe in (one, two):
-        run_seconds(pipe, values[:BLOCK])
-    for turn in range(rounds):
-        start = turn * BLOCK % max(len(values) - BLOCK + 1, 1)
-        block = values[start : start + BLOCK]
-        for pipe, times in list(zip((one, two), pairs, strict=True))[:: 1 if turn % 2 == 0 else -1]:
-            times.append(run_seconds(pipe, block))
-        tick(0.6 + 0.4 * (turn + 1) / rounds, "timing, interleaved")
-    return stats.ratio_interval(*pairs)
+def _speed(one: Any, two: Any, values: Any, costs: dict[str, float], rounds: int, tick: Tick) -> stats.Bound:
+    found = interleaved(
+        {"a": one, "b": two}, values, "throughput", costs=costs, rounds=rounds,
+        tick=lambda done: tick(0.6 + 0.4 * done, "timing, interleaved"),
+    )  # fmt: skip
+    return stats.ratio_interval(found["a"], found["b"])

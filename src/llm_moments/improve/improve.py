@@ -20,9 +20,10 @@ from llm_moments.artefact import MANIFEST, is_artefact, save, sibling, verify, w
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
+from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
-from llm_moments.improve.measure import BLOCK, OBJECTIVES, interleaved
-from llm_moments.improve.search import QUICK, SORTED, Search
+from llm_moments.improve.measure import BLOCK, OBJECTIVES, SHORTEST, interleaved, run_seconds
+from llm_moments.improve.search import SORTED, Search
 from llm_moments.improve.study import Study, Trial
 from llm_moments.model import load
 from llm_moments.record.record import observe
@@ -32,6 +33,10 @@ Tick = Callable[[float | None, str], None]
 
 STUDY = "study"  # the folder inside --out that holds the trials
 MOST = {"calibrate": 200, "search": 800, "certify": 4000}  # examples used of each split
+FEWEST = {"search": 150, "certify": 400}  # not less, however short the budget
+SHARE = 0.3  # of the budget, for the original's answers
+ROUNDS = 7  # of interleaved timing
+TIMED = 600  # examples that plans are timed on
 CALIBRATION_LENGTH = 128
 
 
@@ -175,12 +180,14 @@ class _Run:
         self.begin = time.monotonic()
         self.pipe, self.study, self.tick, self.source, self.folder = pipe, study, tick, source, folder
         self.max_drop, self.objective, self.budget = max_drop, objective, budget
-        self.parts = {name: part.take(range(min(len(part), MOST[name]))) for name, part in parts.items()}
+        self.parts = parts
         self.looks: list[Look] = [Look(**x) for x in study.notes.get("looks", [])]
 
+    def left(self) -> float:
+        return self.begin + self.budget - time.monotonic()
+
     def finish(self) -> Improvement:
-        small = min(len(part) for part in self.parts.values())
-        if small == 0:
+        if min(len(part) for part in self.parts.values()) == 0:
             return self.original(f"{sum(map(len, self.parts.values()))} examples are too few to split in three.", None)
         try:
             return self.searched()
@@ -190,26 +197,74 @@ class _Run:
             raise
 
     def searched(self) -> Improvement:
-        search = self.search()
+        cost = self.time_stock()
+        if why := self.affordable(cost["sorted"]):
+            return self.original(why, None)
+        search = self.search(cost)
         search.answer_as_stock()
         self.calibrate()
-        self.time_stock(search)
-        passed = [self.study.trials[x.key] for x in self.looks if x.passed]  # of a run that was interrupted later
-        chosen = self.certified(search, passed or search.run())
-        if chosen is None:
-            why = "no plan that is faster was expected to keep the answers."
-            if self.looks:
-                last = self.looks[-1]
-                why = f"the best plan's drop could be up to {last.drop_high:.4f}, over {self.max_drop:g}."
-            return self.original(why, self.looks[-1] if self.looks else None)
-        return self.result(search, *chosen)
+        chosen = self.certified(search)
+        if chosen is not None:
+            return self.result(search, *chosen)
+        why = "no plan that is faster was expected to keep the answers."
+        if self.looks:
+            last = self.looks[-1]
+            why = f"the best plan's drop could be up to {last.drop_high:.4f}, over {self.max_drop:g}."
+        return self.original(why, self.looks[-1] if self.looks else None)
 
-    def search(self) -> Search:
-        reserve = 0.35 * self.budget  # for the certification and the interleaved timing
-        return Search(
+    # -- how much the time allows
+
+    def time_stock(self) -> dict[str, float]:
+        """Seconds an example of the stock plan, and of the same sorted: a first figure, on few rows. The
+        claim is timed anew, paired."""
+        if "stock_cost" not in self.study.notes:
+            self.tick(0.0, "timing the original")
+            values = self.parts["search"].values
+            self.pipe.outputs(values[:4])
+            fast = self.pipe.with_(**SORTED)
+            cost = {
+                name: run_seconds(pipe, values[:rows]) / len(values[:rows])
+                for name, pipe, rows in (("stock", self.pipe, BLOCK), ("sorted", fast, 2 * BLOCK))
+            }
+            self.study.note("stock_cost", cost)
+        return dict(self.study.notes["stock_cost"])
+
+    def affordable(self, cost: float) -> str:
+        """Takes as many rows of each split as the budget allows: the original must answer them all, and may
+        take `SHARE` of it. The reason, if that is too few."""
+        rows = self.study.notes.get("rows")
+        if rows is None:
+            total = sum(min(len(self.parts[name]), MOST[name]) for name in ("search", "certify"))
+            share = min(SHARE * self.budget / cost / total, 1.0)
+            rows = {name: min(len(part), MOST[name]) for name, part in self.parts.items()}
+            for name in ("search", "certify"):
+                rows[name] = max(int(rows[name] * share), min(FEWEST[name], rows[name]))
+            need = sum(rows[name] for name in ("search", "certify")) * cost
+            if need > 0.8 * self.budget:
+                return (
+                    f"the original answers {1 / cost:.1f} examples a second, so that a budget of {self.budget:.0f}s is "
+                    f"too short for {rows['search']} to search with and {rows['certify']} to certify on; about "
+                    f"{need / SHARE / 60:.0f}m would do (--budget)."
+                )
+            self.study.note("rows", rows)
+        self.parts = {name: part.take(range(min(rows[name], len(part)))) for name, part in self.parts.items()}
+        return ""
+
+    def search(self, cost: dict[str, float]) -> Search:
+        """Its deadline leaves time for the certification, the interleaved timing and the report."""
+        answers = len(self.parts["certify"]) * cost["sorted"]
+        timing = ROUNDS * (BLOCK * cost["stock"] + 3 * SHORTEST)
+        reserve = min(answers + timing + 0.05 * self.budget, 0.6 * self.budget)
+        search = Search(
             self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=len(self.parts["certify"]),
             objective=self.objective, deadline=self.begin + self.budget - reserve, tick=self.tick,
         )  # fmt: skip
+        if self.objective == "throughput":
+            search.base_cost = cost["stock"]
+        else:
+            some = self.parts["search"].values
+            search.base_cost = interleaved({"stock": self.pipe}, some, self.objective, costs=cost, rounds=1)["stock"][0]
+        return search
 
     def calibrate(self) -> None:
         """Arrays that int8 engines are calibrated with: one row at a time, so that no padding counts."""
@@ -220,33 +275,25 @@ class _Run:
         digest = hashlib.sha256(json.dumps([length, *values]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
         self.study.note("calibration", digest)
 
-    def time_stock(self, search: Search) -> None:
-        """A first figure for the stock plan, so that trials have a gain; the claim is timed anew, paired."""
-        cost = self.study.notes.get("stock_cost")
-        if cost is None:
-            self.tick(0.0, "timing the original")
-            stock = {"stock": self.pipe}
-            cost = min(interleaved(stock, search.part.values, self.objective, rounds=2, slow=["stock"])["stock"])
-            self.study.note("stock_cost", cost)
-        search.base_cost = cost
-
     # -- certification
 
-    def certified(self, search: Search, candidates: list[Trial]) -> tuple[Trial, Look] | None:
-        """The first candidate that passes; every look is noted before its result is used."""
-        part = self.parts["certify"]
-        alphas = stats.split_alpha(3)
-        for trial in candidates:
-            known = next((x for x in self.looks if x.key == trial.key), None)
-            if known is None and len(self.looks) < len(alphas):
-                self.tick(None, f"certifying on {len(part)} examples")
+    def certified(self, search: Search) -> tuple[Trial, Look] | None:
+        """The last candidate that passes, in an order fixed before the first look; each look is noted
+        before its result is used, and nothing after the first failure is looked at."""
+        if "sequence" not in self.study.notes:
+            self.study.note("sequence", [t.key for t in stages.run(search)])
+        part, best = self.parts["certify"], None
+        for at, key in enumerate(self.study.notes["sequence"]):
+            trial = self.study.trials[key]
+            if at == len(self.looks):
+                self.tick(None, f"certifying on {len(part):,} examples: candidate {at + 1}")
                 outputs = search.pipe(trial).outputs(part.values)
-                known = look(part, self.answers(part), outputs, trial.key, self.max_drop, alphas[len(self.looks)])
-                self.looks.append(known)
+                self.looks.append(look(part, self.answers(part), outputs, key, self.max_drop))
                 self.study.note("looks", [asdict(x) for x in self.looks])
-            if known is not None and known.passed:
-                return trial, known
-        return None
+            if not self.looks[at].passed:
+                break
+            best = trial, self.looks[at]
+        return best
 
     def answers(self, part: Evaluation) -> np.ndarray:
         """The original's outputs on the certification split, kept in the study."""
@@ -259,43 +306,28 @@ class _Run:
     # -- results
 
     def result(self, search: Search, trial: Trial, seen: Look) -> Improvement:
-        plans = {"stock": self.pipe, "chosen": search.pipe(trial), "lossless": search.pipe(search.best_lossless())}
-        plans["hand"] = search.pipe(self.by_hand(search))
-        values = self.parts["certify"].values[:600]
-        left = max(self.begin + self.budget - time.monotonic(), 15.0)
+        trials = {"chosen": trial, "lossless": search.best_lossless()}
+        if "hand" in self.study.notes:
+            trials["hand"] = self.study.trials[self.study.notes["hand"]]
+        plans = {"stock": self.pipe} | {name: search.pipe(one) for name, one in trials.items()}
+        rough = {"stock": search.base_cost or 1.0} | {name: one.cost or 1.0 for name, one in trials.items()}
+        values = self.parts["certify"].values[:TIMED]
         costs = interleaved(
-            plans, values, self.objective, rounds=9, seconds=min(left * 0.8, 120), slow=["stock", "lossless", "hand"],
+            plans, values, self.objective, costs=rough, rounds=ROUNDS, seconds=max(0.8 * (self.left() - 0.05 * self.budget), 10.0),
             tick=lambda done: self.tick(None, f"timing original and improved, interleaved: {done:.0%}"),
         )  # fmt: skip
         speed = stats.ratio_interval(costs["stock"], costs["chosen"])
-        others = {n: stats.ratio_interval(costs["stock"], costs[n]).estimate for n in ("lossless", "hand")}
+        lossless = stats.ratio_interval(costs["stock"], costs["lossless"]).estimate
+        hand = stats.ratio_interval(costs["hand"], costs["chosen"]).estimate if "hand" in costs else None
         if speed.low <= 1:
             return self.original(f"the best plan is not certainly better: {speed.estimate:.2f} times.", seen)
         certificate = self.certificate(
-            True, "", seen, speedup=speed.estimate, speedup_low=speed.low,
-            lossless_speedup=others["lossless"], hand_speedup=others["hand"] and speed.estimate / others["hand"],
-            plan=Plan(trial.plan),
+            True, "", seen, speedup=speed.estimate, speedup_low=speed.low, lossless_speedup=lossless,
+            hand_speedup=hand, plan=Plan(trial.plan),
         )  # fmt: skip
         self.tick(None, "recording where the time goes")
         sessions = observe(plans["stock"], values[:BLOCK]), observe(plans["chosen"], values)
         return self.kept(plans["chosen"], certificate, sessions)
-
-    def by_hand(self, search: Search) -> Trial:
-        """What a careful engineer would set: sorted, padded to the batch, cut where the model was
-        trained if that is known, the fastest single engine with the same answers."""
-        length = self.pipe.model.trained_length or self.pipe.model.max_length
-        plain = [
-            search.try_plan(
-                self.pipe.plan.with_(
-                    **SORTED,
-                    **{"truncate.max_length": length, "forward.engine": engine, "forward.precision": precision},
-                ),
-                "by hand",
-                rows=QUICK,
-            )
-            for engine, precision in (("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32"))
-        ]
-        return min((t for t in plain if t.status == "ok"), key=lambda t: t.cost or float("inf"))
 
     def original(self, why: str, seen: Look | None) -> Improvement:
         return self.kept(self.pipe, self.certificate(False, why, seen, plan=self.pipe.plan))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from llm_moments.core import Pipeline
 from llm_moments.errors import EngineError
 
 OBJECTIVES = ("throughput", "latency", "memory", "size")
-BLOCK = 64  # rows of the stock plan that are timed at a time
+BLOCK = 32  # fewest rows that are timed at a time
+FEWEST = 5  # rounds: the sign test has a 95% limit from five pairs on
+SHORTEST, LONGEST = 0.5, 4.0  # seconds of one plan's turn in interleaved timing
+WARM = 8  # rows on which an engine is opened and warmed
 CALLS = 48  # examples, one a call, for latency
 PATIENCE = 4.0  # seconds: a pass that takes longer than this is not repeated
 
@@ -27,10 +30,23 @@ class Measured:
     outputs: np.ndarray
     cost: float  # lower is better: seconds an example (throughput) or a call (latency), or bytes
     seconds: float  # of one pass over all the values
+    warm_seconds: float = 0.0  # of opening the engine and, the first time, building its graph
 
 
 def measure(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured:
-    """Outputs of all values, and the plan's cost. The first pass warms up; the best of the next counts."""
+    """Outputs of all values, and the plan's cost: the best of some passes, none of which opens the engine.
+
+    A pass longer than `PATIENCE` is not repeated.
+    """
+    start = time.perf_counter()
+    for stage in _stages(pipe):
+        stage.outputs(values[:WARM])
+    warm = time.perf_counter() - start
+    measured = _measured(pipe, values, objective)
+    return replace(measured, warm_seconds=warm)
+
+
+def _measured(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured:
     start = time.perf_counter()
     outputs = pipe.outputs(values)
     seconds = time.perf_counter() - start
@@ -38,8 +54,13 @@ def measure(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured:
         return Measured(outputs, footprint(pipe, values, objective), seconds)
     if objective == "latency":
         return Measured(outputs, float(np.median(call_seconds(pipe, values[:CALLS]))), seconds)
-    passes = [seconds] if seconds > PATIENCE else [run_seconds(pipe, values) for _ in range(2)]
-    return Measured(outputs, min(passes) / len(values), min(passes))
+    repeats = 0 if seconds > PATIENCE else 1 if seconds > PATIENCE / 4 else 2
+    best = min([seconds, *(run_seconds(pipe, values) for _ in range(repeats))])
+    return Measured(outputs, best / len(values), best)
+
+
+def _stages(pipe: Pipeline) -> list[Pipeline]:
+    return [stage for stage in (pipe.dear, pipe.cheap) if stage is not None]
 
 
 def run_seconds(pipe: Pipeline, values: Sequence[Any]) -> float:
@@ -70,7 +91,7 @@ def size_bytes(pipe: Pipeline) -> int:
     from llm_moments.engines.base import engine_class
 
     files: set[Path] = set()
-    for stage in [s for s in (pipe.dear, pipe.cheap) if s is not None]:
+    for stage in _stages(pipe):
         settings = stage.plan.settings("forward")
         if engine_class(settings.get("engine", "torch")).builds:
             files.update(p for p in pipe.engines.store(settings).rglob("*") if p.is_file())
@@ -104,37 +125,45 @@ def interleaved(
     values: Sequence[Any],
     objective: str,
     *,
+    costs: Mapping[str, float],
     rounds: int = 7,
     seconds: float = 60.0,
-    slow: Sequence[str] = (),
     tick: Callable[[float], None] = lambda done: None,
 ) -> dict[str, list[float]]:
     """Costs of several plans in one run, in the order A B … then … B A, round after round.
 
-    Plans named in `slow` are timed on a different block of `BLOCK` rows each round, the others on all
-    values; costs are per example, so they compare. Stops after `rounds`, or when `seconds` are over
-    and at least three rounds are done.
+    costs: seconds an example of each plan, roughly: a turn of a slow plan takes another block of rows
+    each round, that of a fast one all values; what is returned is per example, so it compares. Ends
+    after `rounds`, or when `seconds` are over and `FEWEST` rounds are done.
     """
     if objective in ("memory", "size"):
         return {name: [footprint(pipe, values, objective)] for name, pipe in plans.items()}
-    costs: dict[str, list[float]] = {name: [] for name in plans}
-    for name, pipe in plans.items():
-        run_seconds(pipe, values[:BLOCK] if name in slow else values)  # warm
+    found: dict[str, list[float]] = {name: [] for name in plans}
+    for pipe in plans.values():
+        for stage in _stages(pipe):
+            stage.outputs(values[:WARM])
+    share = min(max(seconds / (rounds * len(plans)), SHORTEST), LONGEST)
     begin = time.perf_counter()
     for turn in range(rounds):
-        names = list(plans) if turn % 2 == 0 else list(plans)[::-1]
-        for name in names:
-            some = _block(values, turn) if name in slow or objective == "latency" else values
+        for name in list(plans)[:: 1 if turn % 2 == 0 else -1]:
+            rows = CALLS if objective == "latency" else rows_of(costs[name], share, len(values))
+            some = _block(values, turn, rows)
             if objective == "latency":
-                costs[name].append(float(np.median(call_seconds(plans[name], some[:CALLS]))))
+                found[name].append(float(np.median(call_seconds(plans[name], some))))
             else:
-                costs[name].append(run_seconds(plans[name], some) / len(some))
+                found[name].append(run_seconds(plans[name], some) / len(some))
         tick((turn + 1) / rounds)
-        if turn >= 2 and time.perf_counter() - begin > seconds:
+        spent = time.perf_counter() - begin
+        if turn + 1 >= FEWEST and spent * (turn + 2) / (turn + 1) > seconds:
             break
-    return costs
+    return found
 
 
-def _block(values: Sequence[Any], turn: int) -> Sequence[Any]:
-    start = turn * BLOCK % max(len(values) - BLOCK + 1, 1)
-    return values[start : start + BLOCK]
+def rows_of(cost: float, seconds: float, most: int) -> int:
+    """Rows that take about so many seconds at `cost` seconds an example, in whole blocks, at least one."""
+    return min(max(int(seconds / max(cost, 1e-9)) // BLOCK, 1) * BLOCK, most)
+
+
+def _block(values: Sequence[Any], turn: int, size: int) -> Sequence[Any]:
+    start = turn * size % max(len(values) - size + 1, 1)
+    return values[start : start + size]

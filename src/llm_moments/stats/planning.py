@@ -1,8 +1,8 @@
-"""Before a test: how the permitted error is shared out, and how many examples would be enough."""
+"""Before a test: what several tests may spend, and how many examples would be enough."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -15,17 +15,22 @@ MANY = 20_000  # expected flips from which the normal approximation is as good a
 RARE = 40  # expected beneficial flips below which the exact test needs more than the score test
 
 
-def split_alpha(looks: int = 3, alpha: float = 0.05) -> tuple[float, ...]:
-    """The error that the first, second … candidate may spend on the same examples; sums to alpha.
+def fixed_sequence(pvalues: Iterable[float], alpha: float = 0.05) -> int:
+    """How many hypotheses are rejected, tested one by one in an order that was fixed before any was seen.
 
-    The candidates share the examples and resemble one another, so nothing is assumed of how their errors
-    go together: by the union bound (Bonferroni) the chance of any false certificate is at most the sum.
-    80% goes to the first, which is nearly always the only one, 80% of the rest to the second, and so on.
+    Each is tested at the whole alpha, as far as the first that is not rejected: the chance of any false
+    rejection is at most alpha, however they depend on one another, because the first true one must be
+    rejected to go wrong at all (Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen, J. Stat. Planning
+    and Inference 99:25, 2001). Nothing after the first failure is looked at.
     """
-    if looks < 1 or not 0 < alpha < 1:
-        raise ValueError(f"{looks} looks at an error of {alpha}: at least one look, and an error in (0, 1)")
-    shares = [0.8 * 0.2**i for i in range(looks - 1)]
-    return tuple(alpha * share for share in (*shares, 1 - sum(shares)))
+    if not 0 < alpha < 1:
+        raise ValueError(f"an error must lie between 0 and 1, not {alpha}")
+    passed = 0
+    for pvalue in pvalues:
+        if not pvalue < alpha:
+            break
+        passed += 1
+    return passed
 
 
 def holm(pvalues: Any) -> np.ndarray:

@@ -1,0 +1,260 @@
+"""What a search tries, stage by stage: each a function of the search, in the order of `STAGES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llm_moments.core import Plan
+from llm_moments.engines.base import ENGINES, available, engine_class
+from llm_moments.improve.cascade import foretell
+from llm_moments.improve.search import PRECUT, SORTED, Search
+from llm_moments.improve.study import Trial
+
+LADDER = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
+SURE = 0.95  # chance to pass from which more length is not needed
+SATURATED = 2  # rungs that are sure before a longer one is left out
+COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
+
+
+def run(search: Search) -> list[Trial]:
+    """All stages, as far as the time allows. The candidates, in the order of their certification."""
+    for stage in STAGES:
+        if search.late():
+            break
+        stage(search)
+    return search.candidates()
+
+
+def lossless(search: Search) -> None:
+    """Order, padding, pre-cutting and graph engines, at full length and precision."""
+    base = search.stock.plan.with_(**SORTED, **PRECUT)
+    search.try_plan(base, "lossless", lossless=True, rows=search.quick_rows)
+    for engine in [e for e in ENGINES if e in available() and not e.startswith("torch")]:
+        if search.late():
+            return
+        search.try_plan(base.with_(**{"forward.engine": engine}), "lossless", lossless=True, rows=search.quick_rows)
+
+
+def by_hand(search: Search) -> None:
+    """What a careful engineer would set: sorted, padded to the batch, cut where the model was trained
+    if that is known, the best single engine and float precision. A candidate like any other."""
+    plans = [hand_plan(search, *pair) for pair in pairs() if pair[1] in ("fp32", "bf16")]
+    quick = [search.try_plan(plan, "by hand", rows=search.quick_rows) for plan in plans if not search.late()]
+    best = min((t for t in quick if t.status == "ok"), key=lambda t: t.cost or 0.0, default=None)
+    if best is None:
+        return
+    search.study.note("hand", best.key)
+    if not search.late((best.cost or 0.0) * len(search.part)):
+        search.try_plan(Plan(best.plan), "by hand")
+
+
+def hand_plan(search: Search, engine: str, precision: str) -> Plan:
+    model = search.stock.model
+    length = min(model.trained_length or model.max_length, model.max_length)
+    return search.plan_of(engine, precision, length, **{"precut.chars_per_token": None})
+
+
+def lengths(search: Search) -> None:
+    """Lengths, from the shortest up until more brings nothing, for the fastest engines and precisions."""
+    for engine, precision in variants(search):
+        sure, last = 0, 0.0
+        for length in rungs(search):
+            if sure == SATURATED or search.late(1.5 * last * len(search.part)):
+                break
+            trial = search.try_plan(search.plan_of(engine, precision, length), "lossy")
+            if trial.status != "ok":
+                break
+            sure, last = sure + (search.odds(trial) >= SURE), trial.cost or 0.0
+
+
+def rungs(search: Search) -> list[int]:
+    """Lengths below the model's limit that cut some rows of this data, shortest first, and the limit."""
+    values = search.part.values[:200]
+    tokenize = next(s for s in search.stock.steps if s.name == "tokenize")
+    texts = [v if isinstance(v, str) else " ".join(v) for v in values]
+    longest = max(map(len, tokenize.encoder.encode(texts))) + 4  # type: ignore[attr-defined]
+    most = search.stock.model.max_length
+    return sorted({n for n in LADDER if n < min(most, longest)} | {most})
+
+
+def variants(search: Search) -> list[tuple[str, str]]:
+    """Engines and precisions by their time on some rows of a middling length; the two fastest, and
+    any that is within a tenth of them. int8 is left out where building it would eat the time."""
+    steps = rungs(search)
+    middle = steps[(len(steps) - 1) // 2]
+    costs = {}
+    for engine, precision in pairs():
+        if search.late(4 * search.built if precision == "int8" else 0.0):
+            continue
+        trial = search.try_plan(search.plan_of(engine, precision, middle), "engines", rows=search.quick_rows)
+        if trial.status == "ok" and trial.cost:
+            costs[engine, precision] = trial.cost
+    order = sorted(costs, key=costs.__getitem__)
+    return [p for at, p in enumerate(order) if at < 2 or costs[p] <= 1.1 * costs[order[0]]]
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Engines and precisions, lower ones first. fp16 is never ahead of bf16 on a CPU that has either,
+    and torch's own is tried on a GPU by `--set`; ONNX Runtime in fp32 is left to the lossless stage."""
+    order = ("bf16", "int8", "int8-dynamic", "fp32")
+    engines = [e for e in ("openvino", "onnxruntime", "torch") if e in available()]
+    found = [(e, p) for p in order for e in engines if p in engine_class(e).precisions]
+    return [pair for pair in found if pair != ("onnxruntime", "fp32")]
+
+
+def cascades(search: Search) -> None:
+    """Foretold for every pair of plans; the few best that promise to hold are measured as a whole."""
+    task = search.stock.task
+    if search.objective in ("memory", "size"):
+        return
+    front = _front([t for t in search.whole() if "cascade" not in t.plan])
+    plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in front]
+    bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
+    tried = 0
+    for one in sorted(foretell(plans, task.margins), key=lambda f: f.cost):
+        if tried >= 4 or search.late() or one.cost >= 0.97 * bar:
+            return
+        if search.odds_of(one.outputs) < (0.9 if tried % 2 else 0.75):  # some bold ones, some careful ones
+            continue
+        cheap, dear = (Plan(search.study.trials[key].plan) for key in (one.cheap, one.dear))
+        choices = {"threshold": one.threshold, "cheap": _told(search, dear.changes(cheap))}
+        search.try_plan(Plan({**dear.to_dict(), "cascade": choices}), "cascade")
+        tried += 1
+
+
+def _told(search: Search, changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes with a default said where a choice is taken back: a plan file has no word for None."""
+    knobs = search.stock.task.knobs(search.stock.model)
+    defaults = {f"{s}.{k.name}": k.default for s, ks in knobs.items() for k in ks}
+    return {name: defaults[name] if value is None else value for name, value in changes.items()}
+
+
+def tune(search: Search) -> None:
+    """Lossless knobs of the fastest good plan, one after the other, kept when they are faster."""
+    options: list[tuple[str, tuple[Any, ...]]] = [
+        ("forward.streams", (2,)),
+        ("batch.tokens", (2048, 4096, 16384)),
+        ("precut.chars_per_token", (6, 10)),
+        ("batch.multiple", (8, 16)),
+        ("forward.threads", (1,)),
+    ]
+    best = next(iter(search.good()), None)
+    for name, value in [(name, value) for name, values in options for value in values]:
+        if best is None or search.late():
+            return
+        plan = Plan(best.plan).with_(**{name: value}, **_in_cheap(best.plan, name, value))
+        trial = search.try_plan(plan, "tune")
+        if trial.status == "ok" and (trial.cost or 9e9) < 0.98 * (best.cost or 0.0):
+            best = trial
+
+
+def _in_cheap(plan: Any, name: str, value: Any) -> dict[str, Any]:
+    """The same lossless knob in the cheap stage of a cascade, when the plan has one."""
+    if "cascade" not in plan:
+        return {}
+    cascade = plan["cascade"]
+    return {"cascade.cheap": {**cascade["cheap"], name: value}}
+
+
+def sides(search: Search) -> None:
+    """The tail, or head and tail, in the place of the head, for the fastest good single plans."""
+    single = [t for t in search.good() if "cascade" not in t.plan]
+    for trial in single[:2]:
+        if trial.plan["truncate"]["max_length"] >= search.stock.model.max_length:
+            continue
+        for side in ("head+tail", "tail"):
+            if search.late():
+                return
+            search.try_plan(Plan(trial.plan).with_(**{"truncate.side": side}), "side")
+
+
+def keep_float(search: Search) -> None:
+    """Where int8 costs answers: each part of the model left in float, then those that help together."""
+    lossy = [t for t in search.whole() if t.plan["forward"].get("precision", "").startswith("int8")]
+    fast = [t for t in lossy if "cascade" not in t.plan and not _beaten(search, t)]
+    if not fast:
+        return
+    start = max(fast, key=search.odds)
+    if search.odds(start) >= SURE:
+        return
+    helped: list[tuple[float, str]] = []
+    for part in ("layer 0", f"layer {layer_count(search) - 1}", "embeddings", "head"):
+        if search.late(3 * search.built):
+            return
+        trial = search.try_plan(Plan(start.plan).with_(**{"forward.keep_float": [part]}), "kept in float")
+        if trial.status == "ok" and search.odds(trial) > search.odds(start) + 0.05:
+            helped.append((search.odds(trial), part))
+    names = sorted(part for _, part in helped)
+    if len(names) > 1 and not search.late(3 * search.built):
+        search.try_plan(Plan(start.plan).with_(**{"forward.keep_float": names}), "kept in float")
+
+
+def _beaten(search: Search, trial: Trial) -> bool:
+    """Whether a good plan is as fast already: then no repair of this one could win."""
+    return any((t.cost or 0.0) <= (trial.cost or 0.0) for t in search.good())
+
+
+def compiled(search: Search) -> None:
+    """torch.compile in the place of the engine of the fastest good single plan, if there is time for it."""
+    single = [t for t in search.good() if "cascade" not in t.plan]
+    if not single or "torch.compile" not in available() or search.late(2 * COMPILE_SECONDS):
+        return
+    start, length = single[0], single[0].plan["truncate"]["max_length"]
+    for precision in ("bf16", "fp32"):
+        if search.late(COMPILE_SECONDS):
+            return
+        plan = search.plan_of("torch.compile", precision, length)
+        trial = search.try_plan(plan, "engines", rows=search.quick_rows)
+        if trial.status == "ok" and (trial.cost or 9e9) < (start.cost or 0.0):
+            search.try_plan(plan, "lossy")
+
+
+def skips(search: Search) -> None:
+    """Each layer left out of the fastest good plan, judged by the eager engine; kept if it is free."""
+    single = [t for t in search.good() if "cascade" not in t.plan]
+    if not single:
+        return
+    start = Plan(single[0].plan)  # judged in the eager engine: a graph would be built for each layer
+    judged = start.with_(
+        **{"forward.engine": None, "forward.precision": None, "forward.calibration": None, "forward.keep_float": None}
+    )
+    free = []
+    for layer in range(layer_count(search)):
+        if search.late():
+            return
+        trial = search.try_plan(judged.with_(**{"forward.skip_layers": [layer]}), "skip")
+        if trial.status == "ok" and search.odds(trial) >= 0.5:
+            free.append((trial.drop or 0.0, layer))
+    for many in range(1, len(free) + 1):
+        layers = sorted(layer for _, layer in sorted(free)[:many])
+        if search.late(2 * search.built):
+            return
+        trial = search.try_plan(start.with_(**{"forward.skip_layers": layers}), "skip")
+        if trial.status != "ok" or search.odds(trial) < 0.5:
+            return
+
+
+def layer_count(search: Search) -> int:
+    from llm_moments.engines.layers import layer_count as count
+    from llm_moments.engines.torch_eager import load_module
+
+    if "layers" not in search.study.notes:
+        search.study.note("layers", count(load_module(search.stock.model)))
+    return int(search.study.notes["layers"])
+
+
+def _front(trials: list[Trial]) -> list[Trial]:
+    """Plans that no other plan beats in both cost and score: of others no cascade is made."""
+    front: list[Trial] = []
+    best = -float("inf")
+    for trial in sorted(trials, key=lambda t: (t.cost or 0.0, -(t.score or 0.0))):
+        if (trial.score or 0.0) > best:
+            front.append(trial)
+            best = trial.score or 0.0
+    return front
+
+
+STAGES: tuple[Callable[[Search], None], ...] = (
+    by_hand, lengths, cascades, lossless, tune, sides, keep_float, compiled, skips, cascades, tune,
+)  # fmt: skip
