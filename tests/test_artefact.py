@@ -168,3 +168,29 @@ def test_killed_while_saving_leaves_a_whole_artefact(tiny_model: Path, tmp_path:
         child.stdout.close()
         here = target if target.exists() else target.with_name(".artefact.old")
         assert load(here)("good").label
+
+
+def test_a_save_killed_between_its_renames_is_put_back(tiny_model: Path, tmp_path: Path) -> None:
+    import llm_moments as lm
+
+    out = tmp_path / "saved"
+    lm.load(tiny_model).save(out)
+    out.rename(tmp_path / ".saved.old")  # as kill -9 leaves it between the two renames of an overwriting save
+    assert lm.load(out)("good").label
+    assert not (tmp_path / ".saved.old").exists()
+
+
+def test_two_processes_may_build_the_same_graph(tiny_model: Path, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, llm_moments as lm; print(lm.load(sys.argv[1], plan={'forward.engine': 'openvino'})('good').label)"
+    )
+    command = [sys.executable, "-c", code, str(tiny_model)]
+    env = os.environ | {"MOMENTS_CACHE": str(tmp_path)}
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [child.communicate(timeout=120) for child in both]
+    assert [child.returncode for child in both] == [0, 0], said
+    assert said[0][0] == said[1][0]

@@ -170,7 +170,7 @@ def test_graph_engines_are_opened_by_their_own_profile(trained_model: Path, toy_
 def test_a_cascade_is_recorded_stage_by_stage(trained_model: Path, toy_csv: Path) -> None:
     pipe = lm.load(trained_model, plan={"forward.engine": "openvino"})
     margins = pipe.task.margins(
-        pipe.with_(**{"truncate.max_length": 8}).outputs([e.input for e in read(toy_csv, limit=80)])
+        pipe.with_(**{"truncate.max_length": 8}).outputs([e.input for e in read(toy_csv, limit=80)]), pipe.model
     )
     plan = {
         **pipe.plan.to_dict(),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_moments.core import NULL, Batch, Pipeline
+from llm_moments.core import NULL, Batch, Pipeline, Plan
+from llm_moments.errors import EngineError, PlanError
 from llm_moments.model import load
 from llm_moments.steps.batch import MakeBatches, unique
 from llm_moments.steps.precut import Precut
@@ -142,9 +144,72 @@ def test_cascade_between_its_stages(pipe: Pipeline) -> None:
 
     np.testing.assert_allclose(outputs(0.0), pipe.with_(**cheap).outputs(inputs), atol=1e-5)
     np.testing.assert_allclose(outputs(1e9), pipe.outputs(inputs), atol=1e-5)
-    margins = pipe.task.margins(outputs(0.0))
+    margins = pipe.task.margins(outputs(0.0), pipe.model)
     middle = float(np.median(margins))
     asked = margins < middle
     assert 0 < asked.sum() < len(inputs)
     np.testing.assert_allclose(outputs(middle)[~asked], outputs(0.0)[~asked], atol=1e-5)
     np.testing.assert_allclose(outputs(middle)[asked], pipe.outputs(inputs)[asked], atol=1e-5)
+
+
+@pytest.mark.parametrize("strange", ["\x0b", "\x0c", "\x1c", "\x85", "\u200b", "\u3000"])
+def test_a_text_is_cut_only_where_every_tokenizer_ends_a_word(strange: str) -> None:
+    long = [strange.join(WORDS[:2]) * 30, f"good{strange}" * 40 + " bad " + "movie " * 40]
+    for side in ("head", "tail"):
+        assert _rows(long, 8, side, chars=6) == _rows(long, 8, side)
+
+
+def test_texts_and_pairs_go_together(pipe: Pipeline) -> None:
+    mixed = ["good movie", ("bad movie", "good plot"), "bad", ("a", "b")]
+    together = pipe.outputs(mixed)
+    alone = np.concatenate([pipe.outputs([one]) for one in mixed])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_rows_of_the_same_tokens_but_other_types_are_two() -> None:
+    batch = Batch(2, {"ids": [[1, 2, 3], [1, 2, 3]], "types": [[0, 0, 1], [0, 1, 1]], "second": [[3], [2, 3]]})
+    made = MakeBatches({"reuse": True}, ENCODER, 64)(batch, NULL)
+    assert sum(len(rows) for rows, _ in made["batches"]) == 2
+    same = batch.with_(types=[[0, 0, 1], [0, 0, 1]])
+    assert sum(len(rows) for rows, _ in MakeBatches({"reuse": True}, ENCODER, 64)(same, NULL)["batches"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"threshold": 1.0}, "needs both"),
+        ({"cheap": {}}, "needs both"),
+        ({"threshold": 1.0, "cheap": {"truncate.max_len": 8}}, "max_length"),
+        ({"threshold": 1.0, "cheap": {"cascade.threshold": 2.0}}, "needs both"),
+    ],
+)
+def test_an_impossible_cascade_is_named(pipe: Pipeline, choices: dict, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        pipe.with_(Plan({**pipe.plan.to_dict(), "cascade": choices}))
+
+
+@pytest.mark.parametrize(
+    ("settings_", "said"),
+    [
+        ({"engine": "openvino", "bf16_layers": ["layer 0"]}, "bf16_layers goes with"),
+        ({"engine": "openvino", "keep_float": ["layer 0"]}, "keep_float goes with"),
+        ({"engine": "torch", "bf16_layers": ["layer 99"]}, "no layer"),
+        ({"engine": "openvino", "precision": "int8-dynamic", "keep_float": ["layer 99"]}, "99"),
+        ({"engine": "onnxruntime", "precision": "int8-dynamic", "keep_float": ["layer 99"]}, "99"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused(pipe: Pipeline, settings_: dict, said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        pipe.with_(**{f"forward.{name}": value for name, value in settings_.items()}).outputs(["good"])
+
+
+def test_margins_of_each_problem_type(pipe: Pipeline) -> None:
+    logits = np.array([[3.0, -0.2, 1.0], [0.5, 0.4, -9.0]], np.float32)
+    kind = {
+        "single_label_classification": [2.0, 0.1],
+        "multi_label_classification": [0.2, 0.4],
+        "regression": [np.inf] * 2,
+    }
+    for problem, expected in kind.items():
+        found = pipe.task.margins(logits, SimpleNamespace(problem_type=problem))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

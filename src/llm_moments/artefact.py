@@ -181,16 +181,27 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def recover(path: Path) -> None:
+    """Puts back what an overwriting save had moved aside when it was killed before its last step."""
+    if not path.exists() and _old(path).is_dir():
+        _old(path).rename(path)
+
+
 @contextmanager
 def sibling(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path)
     made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     made.chmod(0o755)
     try:
         yield made
         if path.exists():
-            old = path.with_name(f".{path.name}.old")
+            old = _old(path)
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
             made.rename(path)

@@ -226,7 +226,7 @@ class Task(Protocol):
 
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
 
-    def margins(self, outputs: np.ndarray) -> np.ndarray: ...
+    def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray: ...
 
 
 class Pipeline:
@@ -238,6 +238,9 @@ class Pipeline:
         plan.check(task.knobs(model))
         self._steps = steps
         self._cheap: Pipeline | None = None
+        if "cascade" in plan and not {"threshold", "cheap"} <= plan["cascade"].keys():
+            raise PlanError("[cascade] in a plan needs both a threshold and cheap, the changes of its first stage")
+        _ = self.cheap  # its plan is checked, too
 
     def __repr__(self) -> str:
         return f"Pipeline({self.task.name}, {self.model.name}, {self.plan.to_dict()})"
@@ -303,7 +306,7 @@ class Pipeline:
             return batch["outputs"]
         with recorder.step("cascade", items=batch.size):
             outputs = self.cheap._outputs(batch, recorder)
-            asked = np.flatnonzero(self.task.margins(outputs) < self.plan["cascade"]["threshold"])
+            asked = np.flatnonzero(self.task.margins(outputs, self.model) < self.plan["cascade"]["threshold"])
             recorder.count(asked=len(asked))
         if len(asked):
             outputs = outputs.copy()

@@ -73,7 +73,7 @@ class Model:
     def max_length(self) -> int:
         """Most tokens a row, special ones included: the smaller of tokenizer's and positions' limit."""
         limits = [512]
-        positions = self.config.get("max_position_embeddings")
+        positions = self.config.get("max_position_embeddings") or self.config.get("n_positions")
         if isinstance(positions, int) and positions > 0:
             padded = self.config.get("model_type") in _OFFSET_POSITIONS
             limits = [positions - (int(self.config.get("pad_token_id") or 0) + 1 if padded else 0)]
@@ -169,13 +169,14 @@ def load(
 
     plan: a Plan, or changes such as `{"truncate.max_length": 64}`, on top of the stock plan.
     """
-    from llm_moments.artefact import is_artefact, open_artefact
+    from llm_moments.artefact import is_artefact, open_artefact, recover
     from llm_moments.core import Pipeline, Plan
     from llm_moments.engines.base import Engines
     from llm_moments.tasks.base import task_for
 
     if isinstance(ref, Pipeline):
         return ref if plan is None else ref.with_(**plan)
+    recover(Path(ref))
     if is_artefact(ref):
         model, stored = open_artefact(Path(ref), trust_remote_code=trust_remote_code)
     else:

@@ -69,7 +69,7 @@ def test_a_pipeline_agrees_with_itself(pipe: Pipeline) -> None:
     outputs = pipe.outputs(make_texts(20))
     assert pipe.task.agreement(outputs, outputs, pipe.model).min() == 1.0
     assert pipe.task.argmax_equal(outputs, outputs, pipe.model).all()
-    assert (pipe.task.margins(outputs) >= 0).all()
+    assert (pipe.task.margins(outputs, pipe.model) >= 0).all()
 
 
 def test_unknown_references_are_named(pipe: Pipeline) -> None:

@@ -105,6 +105,10 @@ class Engines:
         precision = settings.get("precision", "fp32")
         if precision not in cls.precisions:
             raise EngineError(f"{name} has no precision {precision!r}; it has {', '.join(cls.precisions)}")
+        if settings.get("bf16_layers") and (cls.builds or precision != "fp32"):
+            raise EngineError(f"bf16_layers goes with the engine torch in fp32, not with {name} in {precision}")
+        if settings.get("keep_float") and not precision.startswith("int8"):
+            raise EngineError(f"keep_float goes with an int8 precision, not with {precision}")
         return cls.open(self.model, settings, self.store(settings), self.calibration, self.device)
 
     def store(self, settings: Mapping[str, Any]) -> Path:

@@ -101,4 +101,7 @@ def _left_in_float(graph: Path, settings: Mapping[str, Any]) -> list[str]:
 
     patterns = [re.compile(_pattern(name).replace("[./]", "[./_]")) for name in settings.get("keep_float", ())]
     nodes = onnx.load(str(graph), load_external_data=False).graph.node if patterns else ()
-    return [node.name for node in nodes if any(p.match(node.name) for p in patterns)]
+    found = {p.pattern: [node.name for node in nodes if p.match(node.name)] for p in patterns}
+    if missing := [pattern for pattern, names in found.items() if not names]:
+        raise EngineError(f"keep_float names nothing in this graph: no operation is called like {missing[0]}")
+    return [name for names in found.values() for name in names]

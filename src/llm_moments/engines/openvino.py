@@ -137,7 +137,7 @@ def _ignored(settings: Mapping[str, Any]) -> Any:
     import nncf
 
     patterns = [_pattern(name) for name in settings.get("keep_float", ())]
-    return nncf.IgnoredScope(patterns=patterns, validate=False) if patterns else None
+    return nncf.IgnoredScope(patterns=patterns) if patterns else None
 
 
 def _pattern(step: str) -> str:

@@ -29,6 +29,8 @@ def foretell(
     cost adds the cheap plan's for all rows and the dear plan's for the share that is asked again."""
     for cheap, low, outputs in plans:
         sure = margins(outputs)
+        if not np.isfinite(sure).all():
+            continue
         for dear, high, better in plans:
             if low >= 0.8 * high:
                 continue

@@ -112,7 +112,7 @@ def cascades(search: Search) -> None:
     plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in front]
     bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
     tried = 0
-    for one in sorted(foretell(plans, task.margins), key=lambda f: f.cost):
+    for one in sorted(foretell(plans, lambda outputs: task.margins(outputs, search.stock.model)), key=lambda f: f.cost):
         if tried >= 4 or search.late() or one.cost >= 0.97 * bar:
             return
         if search.odds_of(one.outputs) < (0.9 if tried % 2 else 0.75):  # some bold ones, some careful ones

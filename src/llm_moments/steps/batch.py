@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ class MakeBatches:
     """
 
     name = "batch"
-    reads: tuple[str, ...] = ("ids", "types")
+    reads: tuple[str, ...] = ("ids", "types", "second")
     writes: tuple[str, ...] = ("batches", "same_as")
     knobs: tuple[Knob, ...] = (
         Knob("order", "input", ("input", "length"), True, one_of("input", "length"), "input or length"),
@@ -38,7 +38,12 @@ class MakeBatches:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         ids = batch["ids"]
-        rows, same_as = unique(ids) if self.reuse else (np.arange(batch.size), None)
+        rows, same_as = np.arange(batch.size), None
+        if self.reuse:  # of pairs, the types say where the second text begins
+            alike = (
+                [(*i, -1, *t) for i, t in zip(ids, batch["types"], strict=True)] if batch.fields.get("second") else ids
+            )
+            rows, same_as = unique(alike)
         lengths = np.fromiter((len(ids[r]) for r in rows), np.int64, len(rows))
         if self.order == "length":
             order = np.argsort(-lengths, kind="stable")
@@ -90,7 +95,7 @@ class MakeBatches:
         return rows, arrays
 
 
-def unique(ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+def unique(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """The first row of each distinct sequence, and for every row the row that stands for it."""
     first: dict[tuple[int, ...], int] = {}
     same_as = np.fromiter((first.setdefault(tuple(row), at) for at, row in enumerate(ids)), np.int64, len(ids))

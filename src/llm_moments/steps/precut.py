@@ -7,6 +7,8 @@ from typing import Any
 
 from llm_moments.core import Batch, Knob, Recorder, whole
 
+SPACES = " \t\n\r"  # others (\x0b, \x85 …) are deleted by some normalisers: the words beside them are one
+
 
 class Precut:
     """Keeps about `chars_per_token * max_length` characters, cut at white space.
@@ -45,13 +47,13 @@ class Precut:
     def head(self, text: str) -> str | None:
         """Everything before the last white space among the kept characters; None if there is none."""
         end = self.keep
-        while end > 0 and not text[end].isspace():
+        while end > 0 and text[end] not in SPACES:
             end -= 1
         return text[:end] if end else None
 
     def tail(self, text: str) -> str | None:
         """Everything from the first white space among the kept characters on; None if there is none."""
         start = len(text) - self.keep
-        while start < len(text) and not text[start].isspace():
+        while start < len(text) and text[start] not in SPACES:
             start += 1
         return text[start:] if start < len(text) else None

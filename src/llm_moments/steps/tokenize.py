@@ -121,15 +121,19 @@ class Tokenize:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         texts = batch["text"]
-        pairs = bool(texts) and not isinstance(texts[0], str)
-        first = self.encoder.encode([t[0] for t in texts] if pairs else texts)
-        second = self.encoder.encode([t[1] for t in texts]) if pairs else None
+        pairs = [row for row, text in enumerate(texts) if not isinstance(text, str)]
+        first = self.encoder.encode([t if isinstance(t, str) else t[0] for t in texts] if pairs else texts)
+        second: list[list[int] | None] | None = None  # None for a row that is one text
+        if pairs:
+            second = [None] * len(texts)
+            for row, ids in zip(pairs, self.encoder.encode([texts[row][1] for row in pairs]), strict=True):
+                second[row] = ids
         short = [row for row in batch["shortened"] if len(first[row]) < self.needed + SLACK]
         if short:
             whole = self.encoder.encode([batch["input"][row] for row in short])
             for row, ids in zip(short, whole, strict=True):
                 first[row] = ids
         if recorder.active:
-            made = sum(map(len, first)) + sum(map(len, second or ()))
+            made = sum(map(len, first)) + sum(len(ids or ()) for ids in second or ())
             recorder.count(tokens=made, whole_again=len(short))
         return batch.with_(first=first, second=second)

@@ -47,8 +47,9 @@ class Task(Protocol):
         """float64 [n]: the score when the baseline's answers are taken as references."""
         ...
 
-    def margins(self, outputs: np.ndarray) -> np.ndarray:
-        """float [n], how sure an answer is: a cascade asks the dear plan where this is low."""
+    def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+        """float [n], how sure an answer is: a cascade asks the dear plan where this is low. Infinite where a
+        task cannot tell: then no cascade is made."""
         ...
 
     def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray: ...

@@ -121,10 +121,13 @@ class TextClassification:
         powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
-    def margins(self, outputs: np.ndarray) -> np.ndarray:
-        """Distance of the two best logits; of the least sure logit from 0 if there is only one choice."""
-        if outputs.shape[1] == 1:
-            return np.abs(outputs[:, 0])
+    def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+        """Distance of the two best logits; for multi-label, of the least sure one from 0. Infinite for a
+        regression, whose outputs do not say how sure they are."""
+        if model.problem_type == REGRESSION:
+            return np.full(len(outputs), np.inf)
+        if model.problem_type == MULTI or outputs.shape[1] == 1:
+            return np.abs(outputs).min(axis=1)
         best = np.partition(outputs, -2, axis=1)
         return best[:, -1] - best[:, -2]
 
@@ -194,6 +197,8 @@ def _label(value: Any, model: Any, row: int) -> int:
     text = str(value).strip()
     if text in index:
         return index[text]
+    if isinstance(value, float) and value.is_integer() and str(int(value)) in index:
+        return index[str(int(value))]  # a column of whole numbers that was read as floats
     folded = model.__dict__.setdefault("_label_folded", {name.casefold(): i for name, i in index.items()})
     if text.casefold() in folded:
         return folded[text.casefold()]
