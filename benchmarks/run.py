@@ -28,7 +28,9 @@ PEERS = {
     "OpenVINO bf16": {"forward.engine": "openvino", "forward.precision": "bf16"},
     "OpenVINO int8 (NNCF weights)": {"forward.engine": "openvino", "forward.precision": "int8-dynamic"},
     "ONNX Runtime int8": {"forward.engine": "onnxruntime", "forward.precision": "int8-dynamic"},
+    "OpenVINO int8 (NNCF, calibrated)": {"forward.engine": "openvino", "forward.precision": "int8"},
     "torch bf16": {"forward.precision": "bf16"},
+    "torch.compile fp32": {"forward.engine": "torch.compile"},
 }
 BLOCK, ROUNDS = 96, 5
 
@@ -46,7 +48,7 @@ def timed(work: Any, texts: list[str]) -> float:
     return (time.perf_counter() - start) / len(texts)
 
 
-def contenders(model: str, artefact: str) -> dict[str, tuple[Any, bool]]:
+def contenders(model: str, artefact: str, calibration: list[str]) -> dict[str, tuple[Any, bool]]:
     """Name -> (texts -> seconds an example, whether it is fast enough to take all rows)."""
     made: dict[str, tuple[Any, bool]] = {}
     for size in (32, 1):
@@ -54,6 +56,8 @@ def contenders(model: str, artefact: str) -> dict[str, tuple[Any, bool]]:
         made[f"transformers pipeline, batch {size}"] = (lambda texts, run=run: timed(run, texts), False)
     for name, changes in PEERS.items():
         pipe = lm.load(model, plan={**SORTED, **changes})
+        if changes.get("forward.precision") == "int8":
+            pipe.engines.calibration = pipe.with_(**{"batch.size": 1}).arrays(calibration)
         try:
             pipe("warm")
         except EngineError as error:
@@ -74,7 +78,7 @@ def main() -> None:
     wanted = parser.parse_args()
     examples, _ = gather(wanted.test)
     texts = [e.input for e in examples]
-    runners = contenders(wanted.model, wanted.artefact)
+    runners = contenders(wanted.model, wanted.artefact, texts[-100:])
     times: dict[str, list[float]] = {name: [] for name in runners}
     for turn in range(-1, ROUNDS):  # the round before the first warms up
         block = texts[(turn + 1) * BLOCK : (turn + 2) * BLOCK]
