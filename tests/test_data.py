@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 import random
@@ -217,3 +218,10 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
             writer.write([{"id": 2}])
     with AnswerWriter(tmp_path / "a.jsonl", "one") as writer:
         assert writer.done == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 250])
+def test_no_line_of_stdin_is_lost(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"text {i}" for i in range(count)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    assert [e.input for e in data.read("-")] == lines

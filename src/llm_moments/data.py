@@ -138,7 +138,8 @@ def read(
     if str(path) != "-" and file.is_file() and file.stat().st_size == 0:
         raise DataError(f"{path} is empty")
     rows = _reader(file, encoding)
-    peeked = _peek(rows, path)
+    # A pipe is read once: what is peeked at would be lost, and its only column is known.
+    peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
     columns = find_columns(peeked, path, text=text, pair=pair, label=label, id=id)
     return Data(str(path), columns, rows, on_error, limit, max_chars)
 
