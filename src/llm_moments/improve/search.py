@@ -157,7 +157,7 @@ class Search:
         values = self.part.values[:200]
         encoder = self.stock.steps[1].encoder  # type: ignore[attr-defined]
         texts = [v if isinstance(v, str) else " ".join(v) for v in values]
-        longest = max(map(len, encoder.encode(texts))) + encoder.template(not isinstance(values[0], str)).extra
+        longest = max(map(len, encoder.encode(texts))) + encoder.template(not all(isinstance(v, str) for v in values)).extra
         most = self.stock.model.max_length
         return sorted({n for n in LADDER if n < min(most, longest)} | {most})
 

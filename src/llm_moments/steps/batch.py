@@ -38,7 +38,7 @@ class MakeBatches:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         ids = batch["ids"]
-        rows, same_as = unique(ids) if self.reuse else (np.arange(batch.size), None)
+        rows, same_as = unique(ids, batch["types"]) if self.reuse else (np.arange(batch.size), None)
         lengths = np.fromiter((len(ids[r]) for r in rows), np.int64, len(rows))
         if self.order == "length":
             order = np.argsort(-lengths, kind="stable")
@@ -90,8 +90,9 @@ class MakeBatches:
         return rows, arrays
 
 
-def unique(ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each distinct sequence, and for every row the row that stands for it."""
-    first: dict[tuple[int, ...], int] = {}
-    same_as = np.fromiter((first.setdefault(tuple(row), at) for at, row in enumerate(ids)), np.int64, len(ids))
+def unique(ids: list[list[int]], types: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each distinct sequence of tokens and types, and for every row its representative."""
+    first: dict[Any, int] = {}
+    keys = ((tuple(row), tuple(kinds)) for row, kinds in zip(ids, types, strict=True))
+    same_as = np.fromiter((first.setdefault(key, at) for at, key in enumerate(keys)), np.int64, len(ids))
     return np.fromiter(first.values(), np.int64, len(first)), same_as

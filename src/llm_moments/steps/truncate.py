@@ -30,11 +30,11 @@ class Truncate:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         first, second = batch["first"], batch["second"]
-        template = self.encoder.template(second is not None)
-        room = max(self.max_length - template.extra, 0)
         ids, types, cut_rows, cut_tokens = [], [], 0, 0
         for row in range(batch.size):
-            one, two = first[row], second[row] if second is not None else None
+            one, two = first[row], second[row]
+            template = self.encoder.template(two is not None)
+            room = max(self.max_length - template.extra, 0)
             over = len(one) + len(two or ()) - room
             if over > 0:
                 cut_rows, cut_tokens = cut_rows + 1, cut_tokens + over

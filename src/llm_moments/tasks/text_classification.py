@@ -48,7 +48,7 @@ class TextClassification:
         cut = plan.settings("truncate")
         length, side = int(cut.get("max_length", model.max_length)), cut.get("side", "head")
         return [
-            Precut(plan.settings("precut"), length, side),
+            Precut(plan.settings("precut"), encoder, length, side),
             Tokenize(encoder, length),
             Truncate({"max_length": length, "side": side}, encoder),
             MakeBatches(plan.settings("batch"), encoder, model.max_length),
