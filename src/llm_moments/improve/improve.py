@@ -18,6 +18,7 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.artefact import MANIFEST, is_artefact, save, sibling, verify, write_into
 from llm_moments.core import Pipeline, Plan
+from llm_moments.engines.base import put_on
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
 from llm_moments.improve.certify import Certificate, Look, look
@@ -288,7 +289,8 @@ class _Run:
             search.try_plan(
                 self.pipe.plan.with_(
                     **SORTED,
-                    **{"truncate.max_length": length, "forward.engine": engine, "forward.precision": precision},
+                    **put_on(engine, precision),
+                    **{"truncate.max_length": length},
                 ),
                 "by hand",
                 rows=QUICK,

@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import Pipeline, Plan
-from llm_moments.engines.base import ENGINES, available, engine_class
+from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.errors import EngineError
 from llm_moments.evaluation import Evaluation
 from llm_moments.improve.cascade import foretell
@@ -137,7 +137,8 @@ class Search:
         for engine in [e for e in ENGINES if e in available() and e not in ("torch", "torch.compile")]:
             if self.late():
                 return
-            plan = base.with_(**{"forward.engine": engine, "precut.chars_per_token": 8})
+            precision = base.settings("forward").get("precision", "fp32")
+            plan = base.with_(**put_on(engine, precision), **{"precut.chars_per_token": 8})
             self.try_plan(plan, "lossless", lossless=True, rows=QUICK)
 
     def best_lossless(self) -> Trial:
@@ -157,7 +158,9 @@ class Search:
         values = self.part.values[:200]
         encoder = self.stock.steps[1].encoder  # type: ignore[attr-defined]
         texts = [v if isinstance(v, str) else " ".join(v) for v in values]
-        longest = max(map(len, encoder.encode(texts))) + encoder.template(not all(isinstance(v, str) for v in values)).extra
+        longest = (
+            max(map(len, encoder.encode(texts))) + encoder.template(not all(isinstance(v, str) for v in values)).extra
+        )
         most = self.stock.model.max_length
         return sorted({n for n in LADDER if n < min(most, longest)} | {most})
 
@@ -198,11 +201,7 @@ class Search:
         return [(e, p) for e, p in pairs if p != "fp32" or e == "torch"]
 
     def plan_of(self, engine: str, precision: str, length: int) -> Plan:
-        changes: dict[str, Any] = {
-            "forward.engine": engine,
-            "forward.precision": precision,
-            "precut.chars_per_token": 8,
-        }
+        changes: dict[str, Any] = {**put_on(engine, precision), "precut.chars_per_token": 8}
         changes["forward.calibration"] = self.study.notes["calibration"] if precision == "int8" else ""
         return self.stock.plan.with_(**SORTED, **changes, **{"truncate.max_length": length})
 
@@ -229,7 +228,7 @@ class Search:
         count = len(layer_list(module)[1])
         del module
         start = Plan(good[0].plan)  # judged in the eager engine: a graph would be built for each layer
-        judged = start.with_(**{"forward.engine": None, "forward.precision": None, "forward.calibration": None})
+        judged = start.with_(**put_on("torch", "fp32"), **{"forward.calibration": None})
         free = []
         for layer in range(count):
             if self.late():
