@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -107,7 +108,8 @@ class Data:
 
     def _label(self, row: Mapping[str, Any]) -> Any:
         value = row.get(self.columns["label"] or "")
-        return None if value == "" else value
+        missing = value == "" or (isinstance(value, float) and math.isnan(value))  # NaN: a gap, as pandas writes it
+        return None if missing else value
 
     def _id(self, number: int, row: Mapping[str, Any]) -> Any:
         return row.get(self.columns["id"]) if self.columns["id"] else number

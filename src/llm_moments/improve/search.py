@@ -246,12 +246,13 @@ class Search:
 
     def cascade_stage(self) -> None:
         """Foretold for every pair of plans; the few best that promise to hold are measured as a whole."""
-        if self.objective in ("memory", "size"):
+        task, model = self.stock.task, self.stock.model
+        if self.objective in ("memory", "size") or not task.has_margins(model):
             return
         single = [t for t in self.whole() if "cascade" not in t.plan]
         front = _front(single)
         plans = [(t.key, t.cost or 0.0, self.study.outputs(t.key)) for t in front]
-        foretold = sorted(foretell(plans, self.stock.task.margins), key=lambda f: f.cost)
+        foretold = sorted(foretell(plans, lambda outputs: task.margins(outputs, model)), key=lambda f: f.cost)
         tried = 0
         bar = min((t.cost or 0.0 for t in self.good()), default=float("inf"))
         for one in foretold:

@@ -47,7 +47,11 @@ class Task(Protocol):
         """float64 [n]: the score when the baseline's answers are taken as references."""
         ...
 
-    def margins(self, outputs: np.ndarray) -> np.ndarray:
+    def has_margins(self, model: Any) -> bool:
+        """Whether the outputs say how sure they are: of a model without, no cascade is made."""
+        ...
+
+    def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
         """float [n], how sure an answer is: a cascade asks the dear plan where this is low."""
         ...
 
