@@ -213,7 +213,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
                 real.close()
 
         writer._stream = Full()  # type: ignore[assignment]
-        with pytest.raises(MomentsError, match="disk is full.*kept"):
+        with pytest.raises(MomentsError, match="disk is full.*room.*kept"):
             writer.write([{"id": 2}])
     with AnswerWriter(tmp_path / "a.jsonl", "one") as writer:
         assert writer.done == 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.artefact import sibling
+from llm_moments.atomic import sibling
 from llm_moments.core import NULL, Batch
 from llm_moments.errors import DataError, InputError, ModelError, MomentsError, OutputExists
 from llm_moments.evaluation import evaluation, gather
