@@ -116,6 +116,22 @@ def unigram(length: int = 64, left: bool = False, *, ends: bool = False) -> Any:
     return _fast(tokenizer, template, length, left, model_input_names=["input_ids", "attention_mask"], **names)
 
 
+def spaces_before(length: int = 64, left: bool = False, *, across: bool = False) -> Any:
+    """As Llama 2 has it: BPE over the whole text, a space put before it. `across`: some tokens hold two words."""
+    from tokenizers import Tokenizer, models, normalizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.BpeTrainer(vocab_size=250, special_tokens=special, show_progress=False)
+    words = [word for text in make_texts(50) for word in text.split()]
+    rows = make_texts(200) if across else [space + word for word in words for space in ("", " ", "  ")]
+    tokenizer.train_from_iterator(rows, trainer)
+    template = ("<s> $A </s>", "<s> $A </s> $B </s>")
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>", "bos_token": "<s>"}
+    return _fast(tokenizer, template, length, left, model_input_names=["input_ids", "attention_mask"], **names)
+
+
 def _fast(tokenizer: Any, template: tuple[str, str], length: int, left: bool, **named: Any) -> Any:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast

@@ -119,11 +119,78 @@ def test_json_rows_that_are_none(tmp_path: Path) -> None:
         ("a.csv", "text,label\n", "no rows"),
         ("a.xls", "x", "unknown kind"),
         ("a.parquet", "junk", "Parquet"),
+        ("a.csv", b"\xef\xbb\xbf", "no rows"),
+        ("a.csv", "\n\n", "no rows"),
+        ("a.csv.gz", "junk", "no whole gzip"),
+        ("a.csv.gz", gzip.compress(random.Random(0).randbytes(9000), mtime=0)[:5000], "no whole gzip"),
+        ("a.csv", "text,label\nhi,x\n".encode("utf-16") + b"A", "cannot be read as text.*--encoding"),
+        ("a.json", "[" * 200_000, "nested too deeply"),
     ],
 )
-def test_files_that_are_none(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_files_that_are_none(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         data.read(_write(tmp_path / name, content))
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "hex"])
+def test_unknown_encodings_are_named(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(DataError, match=f"unknown encoding '{wrong}'"):
+        data.read(_write(tmp_path / "a.csv", "text\nhi\n"), encoding=wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "encoding"),
+    [
+        ("a.csv", b"\xef\xbb\xbftext,label\nhi,x\nho,y\n", "utf-8"),
+        ("a.csv", "text,label\nhi,x\nho,y\n".encode("utf-32"), None),
+        ("a.csv", b"\r\n\ntext,label\r\nhi,x\rho,y\n", None),
+        ("a.csv", b" , \ntext,label\nhi,x\nho,y\n", None),
+        ("a.table.csv", b"text,label\nhi,x\nho,y\n", None),
+        ("a.tsv.csv", b"text,label\nhi,x\nho,y\n", None),
+        ("A.TSV", b"text\tlabel\nhi\tx\nho\ty\n", None),
+        ("a.tsv.gz", gzip.compress(b"text\tlabel\nhi\tx\nho\ty\n", mtime=0), None),
+    ],
+)
+def test_marks_line_ends_and_names_that_mislead(
+    tmp_path: Path, name: str, content: bytes, encoding: str | None
+) -> None:
+    found = data.read(_write(tmp_path / name, content), encoding=encoding)
+    assert [(e.input, e.reference) for e in found] == [("hi", "x"), ("ho", "y")]
+
+
+def test_half_characters_are_bad_rows(tmp_path: Path) -> None:
+    file = _write(tmp_path / "a.jsonl", b'{"text": "good \\ud83d movie"}\n{"text": "\\ud83c\\udfac"}\n')
+    with pytest.raises(DataError, match=r"row 1.*ud83d.*'good '.*half a character"):
+        list(data.read(file))
+    assert [e.input for e in data.read(file, on_error="skip")] == ["🎬"]
+
+
+def test_parquet_of_pandas_and_of_nobody(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = pa.array([1.0, None, float("nan")])
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "label": labels}), tmp_path / "gaps.parquet")
+    assert [e.reference for e in data.read(tmp_path / "gaps.parquet")] == [1.0, None, None]
+    offsets, raw = (pa.py_buffer(b) for b in (b"\0\0\0\0\2\0\0\0\4\0\0\0", b"\xff\xfeok"))
+    pq.write_table(pa.table({"text": pa.StringArray.from_buffers(2, offsets, raw)}), tmp_path / "bytes.parquet")
+    with pytest.raises(DataError, match="cannot be read as text"):
+        data.read(tmp_path / "bytes.parquet")
+
+
+def test_no_line_of_stdin_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"text {n}".encode() for n in range(500)]
+    lines[3] = b"caf\xe9"
+    for skip in (True, False):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\r\n".join(lines))))
+        source = data.read("-", on_error="skip" if skip else "fail")
+        if skip:
+            assert [e.id for e in source] == [n for n in range(1, 501) if n != 4]
+        else:
+            with pytest.raises(DataError, match="row 4.*0xe9"):
+                list(source)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines[3]), encoding="utf-8"))
+    assert [e.input for e in data.read("-", encoding="cp1252")] == ["café"]
 
 
 def test_missing_files_and_columns_are_named(tmp_path: Path) -> None:
@@ -214,14 +281,14 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
                 real.close()
 
         writer._stream = Full()  # type: ignore[assignment]
-        with pytest.raises(MomentsError, match="disk is full.*kept"):
+        with pytest.raises(MomentsError, match="disk is full.*room.*kept"):
             writer.write([{"id": 2}])
     with AnswerWriter(tmp_path / "a.jsonl", "one") as writer:
         assert writer.done == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 250])
-def test_no_line_of_stdin_is_lost(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdin_is_read_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [f"text {i}" for i in range(count)]
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
     assert [e.input for e in data.read("-")] == lines

@@ -61,3 +61,10 @@ def test_a_loss_that_explodes_saves_nothing(tiny_model: Path, tmp_path: Path, mo
     with pytest.raises(MomentsError, match="loss became nan"):
         train(tiny_model, [Example(t, i % 2) for i, t in enumerate(make_texts(8))], tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_whole_numbers_read_as_floats_are_the_labels_they_were() -> None:
+    from llm_moments.train.train import _labels
+
+    assert _labels([1.0, 2.0, 1.0, 10.0], "here") == (["1", "2", "10"], "single_label_classification")
+    assert _labels([1.5, 2.0], "here") == (["LABEL_0"], "regression")

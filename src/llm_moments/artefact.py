@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llm_moments.atomic import recover, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import ArtefactError, MomentsError, OutputExists
 from llm_moments.model import Model, _checked_config, _read_json
@@ -26,6 +23,8 @@ MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 def is_artefact(ref: Any) -> bool:
     """A folder with a plan or a manifest; whether it is whole is checked when it is opened."""
     path = Path(ref)
+    with writing(path, f"A killed save has left the artefact as .{path.name}.old: rename it."):
+        recover(path)
     return path.is_dir() and ((path / MANIFEST).exists() or (path / PLAN).exists())
 
 
@@ -104,6 +103,8 @@ def save(
     Made in a sibling folder and renamed, so a crash leaves the old artefact or none.
     """
     path = Path(path)
+    with writing(path, "Nothing was changed."):
+        recover(path)
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not overwrite:
         raise OutputExists(path)
     with sibling(path) as made:
@@ -155,63 +156,3 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
     patterns = MODEL_FILES + (() if slim and not needed else ("*.safetensors",))
     for file in sorted({p for pattern in patterns for p in source.glob(pattern)}):
         shutil.copyfile(file, target / file.name)
-
-
-def sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """All of the text or none of it: sibling temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _old(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
-
-
-def recover(path: Path) -> None:
-    """Puts back what an overwriting save had moved aside when it was killed before its last step."""
-    if not path.exists() and _old(path).is_dir():
-        _old(path).rename(path)
-
-
-@contextmanager
-def sibling(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recover(path)
-    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    made.chmod(0o755)
-    try:
-        yield made
-        if path.exists():
-            old = _old(path)
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            made.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            made.rename(path)
-    except BaseException as error:
-        shutil.rmtree(made, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise ArtefactError(
-                f"{path} could not be written: {error.strerror or error}. Nothing was changed."
-            ) from error
-        raise

@@ -226,6 +226,8 @@ class Task(Protocol):
 
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
 
+    def has_margins(self, model: Any) -> bool: ...
+
     def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray: ...
 
 
@@ -236,11 +238,25 @@ class Pipeline:
         self.task, self.model, self.plan = task, model, plan
         self.engines = engines
         plan.check(task.knobs(model))
+        if "cascade" in plan:
+            self._check_cascade(plan["cascade"])
         self._steps = steps
         self._cheap: Pipeline | None = None
-        if "cascade" in plan and not {"threshold", "cheap"} <= plan["cascade"].keys():
-            raise PlanError("[cascade] in a plan needs both a threshold and cheap, the changes of its first stage")
-        _ = self.cheap  # its plan is checked, too
+
+    def _check_cascade(self, choices: Mapping[str, Any]) -> None:
+        if not self.task.has_margins(self.model):
+            raise PlanError(f"{self.model.name} is no model for a cascade: its answers do not say how sure they are")
+        missing = [name for name in ("cheap", "threshold") if not choices.get(name) and choices.get(name) != 0]
+        if missing:
+            raise PlanError(
+                f"a [cascade] needs {' and '.join(missing)}: cheap = {{'truncate.max_length' = 16}}, threshold = 1.5"
+            )
+        if wrong := [name for name in choices["cheap"] if name.startswith("cascade") or "." not in name]:
+            raise PlanError(
+                f"impossible change {wrong[0]!r} in cascade.cheap: it holds quoted names such as "
+                "'truncate.max_length' = 16, and no cascade of its own"
+            )
+        self.plan.without("cascade").with_(**choices["cheap"]).check(self.task.knobs(self.model))
 
     def __repr__(self) -> str:
         return f"Pipeline({self.task.name}, {self.model.name}, {self.plan.to_dict()})"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
 import json
-import sys
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +15,7 @@ from typing import Any
 
 from llm_moments.core import Example
 from llm_moments.errors import DataError
+from llm_moments.formats import BadRow, reader
 
 TEXT = [
     "text",
@@ -46,8 +44,6 @@ IDS = ("id", "idx", "row_id", "uid", "guid")
 MAX_CHARS = 1_000_000
 PEEK = 200  # rows looked at to find the columns
 KEPT = 20  # reported rows that are kept in full; all are counted
-
-Row = tuple[int, Mapping[str, Any]]  # 1-based row of data, and its columns
 
 
 @dataclass
@@ -97,6 +93,8 @@ class Data:
             raise BadRow(number, "not a text", f"column {column!r} holds {value!r:.60}, not a text")
         if not value.strip():
             raise BadRow(number, "empty text", f"column {column!r} is empty")
+        if not value.isascii():
+            _whole_characters(number, value)
         if len(value) > self.max_chars:
             raise BadRow(
                 number,
@@ -107,7 +105,8 @@ class Data:
 
     def _label(self, row: Mapping[str, Any]) -> Any:
         value = row.get(self.columns["label"] or "")
-        return None if value == "" else value
+        missing = value == "" or (isinstance(value, float) and math.isnan(value))  # NaN: a gap, as pandas writes it
+        return None if missing else value
 
     def _id(self, number: int, row: Mapping[str, Any]) -> Any:
         return row.get(self.columns["id"]) if self.columns["id"] else number
@@ -115,12 +114,6 @@ class Data:
     def count(self) -> int:
         """Rows that are read, by reading them."""
         return sum(1 for _ in self)
-
-
-class BadRow(Exception):
-    def __init__(self, row: int, kind: str, message: str):
-        super().__init__(message)
-        self.row, self.kind = row, kind
 
 
 def read(
@@ -137,11 +130,20 @@ def read(
         raise DataError(f"{path}: there is no such file" + (f"; did you mean {near[0]}?" if near else ""))
     if str(path) != "-" and file.is_file() and file.stat().st_size == 0:
         raise DataError(f"{path} is empty")
-    rows = _reader(file, encoding)
+    rows = reader(file, encoding)
     # A pipe is read once: what is peeked at would be lost, and its only column is known.
     peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
     columns = find_columns(peeked, path, text=text, pair=pair, label=label, id=id)
+    columns["text"] = columns["text"] or "text"
     return Data(str(path), columns, rows, on_error, limit, max_chars)
+
+
+def _whole_characters(number: int, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        broken = f"{value[error.start]!r} after {value[max(0, error.start - 20) : error.start]!r}"
+        raise BadRow(number, "undecodable", f"{broken} is half a character (a lone surrogate)") from None
 
 
 def _peek(rows: Any, path: Any) -> list[Mapping[str, Any]]:
@@ -205,181 +207,6 @@ def _numeric(value: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-# -------------------------------------------------------------------------------------- formats
-
-
-def _reader(file: Path, encoding: str | None) -> Any:
-    """A function without arguments that starts a new pass over the rows."""
-    if str(file) == "-":
-        return _stdin
-    if file.is_dir():
-        return lambda: _folder(file, encoding or "utf-8")
-    suffix = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
-    if suffix in (".parquet", ".pq"):
-        return lambda: _parquet(file)
-    readers = {
-        ".csv": _table, ".tsv": _table, ".tab": _table, ".jsonl": _json_lines, ".ndjson": _json_lines,
-        ".json": _json, ".txt": _lines,
-    }  # fmt: skip
-    if suffix not in readers:
-        raise DataError(
-            f"{file}: unknown kind of file {suffix!r}; known are {', '.join(readers)}, .parquet and folders"
-        )
-    return lambda: readers[suffix](file, encoding)
-
-
-def _open(file: Path, encoding: str | None) -> io.TextIOWrapper:
-    """As text, byte order marks minded; undecodable bytes become surrogates and are found row by row."""
-    raw: Any = gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb")
-    mark = raw.read(4)
-    raw.seek(0)
-    found = "utf-16" if mark[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return io.TextIOWrapper(raw, encoding=encoding or found, errors="surrogateescape", newline="")  # type: ignore[arg-type]
-
-
-def _clean(number: int, value: str) -> str:
-    for at, char in enumerate(value) if not value.isascii() else ():
-        if "\udc80" <= char <= "\udcff":
-            byte = ord(char) - 0xDC00
-            raise BadRow(
-                number,
-                "undecodable",
-                f"byte 0x{byte:02x} after {value[max(0, at - 20) : at]!r} is not UTF-8 (try --encoding cp1252)",
-            )
-    return value
-
-
-def _table(file: Path, encoding: str | None) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with _open(file, encoding) as stream:
-        header_line = stream.readline()
-        stream.seek(0)
-        delimiter = "\t" if ".tsv" in file.name or ".tab" in file.name else _delimiter(header_line)
-        if "\x00" in header_line:
-            raise DataError(f"{file} is not a text file (it has NUL bytes)")
-        reader = csv.reader(stream, delimiter=delimiter)
-        header = [name.strip() for name in next(reader)]
-        if len(set(header)) != len(header):
-            raise DataError(f"{file}: two columns are called {Counter(header).most_common(1)[0][0]!r}")
-        if ".tab" in file.name:
-            header = _orange(header, next(reader, []), next(reader, []))
-        number = 0
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                number += 1
-                broken = _Cells(number, header, header)
-                broken.problem = BadRow(number, "broken row", str(error))
-                yield number, broken
-                continue
-            if not cells:
-                continue
-            number += 1
-            yield number, _Cells(number, header, cells)
-
-
-class _Cells(dict[str, Any]):
-    """A row that is checked when it is read, so that a bad one does not end the pass over the file."""
-
-    def __init__(self, number: int, header: list[str], cells: list[str]):
-        super().__init__(zip(header, cells, strict=False))
-        self.problem: BadRow | None = None
-        if len(cells) != len(header):
-            self.problem = BadRow(number, "broken row", f"{len(cells)} fields where the header has {len(header)}")
-        self.number = number
-
-    def get(self, key: str, default: Any = None) -> Any:
-        if self.problem:
-            raise self.problem
-        value = super().get(key, default)
-        return _clean(self.number, value) if isinstance(value, str) else value
-
-
-def _delimiter(header: str) -> str:
-    return max(",;\t|", key=header.count)
-
-
-def _orange(names: list[str], types: list[str], flags: list[str]) -> list[str]:
-    """Orange's three header lines: the column flagged `class` is the label."""
-    return ["label" if "class" in flag else name for name, flag in zip(names, flags + [""] * len(names), strict=False)]
-
-
-def _json_lines(file: Path, encoding: str | None) -> Iterator[Row]:
-    with _open(file, encoding) as stream:
-        for number, line in enumerate((x for x in stream if x.strip()), 1):
-            yield number, _JsonLine(number, line)
-
-
-class _JsonLine(_Cells):
-    def __init__(self, number: int, line: str):
-        dict.__init__(self)
-        self.number, self.problem = number, None
-        try:
-            value = json.loads(_clean(number, line))
-        except BadRow as bad:
-            self.problem = bad
-            return
-        except (ValueError, RecursionError) as error:
-            self.problem = BadRow(number, "broken row", f"not JSON ({error}): {line.strip()[:60]!r}")
-            return
-        if isinstance(value, dict):
-            self.update(value)
-        else:
-            self.problem = BadRow(number, "broken row", f"a row is a JSON object, not {line.strip()[:60]!r}")
-
-
-def _json(file: Path, encoding: str | None) -> Iterator[Row]:
-    with _open(file, encoding) as stream:
-        try:
-            values = json.loads(stream.read())
-        except ValueError as error:
-            raise DataError(f"{file} is not JSON: {error}") from error
-    if not isinstance(values, list):
-        raise DataError(f"{file} should hold an array of objects; for one object a line call it .jsonl")
-    for number, value in enumerate(values, 1):
-        yield number, _JsonLine(number, json.dumps(value))
-
-
-def _lines(file: Path, encoding: str | None) -> Iterator[Row]:
-    with _open(file, encoding) as stream:
-        for number, line in enumerate(stream, 1):
-            yield number, _Cells(number, ["text"], [line.rstrip("\r\n")])
-
-
-def _stdin() -> Iterator[Row]:
-    for number, line in enumerate(sys.stdin, 1):
-        yield number, {"text": line.rstrip("\r\n")}
-
-
-def _parquet(file: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {error}") from error
-
-
-def _folder(folder: Path, encoding: str) -> Iterator[Row]:
-    """folder/CLASS/anything.txt"""
-    number = 0
-    for file in sorted(folder.glob("*/*.txt")):
-        number += 1
-        text = file.read_bytes().decode(encoding, errors="surrogateescape")
-        yield number, _Cells(number, ["text", "label", "id"], [text, file.parent.name, str(file.relative_to(folder))])
-    if not number:
-        raise DataError(f"{folder} holds no CLASS/*.txt")
 
 
 # --------------------------------------------------------------------------- identity and splits

@@ -82,7 +82,7 @@ def peaks(refresh: bool = False) -> dict[str, float | None]:
 
     Best median of three, warm, on all cores, in about 2 s. None where torch cannot do it on this CPU.
     """
-    from llm_moments.artefact import write_atomic
+    from llm_moments.atomic import write_atomic
     from llm_moments.engines.base import cache_folder
 
     key = hashlib.sha256(json.dumps([PEAKS, fingerprint()], sort_keys=True).encode()).hexdigest()[:12]

@@ -3,6 +3,7 @@
 MomentsError              exit 1   something failed
 ├── EngineError           exit 1   an engine cannot export or run this model
 │   └── EngineMissing     exit 2   an engine's package is not installed
+├── WriteError            exit 1   a disk that is full, or a place that may not be written
 └── InputError            exit 2   bad usage or bad input: the user can mend it
     ├── DataError                  a file, row or value of the examples
     ├── ModelError                 a folder that is not a (safe) model
@@ -29,6 +30,10 @@ class EngineMissing(EngineError):
 
     def __init__(self, what: str, extra: str):
         super().__init__(f"{what} is not installed. Install it with: pip install 'llm-moments[{extra}]'")
+
+
+class WriteError(MomentsError):
+    """A disk is full, or the place may not be written; the message says what is left there."""
 
 
 class InputError(MomentsError):

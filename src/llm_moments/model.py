@@ -50,7 +50,12 @@ class Model:
         named = self.config.get("id2label")
         if not named:
             return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))]
-        return [str(named[key]) for key in sorted(named, key=int)]
+        try:
+            return [str(named[key]) for key in sorted(named, key=int)]
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{self.path / 'config.json'}: id2label should number its labels, not {named!r:.80}"
+            ) from error
 
     @property
     def problem_type(self) -> str:
@@ -72,15 +77,18 @@ class Model:
     @cached_property
     def max_length(self) -> int:
         """Most tokens a row, special ones included: the smaller of tokenizer's and positions' limit."""
-        limits = [512]
-        positions = self.config.get("max_position_embeddings") or self.config.get("n_positions")
-        if isinstance(positions, int) and positions > 0:
-            padded = self.config.get("model_type") in _OFFSET_POSITIONS
-            limits = [positions - (int(self.config.get("pad_token_id") or 0) + 1 if padded else 0)]
-        of_tokenizer = getattr(self.tokenizer, "model_max_length", None)
-        if of_tokenizer and of_tokenizer < 1_000_000:
-            limits = [min(int(of_tokenizer), *limits)] if positions else [int(of_tokenizer)]
-        return max(limits[0], 8)
+        limits = [n for n in (self._positions, _bound(getattr(self.tokenizer, "model_max_length", None))) if n]
+        return max(min(limits, default=UNBOUNDED), 8)
+
+    @property
+    def _positions(self) -> int | None:
+        """Tokens there are positions for; None where they are relative to one another (XLNet, T5)."""
+        found = (_bound(self.config.get(name)) for name in POSITIONS)
+        most = next((n for n in found if n), None)
+        if most is None or self.config.get("model_type") not in _OFFSET_POSITIONS:
+            return most
+        padding = None if self.config.get("model_type") == "mpnet" else self.config.get("pad_token_id")  # fixed there
+        return most - (1 if padding is None else int(padding)) - 1
 
     @property
     def trained_length(self) -> int | None:
@@ -89,8 +97,21 @@ class Model:
         return int(length) if isinstance(length, int) else None
 
 
+# What architectures call the number of their positions; the first that is there holds.
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
+UNBOUNDED = 512  # where neither the model nor its tokenizer states a limit
+
+
+def _bound(value: Any) -> int | None:
+    """A limit as stated; None for none, for 0 and -1, and for the 1e30 that tokenizers write for none."""
+    return int(value) if isinstance(value, int | float) and 0 < value < 1_000_000 else None
+
+
 # These count positions from pad_token_id + 1, so they take that many tokens less.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl"}
+_OFFSET_POSITIONS = {
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text", "xmod",
+    "roberta-prelayernorm", "ibert", "esm", "lilt", "luke", "mluke",
+}  # fmt: skip
 
 
 def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
@@ -133,8 +154,8 @@ def _checked_config(path: Path, trust_remote_code: bool) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} should hold a JSON object")
@@ -169,7 +190,8 @@ def load(
 
     plan: a Plan, or changes such as `{"truncate.max_length": 64}`, on top of the stock plan.
     """
-    from llm_moments.artefact import is_artefact, open_artefact, recover
+    from llm_moments.artefact import is_artefact, open_artefact
+    from llm_moments.atomic import recover
     from llm_moments.core import Pipeline, Plan
     from llm_moments.engines.base import Engines
     from llm_moments.tasks.base import task_for

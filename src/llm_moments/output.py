@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import os
 import time
@@ -11,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_moments.errors import DataError, MomentsError, OutputExists
+from llm_moments.atomic import sync, writing
+from llm_moments.errors import DataError, OutputExists, WriteError
 
 KINDS = (".jsonl", ".ndjson", ".csv", ".parquet")
 SYNC_S = 1.0  # a crash of the machine (not of the program) may cost this much work
@@ -44,7 +44,11 @@ class AnswerWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stream.close()
+        try:
+            self._stream.close()
+        except OSError:
+            if not isinstance(exc[1], WriteError):  # of a full disk it was told already
+                raise
 
     def _lock(self) -> None:
         try:
@@ -77,26 +81,24 @@ class AnswerWriter:
         self.done += len(rows)
 
     def _append(self, text: str) -> None:
-        try:
+        with writing(self.partial, "The rows finished so far are kept; the same command goes on from there."):
             self._stream.write(text.encode("utf-8", "surrogatepass"))
             self._stream.flush()
             if time.monotonic() - self._synced > SYNC_S:
                 os.fsync(self._stream.fileno())
                 self._synced = time.monotonic()
-        except OSError as error:
-            full = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-            raise MomentsError(
-                f"{self.partial}: {full}. The rows finished so far are kept; the same command goes on from there."
-            ) from error
 
     def finish(self) -> Path:
         """The final file, atomically; the journal goes."""
         made = self.path.with_name(f".{self.path.name}.tmp")
         write = {".csv": _write_csv, ".parquet": _write_parquet}.get(self.path.suffix.lower(), _write_lines)
-        write(self._rows(), made)
-        with made.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(made, self.path)
+        try:
+            with writing(self.path, f"All answers are kept in {self.partial}; the same command goes on from there."):
+                write(self._rows(), made)
+                sync(made)
+                os.replace(made, self.path)
+        finally:
+            made.unlink(missing_ok=True)
         self.partial.unlink()
         return self.path
 

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from llm_moments.core import Pipeline
-from llm_moments.engines.base import ENGINES, PRECISIONS, Engines, available, built_key, engine_class
+from llm_moments.engines.base import (
+    ENGINES,
+    PLAIN,
+    PRECISIONS,
+    Engines,
+    available,
+    built_key,
+    engine_class,
+    follows,
+    put_on,
+)
 from llm_moments.errors import EngineError, PlanError
 from llm_moments.model import load, open_model
 from tests.fakes import ARCHITECTURES, make_model, make_texts
@@ -53,7 +63,8 @@ def test_one_row_is_as_many(base: Pipeline, engine: str) -> None:
 def test_streams_and_threads_change_nothing(base: Pipeline, engine: str) -> None:
     texts = make_texts(40, seed=5)
     plain = _changed(base, engine, "fp32", **{"batch.size": 4})
-    other = plain.with_(**{"forward.streams": 2, "forward.threads": 1})
+    streams = 2 if "streams" in engine_class(engine).takes else 1
+    other = plain.with_(**{"forward.streams": streams, "forward.threads": 1})
     np.testing.assert_allclose(plain.outputs(texts), other.outputs(texts), atol=1e-4)
 
 
@@ -101,6 +112,52 @@ def test_unknown_and_impossible_settings_are_named(base: Pipeline) -> None:
         _changed(base, "onnxruntime", "bf16").outputs(["good"])
     with pytest.raises(EngineError, match="layers 0 to 2"):
         base.with_(**{"forward.skip_layers": [7]}).outputs(["good"])
+
+
+ASKED = {"threads": 1, "streams": 2, "skip_layers": [1], "keep_float": ["layer 0"], "bf16_layers": ["layer 0"]}
+
+
+@pytest.mark.parametrize("setting", sorted(PLAIN))
+@pytest.mark.parametrize(("engine", "precision"), CASES)
+def test_a_setting_is_followed_or_refused(base: Pipeline, engine: str, precision: str, setting: str) -> None:
+    pipe = _changed(base, engine, precision, **{f"forward.{setting}": ASKED[setting]})
+    if follows(engine_class(engine), setting, precision):
+        assert pipe.outputs(["good"]).shape == (1, 3)
+    else:
+        with pytest.raises(EngineError, match=rf"{engine} in {precision} cannot follow forward.{setting}"):
+            pipe.outputs(["good"])
+    back = pipe.with_(**put_on(engine, precision))
+    assert back.outputs(["good"]).shape == (1, 3)
+
+
+@pytest.mark.parametrize("engine", [e for e in HERE if "keep_float" in engine_class(e).takes])
+def test_a_layer_that_is_not_there_cannot_be_kept_in_float(base: Pipeline, engine: str, tmp_path: Path) -> None:
+    kept = {"forward.keep_float": ["layer 9"]}
+    with pytest.raises(EngineError, match=r"layer 9.*it has embeddings, layer 0, layer 1, layer 2, head"):
+        _changed(base, engine, "int8-dynamic", **kept).outputs(["good"])
+    shared = load(make_model(tmp_path / "albert", "albert"))
+    with pytest.raises(EngineError, match="many times"):
+        _changed(shared, engine, "int8-dynamic", **{"forward.keep_float": ["layer 0"]}).outputs(["good"])
+
+
+@pytest.mark.parametrize("name", ["layer 1", "head"])
+@pytest.mark.skipif("onnxruntime" not in HERE, reason="needs onnxruntime")
+def test_onnx_keeps_layers_in_float_too(base: Pipeline, name: str) -> None:
+    import onnx
+
+    def quantised(pipe: Pipeline) -> int:
+        pipe.outputs(["good"])
+        graph = onnx.load(str(base.engines.store(pipe.plan.settings("forward")) / "model.onnx")).graph
+        return sum(node.op_type == "MatMulInteger" for node in graph.node)
+
+    whole = quantised(_changed(base, "onnxruntime", "int8-dynamic"))
+    assert 0 < quantised(_changed(base, "onnxruntime", "int8-dynamic", **{"forward.keep_float": [name]})) < whole
+
+
+@pytest.mark.parametrize("engine", [e for e in HERE if engine_class(e).cpu_only])
+def test_a_device_that_an_engine_does_not_use_is_refused(tiny_model: Path, engine: str) -> None:
+    with pytest.raises(EngineError, match="CPU only"):
+        load(tiny_model, device="cuda", plan={"forward.engine": engine}).outputs(["good"])
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from llm_moments.core import Example, Pipeline
-from llm_moments.errors import DataError
+from llm_moments.core import Example, Pipeline, Plan
+from llm_moments.errors import DataError, PlanError
 from llm_moments.evaluation import evaluation
 from llm_moments.model import load
 from tests.fakes import LABELS, make_model, make_texts
@@ -69,7 +69,38 @@ def test_a_pipeline_agrees_with_itself(pipe: Pipeline) -> None:
     outputs = pipe.outputs(make_texts(20))
     assert pipe.task.agreement(outputs, outputs, pipe.model).min() == 1.0
     assert pipe.task.argmax_equal(outputs, outputs, pipe.model).all()
-    assert (pipe.task.margins(outputs, pipe.model) >= 0).all()
+
+
+def test_margins_say_how_sure_an_answer_is(pipe: Pipeline) -> None:
+    outputs = np.array([[3.0, -1.0, 2.5], [-4.0, -0.25, 9.0]], np.float32)[:, : len(pipe.model.labels)]
+    cascade = {"cascade": {"threshold": 1.0, "cheap": {"truncate.max_length": 8}}}
+    plan = Plan({**pipe.plan.to_dict(), **cascade})
+    if pipe.model.problem_type == "regression":
+        assert not pipe.task.has_margins(pipe.model)
+        with pytest.raises(PlanError, match="margin"):
+            pipe.task.margins(outputs, pipe.model)
+        with pytest.raises(PlanError, match="cascade"):
+            pipe.with_(plan)
+        return
+    expected = [1.0, 0.25] if pipe.model.problem_type == "multi_label_classification" else [0.5, 9.25]
+    assert pipe.task.margins(outputs, pipe.model).tolist() == expected
+    assert len(pipe.with_(plan).outputs(make_texts(5))) == 5
+
+
+@pytest.mark.parametrize("labels", [["1", "2"], ["2", "1"], ["0", "1"], ["-1", "+1", "1"], ["pos", "neg"]])
+def test_a_label_is_a_name_first_and_an_index_only_where_no_name_is_meant(labels: list[str], tmp_path: Path) -> None:
+    model = load(make_model(tmp_path / "m", labels=labels))
+    for at, name in enumerate(labels):
+        told = [name, f" {name} "] + ([float(name), np.float32(name), f"{float(name)}"] if name == "1" else [])
+        assert model.task.references(told, model.model) == [at] * len(told)
+    if labels == ["pos", "neg"]:
+        assert model.task.references([1, 1.0, "1", "POS"], model.model) == [1, 1, 1, 0]
+    with pytest.raises(DataError, match="row 1"):
+        model.task.references(["1.5"], model.model)
+    if labels == ["1", "2"]:
+        for unknown in (3.0, 0, "0"):
+            with pytest.raises(DataError, match="row 1.*it knows 1, 2"):
+                model.task.references([unknown], model.model)
 
 
 def test_unknown_references_are_named(pipe: Pipeline) -> None:
@@ -83,8 +114,14 @@ def test_plain_inputs_of_every_kind(pipe: Pipeline) -> None:
     assert same[0] == same[1] == same[2]
     assert pipe((one, two)) == pipe({"text": one, "text_pair": two}) == pipe([one, two])
     assert pipe((one, two)) != pipe(one)
-    with pytest.raises(DataError, match="an input is a text"):
-        pipe(5)
+    for strange in (5, None, b"bytes", ["one"], ("a", None), {}, {"text": 5}, {"text_pair": "b"}):
+        with pytest.raises(DataError, match="an input is a text"):
+            pipe(strange)
+    for half in ("good \ud83d", ("good", "\udce9"), {"text": "\ud800"}):
+        with pytest.raises(DataError, match="half a character"):
+            pipe(half)
+    for odd in ("", "\x00", "\u200b", "😀" * 5):
+        assert pipe(odd).scores
 
 
 def test_without_references_the_original_is_the_judge(pipe: Pipeline) -> None:

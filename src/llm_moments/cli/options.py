@@ -141,7 +141,7 @@ def write_views(
     **results: Any,
 ) -> None:  # fmt: skip
     """Writes the views that were asked for. results: session, worths, study, certificate."""
-    from llm_moments.artefact import write_atomic
+    from llm_moments.atomic import write_atomic
 
     if html:
         from llm_moments.render.html import report

@@ -49,7 +49,7 @@ def record(
     if out:
         session.save(out)
     if trace:
-        from llm_moments.artefact import write_atomic
+        from llm_moments.atomic import write_atomic
         from llm_moments.render.chrome_trace import chrome_trace
 
         write_atomic(trace, json.dumps(chrome_trace(session)))

@@ -39,6 +39,7 @@ def run(
     trust_remote_code: o.Trust = False,
 ) -> None:
     from llm_moments.errors import InputError
+    from llm_moments.formats import stdin_rows
 
     fmt = o.output_format(format, json_)
     if inputs and data:
@@ -56,9 +57,7 @@ def run(
     )
     if out is None:
         rows = (
-            ((e.id, e.input) for e in source)
-            if source
-            else ((n, line.rstrip("\n")) for n, line in enumerate(sys.stdin, 1))
+            ((e.id, e.input) for e in source) if source else ((n, dict(row)["text"]) for n, row in stdin_rows(encoding))
         )
         _show(rows, pipe, fmt)
     else:

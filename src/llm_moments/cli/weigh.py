@@ -47,7 +47,7 @@ def weigh(
     o.tell_skipped(examples)
     o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
     if out:
-        from llm_moments.artefact import write_atomic
+        from llm_moments.atomic import write_atomic
 
         write_atomic(out, json.dumps(worths.to_dict(), indent=1))
     if fmt == "json":

@@ -26,6 +26,8 @@ ENGINES = {
     "openvino": "openvino:OpenVino",
 }
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
+PLAIN = {"threads": 0, "streams": 1, "skip_layers": [], "keep_float": [], "bf16_layers": []}  # nothing is asked
+ONLY_AT = {"keep_float": ("int8", "int8-dynamic"), "bf16_layers": ("fp32",)}  # without effect in other precisions
 GRAPH_KEYS = ("skip_layers", "keep_float", "calibration")  # settings that change what is built, not how it is run
 
 
@@ -41,6 +43,8 @@ class Engine(Protocol):
     extra: ClassVar[str]  # what `pip install 'llm-moments[...]'` takes
     package: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]
+    takes: ClassVar[tuple[str, ...]]  # the settings of PLAIN that it follows; others are refused
+    cpu_only: ClassVar[bool]
     builds: ClassVar[bool]  # whether it keeps a built graph, so that the torch weights are not needed
 
     @classmethod
@@ -78,6 +82,25 @@ def available() -> list[str]:
     return [name for name in ENGINES if why_not(name) is None]
 
 
+def follows(cls: type[Engine], setting: str, precision: str) -> bool:
+    return setting in cls.takes and precision in ONLY_AT.get(setting, (precision,))
+
+
+def put_on(engine: str, precision: str) -> dict[str, Any]:
+    """Changes that put a plan on another engine: choices that this one could not follow are taken back."""
+    lost = {f"forward.{s}": None for s in PLAIN if not follows(engine_class(engine), s, precision)}
+    return {"forward.engine": engine, "forward.precision": precision, **lost}
+
+
+def _cannot(setting: str, value: Any, engine: str, precision: str) -> str:
+    able = [name for name in ENGINES if setting in engine_class(name).takes]
+    where = f" in {' or '.join(ONLY_AT[setting])}" if setting in ONLY_AT else ""
+    return (
+        f"{engine} in {precision} cannot follow forward.{setting} = {value!r}: "
+        f"only {', '.join(able)} can{where}. Take it back or choose such an engine."
+    )
+
+
 class Engines:
     """Opened engines of one model by their settings: the most recently used few stay open."""
 
@@ -105,10 +128,11 @@ class Engines:
         precision = settings.get("precision", "fp32")
         if precision not in cls.precisions:
             raise EngineError(f"{name} has no precision {precision!r}; it has {', '.join(cls.precisions)}")
-        if settings.get("bf16_layers") and (cls.builds or precision != "fp32"):
-            raise EngineError(f"bf16_layers goes with the engine torch in fp32, not with {name} in {precision}")
-        if settings.get("keep_float") and not precision.startswith("int8"):
-            raise EngineError(f"keep_float goes with an int8 precision, not with {precision}")
+        for setting, plain in PLAIN.items():
+            if settings.get(setting, plain) != plain and not follows(cls, setting, precision):
+                raise EngineError(_cannot(setting, settings[setting], name, precision))
+        if cls.cpu_only and self.device not in ("auto", "cpu"):
+            raise EngineError(f"{name} runs on the CPU only here, not on {self.device!r}; use the engine torch")
         return cls.open(self.model, settings, self.store(settings), self.calibration, self.device)
 
     def store(self, settings: Mapping[str, Any]) -> Path:

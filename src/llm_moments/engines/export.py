@@ -13,24 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm_moments.artefact import sibling
-from llm_moments.errors import ArtefactError, EngineError, MomentsError
+from llm_moments.atomic import sibling
+from llm_moments.errors import EngineError, MomentsError
 
 NAMES = "fields.json"  # beside a built graph: its inputs, in order
 
 
 def build(store: Path, make: Callable[[Path], Sequence[str]]) -> list[str]:
-    """Fills `store` once, atomically, by `make(folder) -> names of the inputs`; gives those names."""
+    """Fills `store` once, atomically, by `make(folder) -> names of the inputs`; gives those names.
+
+    Of processes that build the same at the same time the first one's graph stays, for all.
+    """
     if not (store / NAMES).exists():
-        try:
-            with sibling(store) as folder:
-                names = list(make(folder))
-                (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
-                if (store / NAMES).exists():
-                    raise FileExistsError(f"{store}: another process has built it meanwhile")
-        except ArtefactError:
-            if not (store / NAMES).exists():
-                raise
+        with sibling(store, unless=NAMES) as folder:
+            names = list(make(folder))
+            (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
     return list(json.loads((store / NAMES).read_text(encoding="utf-8")))
 
 

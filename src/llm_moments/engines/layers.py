@@ -6,8 +6,9 @@ A model's layers are the longest run of sibling blocks of one class: the largest
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,38 @@ class Block:
     module: Any
     also: tuple[Any, ...] = ()
     turn: int = 0
+
+
+Patterns = dict[str, "re.Pattern[str]"]  # name of a block -> what its operations are called in a graph
+
+
+def float_parts(module: Any, settings: Mapping[str, Any]) -> Patterns:
+    """The blocks that `keep_float` names, by the modules' paths, which exported graphs keep."""
+    wanted = list(settings.get("keep_float", ()))
+    if not wanted:
+        return {}
+    known = {block.name: block for block in blocks(module.inner)}
+    if missing := [name for name in wanted if name not in known]:
+        raise EngineError(f"no layer {missing} to keep in float in this model; it has {', '.join(known)}")
+    called = Counter(id(block.module) for block in known.values())
+    if shared := [name for name in wanted if called[id(known[name].module)] > 1]:
+        raise EngineError(f"{shared} cannot be kept in float alone: this model uses one layer's weights many times")
+    paths = {id(child): path for path, child in module.named_modules()}
+    return {name: _called(paths[id(m)] for m in (known[name].module, *known[name].also)) for name in wanted}
+
+
+def _called(paths: Iterable[str]) -> re.Pattern[str]:
+    ways = "|".join("[./_]".join(map(re.escape, path.split("."))) for path in paths)
+    return re.compile(rf"(.*[./_])?({ways})[./].*")
+
+
+def matching(parts: Patterns, names: Sequence[str]) -> list[str]:
+    """The operations of a graph that belong to these blocks; EngineError for a block that has none."""
+    found = {part: [name for name in names if pattern.match(name)] for part, pattern in parts.items()}
+    if empty := [part for part, some in found.items() if not some]:
+        shown = ", ".join(names[:5])
+        raise EngineError(f"{empty} cannot be kept in float: no operation of the graph bears its name ({shown}, …)")
+    return sorted({name for some in found.values() for name in some})
 
 
 def layer_list(module: Any) -> tuple[str, Any]:

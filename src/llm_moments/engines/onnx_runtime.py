@@ -11,6 +11,7 @@ import numpy as np
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import build, failing_as, quiet, to_onnx, traced
+from llm_moments.engines.layers import Patterns, float_parts, matching
 from llm_moments.errors import EngineError
 
 GRAPH = "model.onnx"
@@ -22,6 +23,8 @@ class OnnxRuntime:
     extra: ClassVar[str] = "onnx"
     package: ClassVar[str] = "onnxruntime,onnx,torch,transformers"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic")
+    takes: ClassVar[tuple[str, ...]] = ("threads", "skip_layers", "keep_float")
+    cpu_only: ClassVar[bool] = True
     builds: ClassVar[bool] = True
 
     def __init__(self, session: Any, names: list[str]):
@@ -61,19 +64,22 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     plain = folder / "plain.onnx"
     to_onnx(module, example, names, plain)
     with quiet():
-        _quantise(plain, folder / GRAPH, names, settings, calibration)
+        _quantise(plain, folder / GRAPH, names, settings, calibration, float_parts(module, settings))
     for left in folder.glob("plain*"):
         left.unlink()
     return names
 
 
-def _quantise(plain: Path, target: Path, names: list[str], settings: Mapping[str, Any], calibration: Any) -> None:
+def _quantise(
+    plain: Path, target: Path, names: list[str], settings: Mapping[str, Any], calibration: Any, parts: Patterns
+) -> None:  # fmt: skip
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = plain.with_name("plain-prepared.onnx")
     quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-    left = _left_in_float(prepared, settings)
+    kept = matching(parts, _node_names(prepared))
+    left = [*kept, *(f"{name}_MatMul" for name in kept)]  # a Gemm is made a MatMul of that name first
     common = {"op_types_to_quantize": QUANTISED, "nodes_to_exclude": left, "per_channel": True}
     if settings["precision"] == "int8-dynamic":
         quantize_dynamic(str(prepared), str(target), weight_type=QuantType.QInt8, **common)
@@ -92,16 +98,7 @@ def _quantise(plain: Path, target: Path, names: list[str], settings: Mapping[str
     quantize_static(str(prepared), str(target), Reader(), weight_type=QuantType.QInt8, **common)
 
 
-def _left_in_float(graph: Path, settings: Mapping[str, Any]) -> list[str]:
-    import re
-
+def _node_names(graph: Path) -> list[str]:
     import onnx
 
-    from llm_moments.engines.openvino import _pattern
-
-    patterns = [re.compile(_pattern(name).replace("[./]", "[./_]")) for name in settings.get("keep_float", ())]
-    nodes = onnx.load(str(graph), load_external_data=False).graph.node if patterns else ()
-    found = {p.pattern: [node.name for node in nodes if p.match(node.name)] for p in patterns}
-    if missing := [pattern for pattern, names in found.items() if not names]:
-        raise EngineError(f"keep_float names nothing in this graph: no operation is called like {missing[0]}")
-    return [name for names in found.values() for name in names]
+    return [node.name for node in onnx.load(str(graph), load_external_data=False).graph.node]

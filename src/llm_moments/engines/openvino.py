@@ -11,6 +11,7 @@ import numpy as np
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import build, failing_as, quiet, to_onnx, traced
+from llm_moments.engines.layers import float_parts, matching
 from llm_moments.errors import EngineError
 
 GRAPH = "openvino_model.xml"
@@ -22,6 +23,8 @@ class OpenVino:
     extra: ClassVar[str] = "openvino"
     package: ClassVar[str] = "openvino,torch,transformers"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
+    takes: ClassVar[tuple[str, ...]] = ("threads", "streams", "skip_layers", "keep_float")
+    cpu_only: ClassVar[bool] = True
     builds: ClassVar[bool] = True
 
     def __init__(self, compiled: Any, names: list[str], streams: int):
@@ -86,15 +89,16 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     import openvino as ov
 
     precision = settings.get("precision", "fp32")
-    graph, names = _graph(model, settings, folder)
+    module, example, names = traced(model, settings)
+    graph = _graph(module, example, names, folder)
     if precision == "int8":
-        graph = _calibrated(graph, names, settings, calibration)
+        graph = _calibrated(graph, names, calibration, _ignored(graph, module, settings))
     elif precision == "int8-dynamic":
         import nncf
 
         with quiet():
             graph = nncf.compress_weights(
-                graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=_ignored(settings)
+                graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=_ignored(graph, module, settings)
             )
     ov.save_model(graph, folder / GRAPH, compress_to_fp16=False)
     for left in folder.glob("*.onnx*"):
@@ -102,11 +106,10 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     return names
 
 
-def _graph(model: Any, settings: Mapping[str, Any], folder: Path) -> tuple[Any, list[str]]:
+def _graph(module: Any, example: dict[str, Any], names: list[str], folder: Path) -> Any:
     """Straight from torch; through ONNX where OpenVINO cannot trace the module."""
     import openvino as ov
 
-    module, example, names = traced(model, settings)
     try:
         with quiet():
             graph = ov.convert_model(module, example_input=tuple(example[n] for n in names))
@@ -116,10 +119,10 @@ def _graph(model: Any, settings: Mapping[str, Any], folder: Path) -> tuple[Any, 
     graph.reshape({i: ov.PartialShape([-1, -1]) for i in range(len(names))})
     for node, name in zip(graph.inputs, names, strict=True):
         node.get_tensor().set_names({name})
-    return graph, names
+    return graph
 
 
-def _calibrated(graph: Any, names: list[str], settings: Mapping[str, Any], calibration: Any) -> Any:
+def _calibrated(graph: Any, names: list[str], calibration: Any, ignored: Any) -> Any:
     import nncf
 
     rows = [tuple(fields[name] for name in names) for fields in calibration or ()]
@@ -128,20 +131,13 @@ def _calibrated(graph: Any, names: list[str], settings: Mapping[str, Any], calib
     with quiet():
         return nncf.quantize(
             graph, nncf.Dataset(rows), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(rows),
-            fast_bias_correction=True, ignored_scope=_ignored(settings),
+            fast_bias_correction=True, ignored_scope=ignored,
         )  # fmt: skip
 
 
-def _ignored(settings: Mapping[str, Any]) -> Any:
+def _ignored(graph: Any, module: Any, settings: Mapping[str, Any]) -> Any:
     """The operations of the layers that stay in float: a traced graph keeps the modules' paths."""
     import nncf
 
-    patterns = [_pattern(name) for name in settings.get("keep_float", ())]
-    return nncf.IgnoredScope(patterns=patterns) if patterns else None
-
-
-def _pattern(step: str) -> str:
-    kind, _, number = step.partition(" ")
-    if kind == "layer":
-        return rf".*\.(layer|layers|h|block|blocks)\.{number}[./].*"
-    return r".*embedding.*" if kind == "embeddings" else r".*(classifier|score|pooler|head|dense_out).*"
+    names = matching(float_parts(module, settings), [op.get_friendly_name() for op in graph.get_ops()])
+    return nncf.IgnoredScope(names=names, validate=False) if names else None

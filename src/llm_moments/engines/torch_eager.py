@@ -50,6 +50,8 @@ class TorchEager:
     extra: ClassVar[str] = "torch"
     package: ClassVar[str] = "torch,transformers"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
+    takes: ClassVar[tuple[str, ...]] = ("threads", "skip_layers", "bf16_layers")
+    cpu_only: ClassVar[bool] = False
     builds: ClassVar[bool] = False
 
     def __init__(self, module: Any, settings: Mapping[str, Any], device: str):
@@ -67,6 +69,8 @@ class TorchEager:
         precision = settings.get("precision", "fp32")
         if precision == "fp16" and device == "cpu":
             raise EngineError("fp16 on a CPU is slower than fp32 in torch; use bf16 or fp32")
+        if settings.get("threads") and device != "cpu":
+            raise EngineError(f"forward.threads is for the CPU; this model runs on {device!r}")
         module = load_module(model, settings.get("skip_layers", ()))
         module = module.to(device=device, dtype=getattr(torch, DTYPES[precision]))
         _bf16_layers(module, settings.get("bf16_layers", ()))

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.artefact import MANIFEST, is_artefact, save, sibling, verify, write_into
+from llm_moments.artefact import MANIFEST, is_artefact, save, verify, write_into
+from llm_moments.atomic import sibling, writing
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
@@ -363,16 +364,17 @@ class _Run:
 
 def _place(done: Improvement, folder: Path, *, slim: bool) -> None:
     """Puts the artefact's files beside the study, the manifest last; the old manifest goes first."""
-    (folder / MANIFEST).unlink(missing_ok=True)
     with sibling(folder / ".artefact") as made:
         write_into(done.pipeline, made, certificate=done.certificate.to_dict(), report=done.report(), slim=slim)
     made = folder / ".artefact"
-    for entry in sorted(made.iterdir(), key=lambda p: p.name == MANIFEST):
-        target = folder / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(entry, target)
-    made.rmdir()
+    with writing(folder, "The study is kept; the same command goes on from there."):
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for entry in sorted(made.iterdir(), key=lambda p: p.name == MANIFEST):
+            target = folder / entry.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(entry, target)
+        made.rmdir()
     try:
         verify(folder)
     except ArtefactError as error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import Pipeline, Plan
+from llm_moments.engines.base import put_on
 from llm_moments.errors import EngineError
 from llm_moments.evaluation import Evaluation
 from llm_moments.improve.measure import measure
@@ -145,7 +146,7 @@ class Search:
 
     def plan_of(self, engine: str, precision: str, length: int, **more: Any) -> Plan:
         """The stock plan sorted and pre-cut, in that engine and precision, cut at that length."""
-        changes: dict[str, Any] = {**SORTED, **PRECUT, "forward.engine": engine, "forward.precision": precision}
+        changes: dict[str, Any] = {**SORTED, **PRECUT, **put_on(engine, precision)}
         if precision == "int8":
             changes["forward.calibration"] = self.study.notes["calibration"]
         return self.stock.plan.with_(**{**changes, "truncate.max_length": length, **more})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_moments.core import Plan
-from llm_moments.engines.base import ENGINES, available, engine_class
+from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.search import PRECUT, SORTED, Search
 from llm_moments.improve.study import Trial
@@ -33,7 +33,12 @@ def lossless(search: Search) -> None:
     for engine in [e for e in ENGINES if e in available() and not e.startswith("torch")]:
         if search.late():
             return
-        search.try_plan(base.with_(**{"forward.engine": engine}), "lossless", lossless=True, rows=search.quick_rows)
+        search.try_plan(
+            base.with_(**put_on(engine, base.settings("forward").get("precision", "fp32"))),
+            "lossless",
+            lossless=True,
+            rows=search.quick_rows,
+        )
 
 
 def by_hand(search: Search) -> None:
@@ -106,7 +111,7 @@ def pairs() -> list[tuple[str, str]]:
 def cascades(search: Search) -> None:
     """Foretold for every pair of plans; the few best that promise to hold are measured as a whole."""
     task = search.stock.task
-    if search.objective in ("memory", "size"):
+    if search.objective in ("memory", "size") or not task.has_margins(search.stock.model):
         return
     front = _front([t for t in search.whole() if "cascade" not in t.plan])
     plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in front]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.artefact import write_atomic
+from llm_moments.atomic import write_atomic, writing
 from llm_moments.errors import OutputExists
 
 
@@ -59,7 +59,8 @@ class Study:
             self._start(folder, question)
 
     def _start(self, folder: Path, question: Mapping[str, Any]) -> None:
-        (folder / "outputs").mkdir(parents=True, exist_ok=True)
+        with writing(folder, "Nothing was changed."):
+            (folder / "outputs").mkdir(parents=True, exist_ok=True)
         file = folder / "study.json"
         asked = json.loads(json.dumps(question))
         if file.exists() and json.loads(file.read_text(encoding="utf-8")) != asked:
@@ -89,14 +90,19 @@ class Study:
             self._outputs[trial.key] = outputs
         self.trials[trial.key] = trial
         if self.folder is not None:
-            if outputs is not None:
-                temporary = self.folder / "outputs" / f".{trial.key}.tmp"
-                with temporary.open("wb") as stream:
-                    np.save(stream, outputs)
-                os.replace(temporary, self.folder / "outputs" / f"{trial.key}.npy")
-            with (self.folder / "trials.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(asdict(trial)) + "\n")
+            with writing(self.folder, "The trials before are kept; the same command goes on from there."):
+                self._write(self.folder, trial, outputs)
         return trial
+
+    def _write(self, folder: Path, trial: Trial, outputs: np.ndarray | None) -> None:
+        """The outputs first: a trial that is told without them would not be measured again."""
+        if outputs is not None:
+            temporary = folder / "outputs" / f".{trial.key}.tmp"
+            with temporary.open("wb") as stream:
+                np.save(stream, outputs)
+            os.replace(temporary, folder / "outputs" / f"{trial.key}.npy")
+        with (folder / "trials.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(trial)) + "\n")
 
     def outputs(self, key: str) -> np.ndarray:
         """What the model said under that plan: float32 [n, classes]."""

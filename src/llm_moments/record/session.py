@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_moments.artefact import write_atomic
+from llm_moments.atomic import write_atomic
 from llm_moments.errors import DataError, InputError
 
 FORMAT = 1

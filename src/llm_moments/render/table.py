@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llm_moments.artefact import write_atomic
+from llm_moments.atomic import write_atomic
 from llm_moments.record.session import Session, StepCost
 
 

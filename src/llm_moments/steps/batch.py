@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,7 @@ class MakeBatches:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         ids = batch["ids"]
-        rows, same_as = np.arange(batch.size), None
-        if self.reuse:  # of pairs, the types say where the second text begins
-            alike = (
-                [(*i, -1, *t) for i, t in zip(ids, batch["types"], strict=True)] if batch.fields.get("second") else ids
-            )
-            rows, same_as = unique(alike)
+        rows, same_as = unique(ids, batch["types"]) if self.reuse else (np.arange(batch.size), None)
         lengths = np.fromiter((len(ids[r]) for r in rows), np.int64, len(rows))
         if self.order == "length":
             order = np.argsort(-lengths, kind="stable")
@@ -95,8 +90,9 @@ class MakeBatches:
         return rows, arrays
 
 
-def unique(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each distinct sequence, and for every row the row that stands for it."""
-    first: dict[tuple[int, ...], int] = {}
-    same_as = np.fromiter((first.setdefault(tuple(row), at) for at, row in enumerate(ids)), np.int64, len(ids))
+def unique(ids: list[list[int]], types: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each distinct sequence of tokens and types, and for every row its representative."""
+    first: dict[Any, int] = {}
+    keys = ((tuple(row), tuple(kinds)) for row, kinds in zip(ids, types, strict=True))
+    same_as = np.fromiter((first.setdefault(key, at) for at, key in enumerate(keys)), np.int64, len(ids))
     return np.fromiter(first.values(), np.int64, len(first)), same_as

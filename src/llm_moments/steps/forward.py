@@ -28,7 +28,7 @@ class Forward:
         Knob("engine", "torch", tuple(ENGINES), True, one_of(*ENGINES), f"one of {', '.join(ENGINES)}"),
         Knob("precision", "fp32", PRECISIONS, False, one_of(*PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
         Knob("threads", 0, (1, 2, 4, 8), True, whole(0, 1024), "threads of one forward pass; 0: all cores"),
-        Knob("streams", 1, (1, 2, 4), True, whole(1, 1024), "batches computed at the same time, where the engine can"),
+        Knob("streams", 1, (1, 2, 4), True, whole(1, 1024), "batches computed at the same time (openvino)"),
         Knob("skip_layers", [], (), False, _indices, "a list of layer numbers, such as [2, 3]"),
         Knob("keep_float", [], (), False, _names, "step names an int8 precision leaves in float, such as ['layer 0']"),
         Knob("bf16_layers", [], (), False, _names, "step names computed in bf16 while the rest stays in fp32 (torch)"),

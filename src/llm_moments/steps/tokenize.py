@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llm_moments.core import Batch, Knob, Recorder
 from llm_moments.errors import ModelError
-
-SLACK = 4  # tokens a shortened text must have beyond the need, since its very last ones may differ
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,24 @@ class Encoder:
             return [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
         return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    @cached_property
+    def splits_at_spaces(self) -> bool:
+        """Whether no token reaches from a word across the space after it, so that a text may be cut there.
+
+        A Python tokenizer may look at the whole text (Japanese word splitters do): no.
+        """
+        if self.backend is None:
+            return False
+        normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
+        if splitter is None and type(self.backend.model).__name__ not in ("BPE", "Unigram"):
+            return False
+        seen = normalizer.normalize_str("x y") if normalizer else "x y"
+        if splitter is not None:
+            seen = "".join(piece for piece, _ in splitter.pre_tokenize_str(seen))
+        marks = "".join({" ", *seen} - {"x", "y"})  # how a space is written in the vocabulary
+        across = re.compile(f"[^{re.escape(marks)}][{re.escape(marks)}]")
+        return not any(across.search(piece) for piece in self.backend.get_vocab(with_added_tokens=True))
+
     def template(self, pair: bool) -> Template:
         if pair not in self._templates:
             self._templates[pair] = self._probe(pair)
@@ -111,6 +129,8 @@ def _find(row: list[int], part: list[int], start: int) -> int:
 
 
 class Tokenize:
+    """Writes `first` and `second`: token ids of each text, and of a pair's second text (None without one)."""
+
     name = "tokenize"
     reads: tuple[str, ...] = ("text", "shortened", "input")
     writes: tuple[str, ...] = ("first", "second")
@@ -120,20 +140,18 @@ class Tokenize:
         self.encoder, self.needed = encoder, needed
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        texts = batch["text"]
-        pairs = [row for row, text in enumerate(texts) if not isinstance(text, str)]
-        first = self.encoder.encode([t if isinstance(t, str) else t[0] for t in texts] if pairs else texts)
-        second: list[list[int] | None] | None = None  # None for a row that is one text
-        if pairs:
-            second = [None] * len(texts)
-            for row, ids in zip(pairs, self.encoder.encode([texts[row][1] for row in pairs]), strict=True):
-                second[row] = ids
-        short = [row for row in batch["shortened"] if len(first[row]) < self.needed + SLACK]
-        if short:
-            whole = self.encoder.encode([batch["input"][row] for row in short])
-            for row, ids in zip(short, whole, strict=True):
-                first[row] = ids
+        texts, shortened = batch["text"], batch["shortened"]
+        first = self.encoder.encode([t if isinstance(t, str) else t[0] for t in texts])
+        pairs = [row for row, t in enumerate(texts) if not isinstance(t, str)]
+        second: list[list[int] | None] = [None] * len(texts)
+        self._fill(second, pairs, [texts[row][1] for row in pairs])
+        short = [row for row, slack in shortened.items() if len(first[row]) < self.needed + slack]
+        self._fill(first, short, [batch["input"][row] for row in short])
         if recorder.active:
-            made = sum(map(len, first)) + sum(len(ids or ()) for ids in second or ())
+            made = sum(map(len, first)) + sum(len(ids) for ids in second if ids)
             recorder.count(tokens=made, whole_again=len(short))
         return batch.with_(first=first, second=second)
+
+    def _fill(self, ids: list[Any], rows: list[int], texts: list[str]) -> None:
+        for row, encoded in zip(rows, self.encoder.encode(texts) if rows else (), strict=True):
+            ids[row] = encoded

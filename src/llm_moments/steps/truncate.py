@@ -32,7 +32,7 @@ class Truncate:
         first, second = batch["first"], batch["second"]
         ids, types, cut_rows, cut_tokens = [], [], 0, 0
         for row in range(batch.size):
-            one, two = first[row], second[row] if second is not None else None
+            one, two = first[row], second[row]
             template = self.encoder.template(two is not None)
             room = max(self.max_length - template.extra, 0)
             over = len(one) + len(two or ()) - room

@@ -47,9 +47,12 @@ class Task(Protocol):
         """float64 [n]: the score when the baseline's answers are taken as references."""
         ...
 
+    def has_margins(self, model: Any) -> bool:
+        """Whether the outputs say how sure they are: of a model without, no cascade is made."""
+        ...
+
     def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
-        """float [n], how sure an answer is: a cascade asks the dear plan where this is low. Infinite where a
-        task cannot tell: then no cascade is made."""
+        """float [n], how sure an answer is: a cascade asks the dear plan where this is low."""
         ...
 
     def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray: ...

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments.core import Knob, Plan, Step, whole
-from llm_moments.errors import DataError
+from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.batch import MakeBatches
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.precut import Precut
@@ -19,8 +19,13 @@ from llm_moments.steps.truncate import Truncate
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 METRICS = {SINGLE: "accuracy", MULTI: "F1 of each example", REGRESSION: "R²"}
 
+
+def _margin(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
 CASCADE = (
-    Knob("threshold", 0.0, (), False, lambda v: isinstance(v, int | float) and v >= 0, "the dear plan is asked below this margin, >= 0"),
+    Knob("threshold", 0.0, (), False, _margin, "the dear plan is asked below this margin, >= 0"),
     Knob("cheap", {}, (), False, lambda v: isinstance(v, dict), "changes that make the cheap plan, such as {'truncate.max_length' = 16}"),
 )  # fmt: skip
 
@@ -48,12 +53,15 @@ class TextClassification:
         cut = plan.settings("truncate")
         length, side = int(cut.get("max_length", model.max_length)), cut.get("side", "head")
         return [
-            Precut(plan.settings("precut"), length, side),
+            Precut(plan.settings("precut"), encoder, length, side),
             Tokenize(encoder, length),
             Truncate({"max_length": length, "side": side}, encoder),
             MakeBatches(plan.settings("batch"), encoder, model.max_length),
             Forward(plan.settings("forward"), engines),
         ]
+
+    def has_margins(self, model: Any) -> bool:
+        return model.problem_type != REGRESSION
 
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
         return {
@@ -84,15 +92,13 @@ class TextClassification:
         }
 
     def normalise(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return value
         if isinstance(value, Mapping):
             first, second = value.get("text"), value.get("text_pair")
             value = (first, second) if second is not None else first
-            if isinstance(value, str):
-                return value
+        if isinstance(value, str):
+            return _whole_text(value)
         if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, str) for v in value):
-            return tuple(value)
+            return tuple(map(_whole_text, value))
         raise DataError(f"an input is a text, a pair of texts, or {{'text': …, 'text_pair': …}}, not {value!r:.80}")
 
     # -- answers
@@ -122,12 +128,18 @@ class TextClassification:
         return powers / powers.sum(axis=1, keepdims=True)
 
     def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
-        """Distance of the two best logits; for multi-label, of the least sure one from 0. Infinite for a
-        regression, whose outputs do not say how sure they are."""
+        """Distance of the two best logits; of the least sure logit from 0 for multi-label.
+
+        A number has none: nothing in a regression's output says how sure it is.
+        """
         if model.problem_type == REGRESSION:
-            return np.full(len(outputs), np.inf)
-        if model.problem_type == MULTI or outputs.shape[1] == 1:
+            raise PlanError(
+                f"{model.name} is a regression: its answers have no margin, so no cascade can be made of it"
+            )
+        if model.problem_type == MULTI:
             return np.abs(outputs).min(axis=1)
+        if outputs.shape[1] == 1:
+            return np.full(len(outputs), np.inf)  # the only answer there is
         best = np.partition(outputs, -2, axis=1)
         return best[:, -1] - best[:, -2]
 
@@ -172,6 +184,16 @@ class TextClassification:
         return np.abs(outputs - others)[:, 0] <= 1e-2 * (float(others.std()) or 1.0)
 
 
+def _whole_text(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            broken = text[error.start]
+            raise DataError(f"an input holds {broken!r}, half a character: it was not decoded rightly") from None
+    return text
+
+
 def _encoder(model: Any) -> Encoder:
     """One encoder a model: probing the template takes a moment."""
     if "_encoder" not in model.__dict__:
@@ -191,23 +213,27 @@ def _number(value: Any, row: int) -> float | None:
     return number
 
 
-def _label(value: Any, model: Any, row: int) -> int:
-    """A label by name or, where names are numbers or missing, by index."""
-    index = model.__dict__.setdefault("_label_index", {name: i for i, name in enumerate(model.labels)})
-    text = str(value).strip()
-    if text in index:
-        return index[text]
-    if isinstance(value, float) and value.is_integer() and str(int(value)) in index:
-        return index[str(int(value))]  # a column of whole numbers that was read as floats
-    folded = model.__dict__.setdefault("_label_folded", {name.casefold(): i for name, i in index.items()})
-    if text.casefold() in folded:
-        return folded[text.casefold()]
+def _whole(text: str) -> int | None:
     try:
         number = float(text)
     except ValueError:
-        number = -1.0
-    if number.is_integer() and 0 <= number < len(model.labels):
-        return int(number)
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def _label(value: Any, model: Any, row: int) -> int:
+    """A label by name or, where names are numbers or missing, by index."""
+    index = model.__dict__.setdefault("_label_index", {name: i for i, name in enumerate(model.labels)})
+    folded = model.__dict__.setdefault("_label_folded", {name.casefold(): i for name, i in index.items()})
+    text = str(value).strip()
+    number = _whole(text)
+    for name in (text, text if number is None else str(number)):  # 1.0 is how pandas reads a column of 1 with gaps
+        found = index.get(name, folded.get(name.casefold()))
+        if found is not None:
+            return found
+    numbered = any(_whole(name) is not None for name in model.labels)  # then a number is meant as a name
+    if number is not None and 0 <= number < len(model.labels) and not numbered:
+        return number
     known = ", ".join(model.labels[:12]) + (", …" if len(model.labels) > 12 else "")
     raise DataError(f"row {row}: the model does not know the label {value!r}; it knows {known}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.artefact import sibling
+from llm_moments.atomic import sibling
 from llm_moments.core import NULL, Batch
 from llm_moments.errors import DataError, InputError, ModelError, MomentsError, OutputExists
 from llm_moments.evaluation import evaluation, gather
@@ -77,12 +77,17 @@ def _labels(references: Sequence[Any], name: str) -> tuple[list[str], str]:
         return sorted(several), "multi_label_classification"
     if all(_fraction(ref) for ref in references) and not all(float(ref).is_integer() for ref in references):
         return ["LABEL_0"], "regression"
-    labels = sorted({str(ref).strip() for ref in references}, key=lambda x: (not x.lstrip("-").isdigit(), x.zfill(9)))
+    labels = sorted({_name(ref) for ref in references}, key=lambda x: (not x.lstrip("-").isdigit(), x.zfill(9)))
     if len(labels) < 2:
         raise DataError(f"{name} has one class only ({labels[0]!r}); a classifier needs at least two")
     if len(labels) > 10_000:
         raise DataError(f"{name} has {len(labels):,} different labels; is the label column the right one?")
     return labels, "single_label_classification"
+
+
+def _name(label: Any) -> str:
+    """1.0 is how pandas reads a column of 1 that has gaps: the label is 1."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label).strip()
 
 
 def _fraction(value: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_moments.core import Pipeline
-from llm_moments.engines.base import available, engine_class
+from llm_moments.engines.base import available, engine_class, put_on
 from llm_moments.steps.truncate import LENGTHS
 
 
@@ -46,7 +46,7 @@ def _precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
         for kind in engine_class(other).precisions:
             if (other, kind) != (engine, precision) and kind not in ("fp16", "int8"):
                 name = f"{other} {kind}"
-                yield Change(name, "forward", {"forward.engine": other, "forward.precision": kind})
+                yield Change(name, "forward", put_on(other, kind))
     if (engine, precision) == ("torch", "fp32"):
         for name in ["embeddings", *(f"layer {i}" for i in range(layers)), "head"]:
             yield Change(f"{name} in bf16", "forward", {"forward.bf16_layers": [name]})
