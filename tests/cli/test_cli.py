@@ -180,3 +180,33 @@ def test_doctor_names_every_engine_and_what_was_never_tried() -> None:
 def test_variables_stand_in_for_options(trained_model: Path, toy_csv: Path) -> None:
     found = moments("record", trained_model, "--limit", 20, MOMENTS_DATA=str(toy_csv), MOMENTS_FORMAT="json").stdout
     assert json.loads(found)["kind"] == "session"
+
+
+def test_settings_from_a_file_and_what_comes_before_it(trained_model: Path, tmp_path: Path) -> None:
+    data, config = tmp_path / "in.txt", tmp_path / "moments.toml"
+    data.write_text("\n".join(make_texts(12)))
+    config.write_text('format = "json"\nlimit = 9\nmax-drop = 0.5\n[run]\nlimit = 5\nset = "batch.size=2"\n')
+    rows = ("run", trained_model, "--data", data)
+    assert len(moments(*rows, "--config", config).stdout.splitlines()) == 5
+    assert len(moments(*rows, "--config", config, "--limit", 3).stdout.splitlines()) == 3
+    assert "{" not in moments(*rows, MOMENTS_CONFIG=str(config), MOMENTS_FORMAT="quiet").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[run]\nlimt = 3", "did you mean limit?"),
+        ("[improv]\nlimit = 3", "did you mean improve?"),
+        ("x = = 1", "not TOML"),
+        ("limit = [1]", "single value"),
+        ('[run]\nlimit = "many"', "--limit"),
+        (None, "No such file"),
+    ],
+)
+def test_settings_that_cannot_be_taken(text: str | None, said: str, trained_model: Path, tmp_path: Path) -> None:
+    config, data = tmp_path / "moments.toml", tmp_path / "in.txt"
+    data.write_text("great film\n")
+    if text is not None:
+        config.write_text(text)
+    failed = moments("run", trained_model, "--data", data, "--config", config, code=2)
+    assert said in failed.stderr, failed.stderr

@@ -28,6 +28,7 @@ def compare(
     device: o.Device = "auto",
     format: o.Format = "human",
     json_: o.Json = False,
+    config: o.Config = None,
 ) -> None:
     from llm_moments.improve.compare import compare as held
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from llm_moments.cli import options as o
 
 
-def doctor(format: o.Format = "human", json_: o.Json = False) -> None:
+def doctor(format: o.Format = "human", json_: o.Json = False, config: o.Config = None) -> None:
     from llm_moments.environment import doctor as examine
 
     found = examine()

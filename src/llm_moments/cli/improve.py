@@ -44,6 +44,7 @@ def improve(
     parquet: o.Parquet = None,
     overwrite: o.Overwrite = False,
     trust_remote_code: o.Trust = False,
+    config: o.Config = None,
 ) -> None:
     from llm_moments.improve.improve import improve as search
 

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm_moments.cli.settings import take
+
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline
 
+Config = Annotated[
+    str | None,
+    typer.Option("--config", envvar="MOMENTS_CONFIG", metavar="FILE", is_eager=True, callback=take,
+                 help="Settings in TOML; the command line and MOMENTS_* variables come first."),
+]  # fmt: skip
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, an artefact, or a hub id.")]
 DataOpt = Annotated[
     str,

@@ -37,6 +37,7 @@ def run(
     json_: o.Json = False,
     overwrite: o.Overwrite = False,
     trust_remote_code: o.Trust = False,
+    config: o.Config = None,
 ) -> None:
     from llm_moments.errors import InputError
     from llm_moments.formats import stdin_rows

@@ -21,6 +21,7 @@ def show(
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,
+    config: o.Config = None,
 ) -> None:
     fmt = o.output_format(format, json_)
     results = _load(path)

@@ -33,6 +33,7 @@ def train(
     format: o.Format = "human",
     json_: o.Json = False,
     overwrite: o.Overwrite = False,
+    config: o.Config = None,
 ) -> None:
     import json
 

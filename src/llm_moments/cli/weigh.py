@@ -36,6 +36,7 @@ def weigh(
     csv: o.Csv = None,
     parquet: o.Parquet = None,
     trust_remote_code: o.Trust = False,
+    config: o.Config = None,
 ) -> None:
     from llm_moments.weigh.weigh import weigh as ablate
 
