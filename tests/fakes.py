@@ -186,11 +186,12 @@ TOKENIZERS: dict[str, Any] = {
 
 def make_model(
     folder: Path, arch: str = "bert", *, labels: list[str] | None = None, problem_type: str | None = None, seed: int = 0,
-    tokenizer: Any = None,
+    tokenizer: Any = None, **sizes: Any,
 ) -> Path:  # fmt: skip
     """A model folder with random weights that are large enough for the answers to differ.
 
-    The tokenizer is of the kind that goes with the architecture, unless one is given.
+    The tokenizer is of the kind that goes with the architecture, unless one is given; sizes: entries of
+    its configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -200,7 +201,7 @@ def make_model(
     config = AutoConfig.for_model(
         arch, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, id2label=dict(enumerate(names)),
         label2id={n: i for i, n in enumerate(names)}, problem_type=problem_type,
-        **{**ARCHITECTURES, **OTHERS}[arch],
+        **({**ARCHITECTURES, **OTHERS}[arch] | sizes),
     )  # fmt: skip
     torch.manual_seed(seed)
     module = AutoModelForSequenceClassification.from_config(config)

@@ -16,7 +16,7 @@ from llm_moments.core import Example
 from llm_moments.data import read
 from llm_moments.errors import InputError, OutputExists
 from llm_moments.improve.measure import measure
-from tests.fakes import label_of, make_texts
+from tests.fakes import label_of, make_model, make_texts
 
 KEYS = [
     "certified",
@@ -144,6 +144,31 @@ def test_weigh_gives_every_change_a_verdict(trained_model: Path, toy_csv: Path) 
     assert short.harmful > 0
     assert short.saving is not None
     assert worths.about["rank_correlation"] is not None
+
+
+def test_weigh_of_a_deep_model_ablates_a_few_layers_and_samples_the_rest(tmp_path: Path, toy_csv: Path) -> None:
+    deep = make_model(tmp_path / "deep", num_hidden_layers=12)
+    whole = lm.weigh(deep, toy_csv, limit=160, exhaustive=True)
+    some = lm.weigh(deep, toy_csv, limit=160)
+    layers = {w.name: w for w in some if w.name.startswith("skip layer")}
+    assert len(layers) == 12
+    measured = [w for w in layers.values() if w.ablated]
+    assert 1 < len(measured) < 5
+    assert all(w.n == 160 and w.saving is not None for w in measured)
+    assert all(w.n == 32 and w.saving is None and w.drop_high > w.drop for w in layers.values() if not w.ablated)
+    truth = {w.name: w.divergence for w in whole if w.name in layers}
+    assert all(w.ablated for w in whole)
+    seen = lm.stats.rank_correlation([layers[n].screened for n in truth], list(truth.values()))
+    assert seen > 0.8
+    assert all(layers[w.name].divergence == pytest.approx(truth[w.name]) for w in measured)
+    assert some.about["rank_correlation"] is not None
+
+
+def test_weigh_prices_layers_kept_in_float_where_the_plan_is_int8(trained_model: Path, toy_csv: Path) -> None:
+    pipe = lm.load(trained_model, plan={"forward.engine": "onnxruntime", "forward.precision": "int8-dynamic"})
+    names = {w.name for w in lm.weigh(pipe, toy_csv, limit=60) if w.verdict != "unavailable"}
+    assert {"layer 0 kept in float", "head kept in float"} <= names
+    assert not [n for n in names if n.endswith("in bf16")]
 
 
 def test_record_counts_what_happens(trained_model: Path, toy_csv: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import llm_moments as lm
 from llm_moments import stats
-from llm_moments.improve.measure import measure, rows_of
+from llm_moments.improve.measure import BLOCK, blocks, measure, rows_of
 from llm_moments.improve.odds import chance, sequence
 from tests.fakes import make_texts
 
@@ -60,6 +60,23 @@ def test_a_turn_takes_whole_blocks() -> None:
     assert rows_of(0.06, 0.5, 600) == 32
     assert rows_of(0.01, 1.0, 600) == 96
     assert rows_of(1e-6, 1.0, 600) == 600
+
+
+@pytest.mark.parametrize("order", ["random", "by length"])
+@pytest.mark.parametrize("size", [64, 96, 200])
+def test_blocks_are_as_long_as_the_whole_and_keep_the_order_of_rows(order: str, size: int) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 900, 1190)
+    values = ["x" * n for n in (lengths if order == "random" else np.sort(lengths))]
+    whole = np.mean([len(v) for v in values])
+    found = blocks(values, size, 5)
+    assert [len(block) for block in found] == [size // BLOCK * BLOCK] * 5
+    assert np.mean([[len(v) for v in block] for block in found]) == pytest.approx(whole, rel=0.08)
+    for block in found:
+        stretch = block[:BLOCK]
+        assert any(values[at : at + BLOCK] == stretch for at in range(0, len(values), BLOCK))
+    assert blocks(values, 5000, 2) == [values, values]
+    assert len(blocks(values[:40], 64, 2)[0]) == 40
 
 
 def test_a_budget_that_is_too_short_is_said_at_once(trained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

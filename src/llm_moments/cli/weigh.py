@@ -20,6 +20,9 @@ def weigh(
     max_drop: Annotated[
         float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")
     ] = 0.01,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Leave out every layer on all examples, however many there are.")
+    ] = False,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
@@ -44,7 +47,7 @@ def weigh(
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
     with o.progress(fmt) as tick:
-        worths = ablate(pipe, examples, max_drop=max_drop, progress=tick)
+        worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, progress=tick)
     o.tell_skipped(examples)
     o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
     if out:

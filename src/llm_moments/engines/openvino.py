@@ -73,10 +73,11 @@ class OpenVino:
         def keep(request: Any, at: int) -> None:
             results[at] = np.array(request.get_output_tensor(0).data, np.float32)
 
+        # The largest first, so that the last to end are small and no stream waits long for another.
         queue = AsyncInferQueue(self.compiled, self.streams)
         queue.set_callback(keep)
         with failing_as("OpenVINO failed"):
-            for at, fields in enumerate(batches):
+            for at, fields in sorted(enumerate(batches), key=lambda pair: -pair[1][self.names[0]].size):
                 queue.start_async([fields[name] for name in self.names], at, share_inputs=True)
             queue.wait_all()
         yield from ({"logits": result} for result in results)

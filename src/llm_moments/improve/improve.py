@@ -18,12 +18,12 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.artefact import MANIFEST, is_artefact, save, verify, write_into
 from llm_moments.atomic import sibling, writing
-from llm_moments.core import Pipeline, Plan
+from llm_moments.core import WINDOW, Pipeline, Plan
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
 from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
-from llm_moments.improve.measure import BLOCK, OBJECTIVES, SHORTEST, interleaved, run_seconds
+from llm_moments.improve.measure import BLOCK, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
 from llm_moments.improve.search import SORTED, Search
 from llm_moments.improve.study import Study, Trial
 from llm_moments.model import load
@@ -37,7 +37,7 @@ MOST = {"calibrate": 200, "search": 800, "certify": 4000}  # examples used of ea
 FEWEST = {"search": 150, "certify": 400}  # not less, however short the budget
 SHARE = 0.3  # of the budget, for the original's answers
 ROUNDS = 7  # of interleaved timing
-TIMED = 600  # examples that plans are timed on
+TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
 CALIBRATION_LENGTH = 128
 
 
@@ -222,10 +222,10 @@ class _Run:
             self.tick(0.0, "timing the original")
             values = self.parts["search"].values
             self.pipe.outputs(values[:4])
-            fast = self.pipe.with_(**SORTED)
+            fast, few = self.pipe.with_(**SORTED), blocks(values, 2 * BLOCK, 1)[0]
             cost = {
-                name: run_seconds(pipe, values[:rows]) / len(values[:rows])
-                for name, pipe, rows in (("stock", self.pipe, BLOCK), ("sorted", fast, 2 * BLOCK))
+                name: run_seconds(pipe, some) / len(some)
+                for name, pipe, some in (("stock", self.pipe, few), ("sorted", fast, few))
             }
             self.study.note("stock_cost", cost)
         return dict(self.study.notes["stock_cost"])

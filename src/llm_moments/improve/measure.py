@@ -22,6 +22,7 @@ FEWEST = 5  # rounds: the sign test has a 95% limit from five pairs on
 SHORTEST, LONGEST = 0.5, 4.0  # seconds of one plan's turn in interleaved timing
 WARM = 8  # rows on which an engine is opened and warmed
 CALLS = 48  # examples, one a call, for latency
+GOLDEN = 0.618  # its multiples, less their whole parts, are spread evenly from the first few on
 PATIENCE = 4.0  # seconds: a pass that takes longer than this is not repeated
 
 
@@ -143,11 +144,12 @@ def interleaved(
         for stage in _stages(pipe):
             stage.outputs(values[:WARM])
     share = min(max(seconds / (rounds * len(plans)), SHORTEST), LONGEST)
+    rows = {name: CALLS if objective == "latency" else rows_of(costs[name], share, len(values)) for name in plans}
+    turns = {name: blocks(values, rows[name], rounds) for name in plans}
     begin = time.perf_counter()
     for turn in range(rounds):
         for name in list(plans)[:: 1 if turn % 2 == 0 else -1]:
-            rows = CALLS if objective == "latency" else rows_of(costs[name], share, len(values))
-            some = _block(values, turn, rows)
+            some = turns[name][turn]
             if objective == "latency":
                 found[name].append(float(np.median(call_seconds(plans[name], some))))
             else:
@@ -164,6 +166,14 @@ def rows_of(cost: float, seconds: float, most: int) -> int:
     return min(max(int(seconds / max(cost, 1e-9)) // BLOCK, 1) * BLOCK, most)
 
 
-def _block(values: Sequence[Any], turn: int, size: int) -> Sequence[Any]:
-    start = turn * size % max(len(values) - size + 1, 1)
-    return values[start : start + size]
+def blocks(values: Sequence[Any], size: int, count: int) -> list[Sequence[Any]]:
+    """Blocks of `size` rows, each about as long as any other and as the whole: stretches of `BLOCK` rows
+    in their order, drawn evenly from the shortest to the longest of them."""
+    if size >= len(values):
+        return [values] * count
+    stretches = [values[at : at + BLOCK] for at in range(0, len(values) - BLOCK + 1, BLOCK)]
+    ordered = sorted(stretches, key=lambda rows: max(len(str(row)) for row in rows))
+    many = max(size // BLOCK, 1)
+    every = len(ordered) / many
+    turns = ([ordered[int((at + (turn * GOLDEN) % 1) * every)] for at in range(many)] for turn in range(1, count + 1))
+    return [[row for stretch in turn for row in stretch] for turn in turns]

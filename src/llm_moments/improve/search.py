@@ -10,7 +10,8 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import Pipeline, Plan
-from llm_moments.engines.base import put_on
+from llm_moments.engines.base import engine_class, follows, put_on
+from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.evaluation import Evaluation
 from llm_moments.improve.measure import measure
@@ -21,6 +22,7 @@ Tick = Callable[[float | None, str], None]
 
 SORTED = {"batch.order": "length", "batch.size": 64, "batch.tokens": 8192, "batch.reuse": True}
 PRECUT = {"precut.chars_per_token": 8}
+STREAMS = 4  # most batches at a time that plans begin with, a core each; `tune` tries others
 QUICK = 96  # most rows on which engines and lossless variants are timed before whole splits are
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
 GOOD = 0.6  # chance to pass the certification from which a plan is worth working on
@@ -147,6 +149,8 @@ class Search:
     def plan_of(self, engine: str, precision: str, length: int, **more: Any) -> Plan:
         """The stock plan sorted and pre-cut, in that engine and precision, cut at that length."""
         changes: dict[str, Any] = {**SORTED, **PRECUT, **put_on(engine, precision)}
+        if self.objective == "throughput" and follows(engine_class(engine), "streams", precision):
+            changes["forward.streams"] = min(usable_cores(), STREAMS)
         if precision == "int8":
             changes["forward.calibration"] = self.study.notes["calibration"]
         return self.stock.plan.with_(**{**changes, "truncate.max_length": length, **more})

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_moments.core import Plan
 from llm_moments.engines.base import ENGINES, available, engine_class, put_on
+from llm_moments.environment import usable_cores
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.search import PRECUT, SORTED, Search
 from llm_moments.improve.study import Trial
@@ -57,7 +58,7 @@ def by_hand(search: Search) -> None:
 def hand_plan(search: Search, engine: str, precision: str) -> Plan:
     model = search.stock.model
     length = min(model.trained_length or model.max_length, model.max_length)
-    return search.plan_of(engine, precision, length, **{"precut.chars_per_token": None})
+    return search.plan_of(engine, precision, length, **{"precut.chars_per_token": None, "forward.streams": None})
 
 
 def lengths(search: Search) -> None:
@@ -137,21 +138,26 @@ def _told(search: Search, changes: dict[str, Any]) -> dict[str, Any]:
 
 def tune(search: Search) -> None:
     """Lossless knobs of the fastest good plan, one after the other, kept when they are faster."""
-    options: list[tuple[str, tuple[Any, ...]]] = [
-        ("forward.streams", (2,)),
-        ("batch.tokens", (2048, 4096, 16384)),
-        ("precut.chars_per_token", (6, 10)),
-        ("batch.multiple", (8, 16)),
-        ("forward.threads", (1,)),
-    ]
     best = next(iter(search.good()), None)
-    for name, value in [(name, value) for name, values in options for value in values]:
+    for name, value in tunable():
         if best is None or search.late():
             return
         plan = Plan(best.plan).with_(**{name: value}, **_in_cheap(best.plan, name, value))
         trial = search.try_plan(plan, "tune")
         if trial.status == "ok" and (trial.cost or 9e9) < 0.98 * (best.cost or 0.0):
             best = trial
+
+
+def tunable() -> list[tuple[str, Any]]:
+    cores = usable_cores()
+    options: list[tuple[str, tuple[Any, ...]]] = [
+        ("forward.streams", tuple(sorted({1, 2, max(cores // 2, 1), cores}))),
+        ("batch.tokens", (2048, 4096, 16384)),
+        ("precut.chars_per_token", (6, 10)),
+        ("batch.multiple", (8, 16)),
+        ("forward.threads", (1,)),
+    ]
+    return [(name, value) for name, values in options for value in values]
 
 
 def _in_cheap(plan: Any, name: str, value: Any) -> dict[str, Any]:
@@ -221,9 +227,7 @@ def skips(search: Search) -> None:
     if not single:
         return
     start = Plan(single[0].plan)  # judged in the eager engine: a graph would be built for each layer
-    judged = start.with_(
-        **{"forward.engine": None, "forward.precision": None, "forward.calibration": None, "forward.keep_float": None}
-    )
+    judged = start.with_(**put_on("torch", "fp32"), **{"forward.calibration": None})
     free = []
     for layer in range(layer_count(search)):
         if search.late():

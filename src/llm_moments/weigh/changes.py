@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_moments.core import Pipeline
-from llm_moments.engines.base import available, engine_class, put_on
+from llm_moments.engines.base import available, engine_class, follows, put_on
 from llm_moments.steps.truncate import LENGTHS
 
 
@@ -16,18 +16,14 @@ class Change:
     name: str
     step: str
     choices: dict[str, Any]
-    layer: int | None = None  # the layer that it leaves out, if it does
 
 
-def changes(pipe: Pipeline, longest: int, layers: int) -> Iterator[Change]:
-    """longest: tokens of the longest row of the data; layers: how many the model has."""
-    yield from _lengths(pipe, longest)
-    for layer in range(layers):
-        yield Change(f"skip layer {layer}", "forward", {"forward.skip_layers": [layer]}, layer)
-    yield from _precisions(pipe, layers)
+def skips(layers: int) -> list[Change]:
+    return [Change(f"skip layer {i}", "forward", {"forward.skip_layers": [i]}) for i in range(layers)]
 
 
-def _lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
+def lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
+    """longest: tokens of the longest row of the data."""
     now = pipe.plan["truncate"]["max_length"]
     rungs = [n for n in LENGTHS if 16 <= n < min(now, longest)]
     for length in rungs:
@@ -39,7 +35,8 @@ def _lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
             yield Change(f"cut at {middle} tokens, {side}", "truncate", choices)
 
 
-def _precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
+def precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
+    """layers: how many the model has."""
     now = pipe.plan.settings("forward")
     engine, precision = now.get("engine", "torch"), now.get("precision", "fp32")
     for other in [e for e in available() if e != "torch.compile"]:
@@ -47,6 +44,11 @@ def _precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
             if (other, kind) != (engine, precision) and kind not in ("fp16", "int8"):
                 name = f"{other} {kind}"
                 yield Change(name, "forward", put_on(other, kind))
-    if (engine, precision) == ("torch", "fp32"):
-        for name in ["embeddings", *(f"layer {i}" for i in range(layers)), "head"]:
+    parts = ["embeddings", *(f"layer {i}" for i in range(layers)), "head"] if layers else []
+    if follows(engine_class(engine), "bf16_layers", precision):
+        for name in parts:
             yield Change(f"{name} in bf16", "forward", {"forward.bf16_layers": [name]})
+    if follows(engine_class(engine), "keep_float", precision):
+        kept = now.get("keep_float", [])
+        for name in [part for part in parts if part not in kept]:
+            yield Change(f"{name} kept in float", "forward", {"forward.keep_float": [*kept, name]})

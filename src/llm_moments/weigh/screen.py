@@ -1,4 +1,8 @@
-"""Screening: which layers look dispensable, from one forward and backward pass over a few examples."""
+"""Screening: which layers look dispensable, before any of them is left out on all examples.
+
+A model of few layers is screened by gradient, from one forward and backward pass over a few examples; in
+one of many, every layer is also left out on a share of the examples, which is an unbiased screen.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import numpy as np
 from llm_moments.core import Pipeline
 
 EXAMPLES = 48
+SHARE, LEAST = 1 / 8, 32  # of the examples, for leaving out each of many layers
+QUARTER = 0.24  # of the cost of leaving every layer out on all examples; the gradients take what is left to 1/4
 
 
 def skip_scores(pipe: Pipeline, values: Sequence[Any]) -> np.ndarray:
@@ -63,14 +69,20 @@ def _own_loss(logits: Any) -> Any:
     return torch.nn.functional.cross_entropy(logits, logits.detach().argmax(-1), reduction="sum")
 
 
-def chosen_for_ablation(scores: np.ndarray, *, all_below: int = 9, seed: int = 0) -> list[int]:
-    """Which layers are really left out: all if there are few; else the lowest third, both extremes of
-    what remains, and two at random as an audit of the screen."""
+def sample_rows(count: int, seed: int) -> list[int]:
+    """Which of `count` examples every layer is left out on, in their order."""
+    size = min(count, max(LEAST, round(count * SHARE)))
+    return sorted(np.random.default_rng(seed).choice(count, size, replace=False).tolist())
+
+
+def chosen_for_ablation(scores: np.ndarray, *, share: float = SHARE, seed: int = 0) -> list[int]:
+    """Which layers are left out on all examples: the lowest of the screen, and one at random as its audit.
+
+    share: of the examples that the screen has taken; all of it stays at a quarter of leaving each layer
+    out on all of them, if it can.
+    """
     count = len(scores)
-    if count < all_below:
-        return list(range(count))
-    order = np.argsort(scores)
-    chosen = set(order[: -(-count // 3)].tolist()) | {int(order[-1]), int(order[-2])}
-    rest = [int(i) for i in order if int(i) not in chosen]
-    audit = np.random.default_rng(seed).choice(rest, min(2, len(rest)), replace=False)
-    return sorted(chosen | {int(i) for i in audit})
+    order = [int(i) for i in np.argsort(scores, kind="stable")]
+    lowest = max(1, int((QUARTER - share) * count) - 1)
+    audit = np.random.default_rng(seed).permutation(order[lowest:])[:1].tolist()
+    return sorted({*order[:lowest], *audit})

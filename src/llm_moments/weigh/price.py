@@ -1,0 +1,61 @@
+"""One change of the plan, held against the plan as it is: what it saves and what it loses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from llm_moments import stats
+from llm_moments.core import Pipeline
+from llm_moments.errors import EngineError, ModelError
+from llm_moments.evaluation import Evaluation
+from llm_moments.improve.measure import BLOCK, run_seconds
+from llm_moments.weigh.changes import Change
+from llm_moments.weigh.worth import Worth
+
+ROUNDS = 3  # pairs of times for each change
+
+
+def priced(
+    base: Pipeline, part: Evaluation, outputs: np.ndarray, change: Change, *, timed: bool = True,
+    spread: np.ndarray | None = None,
+) -> Worth:  # fmt: skip
+    """outputs: of the base on the part, [n, classes]. A change that cannot be made is `unavailable`.
+
+    spread: float64 [n], is given the divergence of each example.
+    """
+    try:
+        changed = base.with_(**change.choices)
+        after = changed.outputs(part.values)
+        speed = _times(base, changed, part.values) if timed else None
+    except (EngineError, ModelError) as error:
+        return Worth(change.name, change.step, change.choices, "unavailable", reason=str(error))
+    before, now = part.scores(outputs, outputs), part.scores(after, outputs)
+    bound = stats.drop_bound(before, now)
+    harmful, beneficial = stats.flips(before, now)
+    apart = stats.divergence(*(base.task.probabilities(o, base.model) for o in (outputs, after)))
+    if spread is not None:
+        spread[:] = apart
+    saved: dict[str, Any] = {} if speed is None else _savings(speed)
+    return Worth(
+        change.name, change.step, change.choices, "unclear", drop=bound.estimate, drop_low=bound.low,
+        drop_high=bound.high, harmful=harmful, beneficial=beneficial, n=len(part), divergence=float(apart.mean()),
+        **saved,
+    )  # fmt: skip
+
+
+def _savings(speed: stats.Bound) -> dict[str, Any]:
+    return {"saving": 1 - 1 / speed.estimate, "saving_low": 1 - 1 / speed.low, "saving_high": 1 - 1 / speed.high}
+
+
+def _times(base: Pipeline, changed: Pipeline, values: Any) -> stats.Bound:
+    """Speed-up on blocks of rows, original and changed in turn (A B, B A, …)."""
+    pairs: tuple[list[float], list[float]] = ([], [])
+    for pipe in (base, changed):
+        run_seconds(pipe, values[:BLOCK])
+    for turn in range(ROUNDS):
+        start = turn * BLOCK % max(len(values) - BLOCK + 1, 1)
+        for pipe, times in list(zip((base, changed), pairs, strict=True))[:: 1 if turn % 2 == 0 else -1]:
+            times.append(run_seconds(pipe, values[start : start + BLOCK]))
+    return stats.ratio_interval(*pairs)
