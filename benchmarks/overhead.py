@@ -119,7 +119,8 @@ def main() -> None:
         f"a pass, {np.median(base) * 1e3 / max(1, len(pipe_layers(module))):.0f} ms a layer. Goal: at most 1%."
     )
     results.write(
-        "Overhead of recording (goal 3)", [about, "", *results.table(("", "slower by (median of pairs)", "pairs"), rows)]
+        "Overhead of recording (goal 3)",
+        [about, "", *results.table(("", "slower by (median of pairs)", "pairs"), rows)],
     )
 
 

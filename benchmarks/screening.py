@@ -55,7 +55,9 @@ def classifier(folder: Path, train: str, rows: int = 600) -> Path:
             ids = tokenizer(text, truncation=True, max_length=TOKENS, return_tensors="pt")
             features.append(body.model(input_ids=ids["input_ids"]).last_hidden_state[0, -1].float().numpy())
     scale = float(np.std(features))
-    fitted = LogisticRegression(max_iter=3000, C=0.1).fit(np.array(features) / scale, [label for _, label in examples])
+    fitted = LogisticRegression(max_iter=3000, C=1.0, fit_intercept=False).fit(
+        np.array(features) / scale, [label for _, label in examples]
+    )
     config = body.config
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     config.pad_token_id = tokenizer.pad_token_id
@@ -96,7 +98,10 @@ def main() -> None:
     both = {
         "gradients alone (Taylor, absolute by token)": (gradient, taylor_s),
         "the screen: every layer on a share of the examples": ([w.screened for w in screened.worths], screen_s),
-        "what weigh reports: screen, and ablation where it matters": ([w.divergence for w in screened.worths], screen_s),
+        "what weigh reports: screen, and ablation where it matters": (
+            [w.divergence for w in screened.worths],
+            screen_s,
+        ),
     }
     rows = [
         (name, f"{seconds:,.0f} s ({seconds / full_s:.0%})", said(values, truth), said(values, drops))

@@ -23,7 +23,7 @@ import llm_moments as lm
 from llm_moments import stats
 from llm_moments.errors import EngineError
 from llm_moments.evaluation import gather
-from llm_moments.improve.measure import run_seconds
+from llm_moments.measure import run_seconds
 
 SORTED = {"batch.order": "length", "batch.tokens": 8192, "batch.size": 64}
 PEERS = {

@@ -25,9 +25,9 @@ from llm_moments.evaluation import gather
 from llm_moments.improve import stages
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.improve import _Run
-from llm_moments.improve.measure import interleaved
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Study
+from llm_moments.measure import interleaved
 
 MOST = 40  # cascades that are measured
 
@@ -73,12 +73,19 @@ def swept(search: Search) -> None:
     for engine, precision in stages.pairs():
         for length in stages.rungs(search):
             for side in ("head", "tail", "head+tail"):
-                say(search, search.try_plan(search.plan_of(engine, precision, length, **{"truncate.side": side}), "sweep"))
+                say(
+                    search,
+                    search.try_plan(search.plan_of(engine, precision, length, **{"truncate.side": side}), "sweep"),
+                )
     task, model = search.stock.task, search.stock.model
     front = stages._front(search.whole())
     plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in front]
     bar = min((t.cost or 0.0 for t in search.good()), default=math.inf)
-    able = [f for f in foretell(plans, lambda o: task.margins(o, model)) if f.cost < bar and search.odds_of(f.outputs) >= GOOD]
+    able = [
+        f
+        for f in foretell(plans, lambda o: task.margins(o, model))
+        if f.cost < bar and search.odds_of(f.outputs) >= GOOD
+    ]
     for one in sorted(able, key=lambda f: f.cost)[:MOST]:
         cheap, dear = (Plan(search.study.trials[key].plan) for key in (one.cheap, one.dear))
         choices: dict[str, Any] = {"threshold": one.threshold, "cheap": stages._told(search, dear.changes(cheap))}

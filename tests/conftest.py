@@ -43,7 +43,7 @@ def trained_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) ->
 
     data = [Example(text, label_of(text)) for text in make_texts(1200, seed=1)]
     out = tmp_path_factory.mktemp("trained") / "model"
-    return train(tiny_model, data, out, epochs=12, learning_rate=3e-3, max_length=48)
+    return train(tiny_model, data, out, epochs=12, learning_rate=3e-3, max_length=48).folder
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,9 @@ import llm_moments as lm
 from llm_moments.core import Example
 from llm_moments.data import read
 from llm_moments.errors import InputError, OutputExists
-from llm_moments.improve.measure import measure
+from llm_moments.evaluation import evaluation
+from llm_moments.improve.choices import taken_back, weighed
+from llm_moments.measure import measure
 from tests.fakes import label_of, make_model, make_texts
 
 KEYS = [
@@ -59,6 +61,28 @@ def test_there_is_always_one_artefact_with_a_certificate(improved: tuple) -> Non
         assert found["speedup_low"] > 1
     else:
         assert found["reason"]
+
+
+def test_each_choice_of_the_plan_is_weighed_by_taking_it_back(trained_model: Path, toy_csv: Path) -> None:
+    stock = lm.load(trained_model)
+    changes = {
+        "truncate.max_length": 16,
+        "batch.order": "length",
+        "forward.precision": "bf16",
+        "precut.chars_per_token": 8,
+    }
+    chosen = stock.with_(**changes, **{"cascade.threshold": 0.5, "cascade.cheap": {"truncate.max_length": 12}})
+    taken = list(taken_back(stock.plan, chosen.plan))
+    assert [step for _, step, _ in taken] == ["cascade", "batch", "truncate", "precut", "forward"]
+    for _, _, plan in taken:
+        assert plan != chosen.plan
+        assert plan.with_(**plan.changes(chosen.plan)) == chosen.plan
+    part = evaluation(stock, list(read(toy_csv))[:64])
+    worths = weighed(stock, chosen, part, 0.05)
+    assert len(worths) == 5
+    assert all(w.saving is not None and w.verdict != "unavailable" for w in worths)
+    cut = next(w for w in worths if w.step == "truncate")
+    assert cut.name.startswith("cut at 16 tokens, was")
 
 
 def test_the_same_call_goes_on_from_the_study(improved: tuple, trained_model: Path, toy_csv: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 import llm_moments as lm
 from llm_moments import stats
-from llm_moments.improve.measure import BLOCK, blocks, measure, rows_of
 from llm_moments.improve.odds import chance, sequence
+from llm_moments.measure import BLOCK, blocks, measure, rows_of
 from tests.fakes import make_texts
 
 

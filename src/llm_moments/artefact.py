@@ -12,7 +12,7 @@ from typing import Any
 from llm_moments.atomic import recover, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import ArtefactError, MomentsError, OutputExists
-from llm_moments.model import Model, _checked_config, _read_json
+from llm_moments.model import Model, _read_json, checked_config
 
 MANIFEST = "MANIFEST.json"
 PLAN = "moments.toml"
@@ -36,7 +36,7 @@ def open_artefact(path: Path, *, trust_remote_code: bool = False) -> tuple[Model
     folder = path / "model"
     model = Model(
         folder,
-        _checked_config(folder, trust_remote_code),
+        checked_config(folder, trust_remote_code),
         trust_remote_code,
         source=str(path),
         known_digest=manifest["model_digest"],

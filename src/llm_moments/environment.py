@@ -28,7 +28,7 @@ def fingerprint() -> dict[str, Any]:
     return {
         "cpu": _cpu_name(),
         "cores": usable_cores(),
-        "flags": [flag for flag in FLAGS if flag in _cpu_flags()],
+        "flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -73,7 +73,7 @@ def _cpu_name() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
     return set((_cpu_info("flags") or _cpu_info("Features")).split())
 
 

@@ -57,5 +57,6 @@ class ArtefactError(InputError):
 
 
 class OutputExists(InputError):
-    def __init__(self, path: object):
-        super().__init__(f"{path} exists already. Choose another place or pass --overwrite.")
+    def __init__(self, path: object, why: str = ""):
+        said = f"{path} exists already{f': {why}' if why else ''}"
+        super().__init__(f"{said}. Choose another place or pass --overwrite.")

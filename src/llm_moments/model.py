@@ -123,14 +123,14 @@ def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
         raise ModelError(f"{ref} is a file; a model is a folder with config.json and *.safetensors")
     return Model(
         path,
-        _checked_config(path, trust_remote_code),
+        checked_config(path, trust_remote_code),
         trust_remote_code,
         source=str(ref),
         notes=_read_json(path / NOTES) if (path / NOTES).exists() else {},
     )
 
 
-def _checked_config(path: Path, trust_remote_code: bool) -> dict[str, Any]:
+def checked_config(path: Path, trust_remote_code: bool) -> dict[str, Any]:
     if not (path / "config.json").exists():
         raise ModelError(f"{path} is not a model folder: it has no config.json")
     config = _read_json(path / "config.json")

@@ -75,17 +75,19 @@ def open_pipe(model: str, sets: list[str] | None, plan: Path | None, device: str
         raise InputError(f"--plan {plan}: there is no such file")
     chosen = Plan.from_toml(plan.read_text(encoding="utf-8")) if plan else None
     pipe = load(model, plan=chosen, device=device, trust_remote_code=trust)
-    return pipe.with_(**_choices(sets)) if sets else pipe
+    return pipe.with_(**named_values(sets, "--set")) if sets else pipe
 
 
-def _choices(sets: list[str]) -> dict[str, Any]:
+def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
+    """NAME=VALUE words, values as JSON where they are."""
     from llm_moments.errors import PlanError
 
-    choices = {}
-    for text in sets:
+    choices: dict[str, Any] = {}
+    for text in words or ():
         name, equals, value = text.partition("=")
         if not equals:
-            raise PlanError(f"--set takes step.knob=value, not {text!r}")
+            wanted = "step.knob=value" if option == "--set" else "name=value"
+            raise PlanError(f"{option} takes {wanted}, not {text!r}")
         try:
             choices[name] = json.loads(value)
         except ValueError:
@@ -147,7 +149,7 @@ def write_views(
     *, html: Path | None = None, tensorboard: Path | None = None, csv: Path | None = None, parquet: Path | None = None,
     **results: Any,
 ) -> None:  # fmt: skip
-    """Writes the views that were asked for. results: session, worths, study, certificate."""
+    """Writes the views that were asked for. results: session, worths, study, certificate, training."""
     from llm_moments.atomic import write_atomic
 
     if html:
@@ -157,7 +159,7 @@ def write_views(
     if tensorboard:
         from llm_moments.render.tensorboard import write
 
-        write(tensorboard, **results)
+        write(tensorboard, **{name: result for name, result in results.items() if name != "training"})
     if csv or parquet:
         from llm_moments.render.table import rows, write_csv, write_parquet
 

@@ -27,7 +27,7 @@ def show(
     results = _load(path)
     o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
     if fmt == "json":
-        first = next(iter(results.values()))
+        first = results.get("training") or next(iter(results.values()))
         o.print_json(first.to_dict())
     elif fmt == "human":
         from llm_moments.render.console import terminal
@@ -41,6 +41,7 @@ def _load(path: Path) -> dict[str, Any]:
     from llm_moments.improve.certify import Certificate
     from llm_moments.improve.study import read_trials
     from llm_moments.record.session import Session
+    from llm_moments.train.train import RUN, Training
     from llm_moments.weigh.worth import Worths
 
     if is_artefact(path):
@@ -49,8 +50,11 @@ def _load(path: Path) -> dict[str, Any]:
             raise DataError(f"{path} is an artefact without a certificate; there is nothing to show")
         certificate = Certificate.from_dict(json.loads((path / "certificate.json").read_text(encoding="utf-8")))
         return {"certificate": certificate, "study": read_trials(path / "study")}
+    if (path / RUN).is_file():
+        training = Training.load(path)
+        return {"session": training.session, "training": training}
     if not path.is_file():
-        raise DataError(f"{path} is neither a saved result nor an artefact")
+        raise DataError(f"{path} is neither a saved result, an artefact nor a model that `moments train` made")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         kind = data.get("kind") if isinstance(data, dict) else None
@@ -68,7 +72,9 @@ def _load(path: Path) -> dict[str, Any]:
 def _print(results: dict[str, Any], console: Any) -> None:
     from llm_moments.render import console as views
 
-    if "session" in results:
+    if "training" in results:
+        views.show_training(results["training"], console)
+    elif "session" in results:
         views.show_session(results["session"], console)
     if "worths" in results:
         views.show_worths(results["worths"], console)

@@ -1,11 +1,13 @@
 """Fine-tune a text classifier from a model folder and a file of labelled examples.
 
+The same command with the same --out goes on where it was ended.
+
 Example: moments train encoder/ --data train.csv --eval test.csv --out my-model"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,44 +19,99 @@ def train(
     data: o.DataOpt,
     out: Annotated[Path, typer.Option("--out", help="The folder that the model is saved to.")],
     evaluate: Annotated[
-        str | None, typer.Option("--eval", help="Examples that the trained model is judged on.")
+        str | None, typer.Option("--eval", help="Examples that the model is judged on after each epoch.")
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data.")] = 3,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one update.")] = 32,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Of AdamW, at its peak.")] = 1e-4,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
+    batch_tokens: Annotated[int, typer.Option("--batch-tokens", help="Or its padded tokens; 0: rows decide.")] = 0,
+    accumulate: Annotated[int, typer.Option("--accumulate", help="Batches of one update.")] = 1,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="At its peak.")] = 1e-4,
     max_length: Annotated[int, typer.Option("--max-length", help="Tokens a row is cut at.")] = 128,
     seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", help="sgd, momentum, nesterov, adam, adamw, adafactor or one of torch.optim.")
+    ] = "adamw",
+    optimizer_option: Annotated[
+        list[str] | None, typer.Option("--optimizer-option", metavar="NAME=VALUE", help="Such as betas=[0.9,0.98].")
+    ] = None,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Of matrices.")] = 0.01,
+    schedule: Annotated[str, typer.Option("--schedule", help="constant, linear, cosine or one-cycle.")] = "linear",
+    warm_up: Annotated[float, typer.Option("--warm-up", help="Share of the updates in which the rate rises.")] = 0.1,
+    loss: Annotated[
+        str | None, typer.Option("--loss", help="cross-entropy, binary-cross-entropy or mean-squared-error.")
+    ] = None,
+    label_smoothing: Annotated[float, typer.Option("--label-smoothing", help="0 to 1.")] = 0.0,
+    class_weights: Annotated[str | None, typer.Option("--class-weights", help="balanced: every class alike.")] = None,
+    clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient; 0: none.")] = 1.0,
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    freeze: Annotated[
+        list[str] | None, typer.Option("--freeze", metavar="BLOCK", help="embeddings, 'layer 0', …; may be repeated.")
+    ] = None,
+    lora: Annotated[int, typer.Option("--lora", help="Rank of adapters (peft); 0: all weights are trained.")] = 0,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    early_stopping: Annotated[
+        int, typer.Option("--early-stopping", help="Epochs without a better score; 0: never.")
+    ] = 0,
+    checkpoint_every: Annotated[
+        int, typer.Option("--checkpoint-every", metavar="STEPS", help="Updates; 0: after each epoch.")
+    ] = 0,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    device: o.Device = "auto",
     format: o.Format = "human",
     json_: o.Json = False,
+    html: o.Html = None,
+    tensorboard: o.TensorBoard = None,
+    histograms: Annotated[
+        bool, typer.Option("--histograms", help="Weights and gradients of every epoch, too, in TensorBoard.")
+    ] = False,
+    csv: o.Csv = None,
+    parquet: o.Parquet = None,
     overwrite: o.Overwrite = False,
     config: o.Config = None,
 ) -> None:
-    import json
+    import sys
+    from contextlib import ExitStack
 
-    from llm_moments.model import NOTES
     from llm_moments.train.train import train as fine_tune
 
     fmt = o.output_format(format, json_)
     columns = (text_column, pair_column, label_column, encoding, on_error)
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
-    with o.progress(fmt) as tick:
-        folder = fine_tune(
-            model, examples, out, evaluate=judged, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-            max_length=max_length, seed=seed, overwrite=overwrite, progress=tick,
+    settings: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "batch_tokens": batch_tokens, "accumulate": accumulate,
+        "learning_rate": learning_rate, "max_length": max_length, "seed": seed, "optimizer": optimizer,
+        "optimizer_options": o.named_values(optimizer_option, "--optimizer-option"), "weight_decay": weight_decay,
+        "schedule": schedule, "warm_up": warm_up, "loss": loss, "label_smoothing": label_smoothing,
+        "class_weights": class_weights, "clip": clip, "precision": precision, "freeze": tuple(freeze or ()),
+        "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
+        "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        tick = stack.enter_context(o.progress(fmt))
+        live = None
+        if tensorboard:
+            from llm_moments.render.tensorboard import Live
+
+            live = stack.enter_context(Live(tensorboard, settings, histograms)).update
+        done = fine_tune(
+            model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, on_update=live,
+            **settings,
         )  # fmt: skip
     o.tell_skipped(examples)
-    notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+    for warning in done.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    o.write_views(html=html, csv=csv, parquet=parquet, session=done.session, training=done)
     if fmt == "json":
-        o.print_json({"kind": "training", "out": str(folder), **notes})
+        o.print_json(done.to_dict())
     elif fmt == "human":
-        print(f"saved {folder}")
-        if "evaluation" in notes:
-            e = notes["evaluation"]
-            print(f"{e['metric']} {e['score']:.4f} on {e['n']:,} examples of {e['data']}")
+        from llm_moments.render.console import show_training, terminal
+
+        show_training(done, terminal())

@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.evaluation import evaluation, gather
-from llm_moments.improve.measure import WARM, interleaved
+from llm_moments.measure import WARM, interleaved
 from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]

@@ -23,12 +23,14 @@ from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
 from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
-from llm_moments.improve.measure import BLOCK, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
+from llm_moments.improve.choices import weighed
 from llm_moments.improve.search import SORTED, Search
 from llm_moments.improve.study import Study, Trial
+from llm_moments.measure import BLOCK, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
 from llm_moments.model import load
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session
+from llm_moments.weigh.worth import Worths
 
 Tick = Callable[[float | None, str], None]
 
@@ -36,6 +38,7 @@ STUDY = "study"  # the folder inside --out that holds the trials
 MOST = {"calibrate": 200, "search": 800, "certify": 4000}  # examples used of each split
 FEWEST = {"search": 150, "certify": 400}  # not less, however short the budget
 SHARE = 0.3  # of the budget, for the original's answers
+REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 ROUNDS = 7  # of interleaved timing
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
 CALIBRATION_LENGTH = 128
@@ -52,6 +55,7 @@ class Improvement:
     folder: Path | None = None
     before: Session | None = None  # where the time went in the original, and goes now
     after: Session | None = None
+    worths: Worths | None = None  # what each choice of the plan brings
 
     @property
     def certified(self) -> bool:
@@ -73,13 +77,14 @@ class Improvement:
             "artefact": str(self.folder) if self.folder else None,
             "certificate": c.to_dict(),
             "front": [asdict(t) for t in front(self.study)],
+            "choices": [w.to_dict() for w in self.worths or ()],
         }
 
     def report(self) -> str:
         from llm_moments.render.html import report
 
         return report(
-            session=self.before, after=self.after, certificate=self.certificate, study=self.study,
+            session=self.before, after=self.after, worths=self.worths, certificate=self.certificate, study=self.study,
             title=f"llm-moments: {self.certificate.model}",
         )  # fmt: skip
 
@@ -255,7 +260,7 @@ class _Run:
         """Its deadline leaves time for the certification, the interleaved timing and the report."""
         answers = len(self.parts["certify"]) * cost["sorted"]
         timing = ROUNDS * (BLOCK * cost["stock"] + 3 * SHORTEST)
-        reserve = min(answers + timing + 0.05 * self.budget, 0.6 * self.budget)
+        reserve = min(answers + timing + REPORT * self.budget, 0.6 * self.budget)
         search = Search(
             self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=len(self.parts["certify"]),
             objective=self.objective, deadline=self.begin + self.budget - reserve, tick=self.tick,
@@ -314,7 +319,7 @@ class _Run:
         rough = {"stock": search.base_cost or 1.0} | {name: one.cost or 1.0 for name, one in trials.items()}
         values = self.parts["certify"].values[:TIMED]
         costs = interleaved(
-            plans, values, self.objective, costs=rough, rounds=ROUNDS, seconds=max(0.8 * (self.left() - 0.05 * self.budget), 10.0),
+            plans, values, self.objective, costs=rough, rounds=ROUNDS, seconds=max(0.8 * (self.left() - REPORT * self.budget), 10.0),
             tick=lambda done: self.tick(None, f"timing original and improved, interleaved: {done:.0%}"),
         )  # fmt: skip
         speed = stats.ratio_interval(costs["stock"], costs["chosen"])
@@ -328,7 +333,15 @@ class _Run:
         )  # fmt: skip
         self.tick(None, "recording where the time goes")
         sessions = observe(plans["stock"], values[:BLOCK]), observe(plans["chosen"], values)
-        return self.kept(plans["chosen"], certificate, sessions)
+        return self.kept(plans["chosen"], certificate, sessions, self.choices(search, plans["chosen"]))
+
+    def choices(self, search: Search, chosen: Pipeline) -> Worths | None:
+        """What each choice brings in throughput; other objectives are not weighed choice by choice."""
+        if self.objective != "throughput":
+            return None
+        self.tick(None, "weighing each choice of the plan")
+        part = self.parts["search"]
+        return weighed(self.pipe, chosen, part.take(range(min(search.quick_rows, len(part)))), self.max_drop)
 
     def original(self, why: str, seen: Look | None) -> Improvement:
         return self.kept(self.pipe, self.certificate(False, why, seen, plan=self.pipe.plan))
@@ -352,10 +365,11 @@ class _Run:
         )  # fmt: skip
 
     def kept(
-        self, pipe: Pipeline, certificate: Certificate, sessions: tuple[Session | None, Session | None] = (None, None)
-    ) -> Improvement:
+        self, pipe: Pipeline, certificate: Certificate, sessions: tuple[Session | None, Session | None] = (None, None),
+        worths: Worths | None = None,
+    ) -> Improvement:  # fmt: skip
         trials = [t for t in self.study.trials.values() if t.status != "held out"]
-        done = Improvement(pipe, certificate, trials, time.monotonic() - self.begin, self.folder, *sessions)
+        done = Improvement(pipe, certificate, trials, time.monotonic() - self.begin, self.folder, *sessions, worths)
         if self.folder is not None:
             self.tick(None, f"saving {self.folder}")
             _place(done, self.folder, slim=self.objective == "size")

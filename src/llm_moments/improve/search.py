@@ -14,9 +14,9 @@ from llm_moments.engines.base import engine_class, follows, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.evaluation import Evaluation
-from llm_moments.improve.measure import measure
 from llm_moments.improve.odds import chance, sequence
 from llm_moments.improve.study import Study, Trial
+from llm_moments.measure import measure
 
 Tick = Callable[[float | None, str], None]
 

@@ -286,6 +286,34 @@ def worth(worths: Any) -> Any:
     return figure
 
 
+def curves(training: Any) -> Any:
+    """Loss and learning rate by update, and the score after each epoch, one below the other."""
+    from plotly.subplots import make_subplots
+
+    kinds = (("loss", "loss", BLUE), ("score", "score", GREEN), ("learning_rate", "learning rate", ORANGE))
+    lines = [(head, colour, _line(training.history, name)) for name, head, colour in kinds]
+    lines = [line for line in lines if len(line[2][0]) > 1 or line[0] == "score" and line[2][0]]
+    if not lines:
+        return None
+    figure = new_figure(190 * len(lines) + 40)
+    grid = make_subplots(rows=len(lines), cols=1, shared_xaxes=True, vertical_spacing=0.09, figure=figure)
+    for row, (head, colour, (xs, ys)) in enumerate(lines, 1):
+        grid.add_scatter(
+            x=xs, y=ys, mode="lines+markers" if head == "score" else "lines", name=head, row=row, col=1,
+            line={"color": colour, "width": 2}, hovertemplate="update %{x:,}<br>" + head + " %{y:.4g}<extra></extra>",
+        )  # fmt: skip
+        axis = {"gridcolor": "#edf0f3", "zeroline": False, "linecolor": LINE}
+        grid.update_yaxes(title_text=head, row=row, col=1, **axis)
+        grid.update_xaxes(row=row, col=1, **axis)
+    grid.update_xaxes(title_text="update", row=len(lines), col=1)
+    return grid
+
+
+def _line(history: Sequence[Any], name: str) -> tuple[list[float], list[float]]:
+    known = [(entry["update"], entry[name]) for entry in history if name in entry]
+    return [x for x, _ in known], [y for _, y in known]
+
+
 def _span(points: Sequence[tuple[float | None, ...]]) -> list[float]:
     every = [value for point in points for value in point if value is not None] + [0.0]
     low, high = min(every), max(every)

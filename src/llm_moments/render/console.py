@@ -12,7 +12,19 @@ from rich.table import Table
 
 from llm_moments.record.session import Session
 from llm_moments.render.table import step_row
-from llm_moments.render.text import by_worth, cut, figure, interval, label, limit, number, plan_in_short, share, value
+from llm_moments.render.text import (
+    by_worth,
+    cut,
+    epochs,
+    figure,
+    interval,
+    label,
+    limit,
+    number,
+    plan_in_short,
+    share,
+    value,
+)
 from llm_moments.render.text import verdict as verdict_of
 
 __all__ = [
@@ -89,6 +101,23 @@ def show_session(session: Session, console: Console, depth: int | None = None) -
         say(console, f"  {label(name)}: {figure(fig)} [{fig.kind}]{note}")
     for note in session.notes:
         say(console, f"  note: {note}")
+
+
+def show_training(training: Any, console: Console) -> None:
+    """How the loss and the score went, where the time went, and where the model is."""
+    if training.session is not None:
+        show_session(training.session, console)
+    table = table_of("how it went", (), ("epoch", "update", "loss", "score"))
+    for entry in epochs(training.history):
+        table.add_row(
+            number(entry["epoch"], ".0f"), number(entry["update"], ",.0f"), number(entry.get("loss"), ".4f"),
+            number(entry.get("score"), ".4f"),
+        )  # fmt: skip
+    console.print(table)
+    if training.evaluation:
+        e = training.evaluation
+        say(console, f"  {e['metric']} {e['score']:.4f} on {e['n']:,} examples of {e['data']}")
+    say(console, f"saved {training.folder}", whole=True)
 
 
 def show_worths(worths: Any, console: Console) -> None:

@@ -16,7 +16,7 @@ from llm_moments.render.notebook import (
     trials_html,
     worths_html,
 )
-from llm_moments.render.text import PLOTS_MISSING, number, percent, plan_in_short, value
+from llm_moments.render.text import PLOTS_MISSING, epochs, number, percent, plan_in_short, value
 
 # The browser itself refuses whatever is not in the page.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -38,7 +38,7 @@ details{margin:.5rem 0}summary{cursor:pointer}li{margin:.2rem 0}
 
 def report(
     *, session: Any = None, after: Any = None, worths: Any = None, study: Sequence[Any] | None = None, certificate: Any = None,
-    title: str = "llm-moments",
+    training: Any = None, title: str = "llm-moments",
 ) -> str:  # fmt: skip
     """The page, from whatever results are given. after: the session of the improved plan."""
     draw = _Pictures()
@@ -47,13 +47,16 @@ def report(
         parts += [_claim(certificate), _section("Before and after", draw(charts.before_after, certificate))]
     if study:
         parts.append(_section("Every plan that was tried", draw(charts.front, study, certificate), _trials(study)))
+    if training is not None:
+        parts.append(_section("How it learnt", draw(charts.curves, training), _learnt(training)))
     if session is not None:
         head = "Where the time goes" if after is None else "Where the time went in the original"
         parts.append(_steps(head, session, draw))
     if after is not None:
         parts.append(_steps("Where it goes now", after, draw))
     if worths is not None:
-        parts.append(_worths(worths, draw))
+        head = "What each change would save and lose" if certificate is None else "What each choice of the plan brings"
+        parts.append(_worths(head, worths, draw))
     if certificate is not None:
         parts += [
             _section("The plan, before and after", _plans(certificate)),
@@ -162,13 +165,33 @@ def _steps(head: str, session: Any, draw: _Pictures) -> str:
     return _section(head, draw(charts.waterfall, session), figures_html(session), notes_html(session.notes), table)
 
 
-def _worths(worths: Any, draw: _Pictures) -> str:
+def _worths(head: str, worths: Any, draw: _Pictures) -> str:
     if not worths:
-        return _section("What each change would save and lose", '<p class="note">No change was weighed.</p>')
+        return _section(head, '<p class="note">No change was weighed.</p>')
     hidden = sum(w.saving is None or w.drop is None for w in worths)
     note = f'<p class="note">{hidden} changes without both figures are in the table only.</p>' if hidden else ""
     parts = (draw(charts.worth, worths), note, _wide(worths_html(worths)), _free(about_html(worths)))
-    return _section("What each change would save and lose", *parts)
+    return _section(head, *parts)
+
+
+def _learnt(training: Any) -> str:
+    """Warnings first, then epochs, then the settings that made them."""
+    said = notes_html([f"Warning: {warning}" for warning in training.warnings])
+    rows = [
+        (
+            number(e["epoch"], ".0f"),
+            number(e["update"], ",.0f"),
+            number(e.get("loss"), ".4f"),
+            number(e.get("score"), ".4f"),
+        )
+        for e in epochs(training.history)
+    ]
+    facts = {name: value(fact) for name, fact in training.settings.items()}
+    if training.evaluation:
+        e = training.evaluation
+        facts = {e["metric"]: f"{e['score']:.4f} on {e['n']:,} examples of {e['data']}", **facts}
+    table = html_table(("epoch", "update", "loss", "score"), rows)
+    return said + _wide(table) + _folded("settings", _free(html_table(("", ""), list(facts.items()))), True)
 
 
 def _plans(c: Any) -> str:

@@ -8,7 +8,19 @@ from html import escape
 from typing import Any
 
 from llm_moments.render.table import step_row
-from llm_moments.render.text import by_worth, cut, figure, interval, label, limit, number, plan_in_short, share, value
+from llm_moments.render.text import (
+    by_worth,
+    cut,
+    epochs,
+    figure,
+    interval,
+    label,
+    limit,
+    number,
+    plan_in_short,
+    share,
+    value,
+)
 from llm_moments.render.text import verdict as verdict_of
 
 _NUMBER = re.compile(r"[-+<]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?[%*×]?|-|[-+\d.,]+ (to|/) [-+\d.,]+|[-+\d.,]+ / -")
@@ -54,6 +66,16 @@ def notes_html(notes: Sequence[str]) -> str:
 
 def session_html(session: Any) -> str:
     return steps_html(session) + figures_html(session) + notes_html(session.notes)
+
+
+def training_html(training: Any) -> str:
+    """Epochs with their losses and scores, then where the time went."""
+    rows = [
+        (number(e["epoch"], ".0f"), number(e.get("loss"), ".4f"), number(e.get("score"), ".4f"))
+        for e in epochs(training.history)
+    ]
+    steps = session_html(training.session) if training.session is not None else ""
+    return html_table(("epoch", "loss", "score"), rows) + notes_html(training.warnings) + steps
 
 
 def worths_html(worths: Any) -> str:

@@ -88,3 +88,41 @@ class _Writer:
         said = [self.summary.Value(tag=f"{group}/{name}", simple_value=v) for name, v in known.items()]
         if said:
             self.write(self.summary(value=said), step)
+
+
+class Live:
+    """A training as it goes on: scalars by update, hyper-parameters at its end, histograms on request."""
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], histograms: bool = False):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise EngineMissing("tensorboard", "tensorboard") from error
+        self.writer = SummaryWriter(str(folder))
+        self.settings = {name: _knob(v) for name, v in settings.items() if v is not None}
+        self.histograms, self.told, self.epoch, self.last = histograms, 0, 0, {}  # type: ignore[var-annotated]
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        summary = hparams_pb(self.settings)
+        self.writer._get_file_writer().add_summary(summary)
+        self.writer.close()
+
+    def update(self, loop: Any) -> None:
+        """Writes what is new in the loop's history."""
+        history = loop.position.history
+        for entry in history[self.told :]:
+            for name in ("loss", "score", "learning_rate", "norm"):
+                if name in entry:
+                    self.writer.add_scalar(f"train/{name}", entry[name], int(entry["update"]))
+        self.told = len(history)
+        if self.histograms and loop.position.epoch != self.epoch:
+            self.epoch = loop.position.epoch
+            for name, parameter in loop.module.named_parameters():
+                self.writer.add_histogram(f"weights/{name}", parameter.detach().float().cpu(), loop.position.updates)
+                if parameter.grad is not None:
+                    self.writer.add_histogram(f"gradients/{name}", parameter.grad.float().cpu(), loop.position.updates)

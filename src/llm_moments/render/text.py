@@ -105,3 +105,20 @@ def ratio(certificate: Any) -> float | None:
     """How many times the original the plan set by hand is: known from what is chosen against both."""
     c = certificate
     return c.speedup / c.hand_speedup if c.speedup and c.hand_speedup else None
+
+
+def epochs(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The history of a training by epoch: mean of the losses that were noted in it, its last score."""
+    found: dict[float, dict[str, Any]] = {}
+    for entry in history:
+        known = found.setdefault(entry["epoch"], {"epoch": entry["epoch"], "losses": []})
+        known["update"] = entry["update"]
+        if "loss" in entry:
+            known["losses"].append(entry["loss"])
+        if "score" in entry:
+            known["score"] = entry["score"]
+    for known in found.values():
+        losses = known.pop("losses")
+        if losses:
+            known["loss"] = sum(losses) / len(losses)
+    return [found[epoch] for epoch in sorted(found)]

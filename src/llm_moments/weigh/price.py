@@ -10,7 +10,7 @@ from llm_moments import stats
 from llm_moments.core import Pipeline
 from llm_moments.errors import EngineError, ModelError
 from llm_moments.evaluation import Evaluation
-from llm_moments.improve.measure import BLOCK, run_seconds
+from llm_moments.measure import BLOCK, run_seconds
 from llm_moments.weigh.changes import Change
 from llm_moments.weigh.worth import Worth
 

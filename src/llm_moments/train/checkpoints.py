@@ -1,0 +1,129 @@
+"""Checkpoints: weights, optimiser, schedule, random states and the position in the data, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_moments.atomic import sibling, sync
+from llm_moments.errors import ArtefactError
+
+STATE, WEIGHTS, OPTIMISER = "state.json", "weights.safetensors", "optimiser.safetensors"
+KEPT = 2  # the last ones; should one be damaged, the one before it is gone on from
+
+
+def save(folder: Path, step: int, module: Any, optimizer: Any, scheduler: Any, position: Mapping[str, Any]) -> Path:
+    """Writes `folder/step-N` atomically and drops all but the last few. position: plain data of the loop's own."""
+    import torch
+    from safetensors.torch import save_file, save_model
+
+    path = folder / f"step-{step:08d}"
+    tensors, plain = _flat(optimizer.state_dict())
+    with sibling(path) as made:
+        save_model(module, str(made / WEIGHTS))
+        save_file({**tensors, "random": torch.get_rng_state()}, str(made / OPTIMISER))
+        state = {
+            "format": 1, "step": step, "position": dict(position), "optimiser": plain,
+            "schedule": _plain(scheduler.state_dict()),
+            "files": {name: _digest(made / name) for name in (WEIGHTS, OPTIMISER)},
+        }  # fmt: skip
+        (made / STATE).write_text(json.dumps(state), encoding="utf-8")
+        for file in made.iterdir():
+            sync(file)
+    for old in list(found(folder))[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def found(folder: Path) -> Iterator[Path]:
+    """Checkpoints, the last first; what is still being written has a name of another kind."""
+    yield from sorted(folder.glob("step-*"), reverse=True)
+
+
+def latest(folder: Path) -> Path | None:
+    """The last checkpoint whose files are what was written; ArtefactError if there are some but none is whole."""
+    damaged = []
+    for path in found(folder):
+        try:
+            _verified(path)
+        except ArtefactError as error:
+            damaged.append(str(error))
+        else:
+            return path
+    if damaged:
+        raise ArtefactError(f"no checkpoint in {folder} is whole: {'; '.join(damaged)}. Begin anew with --overwrite.")
+    return None
+
+
+def restore(path: Path, module: Any, optimizer: Any, scheduler: Any) -> dict[str, Any]:
+    """Puts all states back and gives the position; ArtefactError for a damaged one or another model's."""
+    import torch
+    from safetensors.torch import load_file, load_model
+
+    state = _verified(path)
+    tensors = load_file(path / OPTIMISER)
+    try:
+        load_model(module, path / WEIGHTS)
+        random = tensors.pop("random")
+        optimizer.load_state_dict(_deep(tensors, state["optimiser"]))
+        scheduler.load_state_dict(state["schedule"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ArtefactError(f"{path} is a checkpoint of another model or optimiser: {error!s:.300}") from error
+    torch.set_rng_state(random)
+    return dict(state["position"])
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        for name, digest in state["files"].items():
+            if _digest(path / name) != digest:
+                raise ArtefactError(f"{path / name} is not what was written")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ArtefactError(f"{path} is no whole checkpoint: {error!r:.200}") from error
+    return dict(state)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An optimiser's state as tensors by name (`number/name`) and plain data; no pickle is needed for it."""
+    import torch
+
+    tensors: dict[str, Any] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for number, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{number}/{name}"] = value.contiguous()
+            else:
+                rest.setdefault(str(number), {})[name] = value
+    return tensors, {"rest": rest, "groups": [_plain(group) for group in state["param_groups"]]}
+
+
+def _deep(tensors: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {int(number): dict(entries) for number, entries in plain["rest"].items()}
+    for key, value in tensors.items():
+        number, name = key.split("/", 1)
+        state.setdefault(int(number), {})[name] = value
+    return {"state": state, "param_groups": plain["groups"]}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it; numbers of torch and NumPy become Python's own, exactly."""
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items() if not callable(v)}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic) or hasattr(value, "item"):
+        return value.item()
+    return value

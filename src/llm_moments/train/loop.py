@@ -1,0 +1,356 @@
+"""The loop: forward, loss, backward, clip, update, each a step of the recording."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import NULL, Batch, Pipeline, Recorder
+from llm_moments.errors import EngineError, InputError
+from llm_moments.evaluation import Evaluation
+from llm_moments.train import checkpoints
+from llm_moments.train.losses import Loss
+from llm_moments.train.optimisers import SCHEDULES, optimiser, schedule
+from llm_moments.train.weather import Barometer, TrainingStopped
+
+Tick = Callable[[float | None, str], None]
+WINDOW = 50  # batches whose rows are grouped by length; the groups then come in any order
+TOLD = 10  # updates from one entry of the history to the next
+WHOLE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about a training run but its model and data. InputError for what cannot be."""
+
+    epochs: int = 3
+    batch_size: int = 32
+    batch_tokens: int = 0  # padded tokens of one batch; 0: batches by rows
+    accumulate: int = 1  # batches of one update
+    learning_rate: float = 1e-4
+    max_length: int = 128
+    optimizer: str = "adamw"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    weight_decay: float = 0.01
+    schedule: str = "linear"
+    warm_up: float = 0.1  # share of the updates in which the learning rate rises
+    loss: str | None = None
+    label_smoothing: float = 0.0
+    class_weights: str | None = None  # balanced
+    clip: float = 1.0  # largest norm of the gradient
+    precision: str = "auto"  # fp32, bf16, or bf16 where the machine has it
+    freeze: tuple[str, ...] = ()  # blocks: embeddings, layer 0, …
+    lora: int = 0  # rank; 0: all weights are trained
+    gradient_checkpointing: bool = False
+    early_stopping: int = 0  # epochs without a better score on --eval before it ends; 0: never
+    checkpoint_every: int = 0  # updates; 0: after each epoch only
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        lengths = {"epochs": 1, "batch_size": 1, "accumulate": 1, "max_length": 8, "batch_tokens": 0}
+        for name, least in lengths.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name.replace('_', '-')} is at least {least}, not {getattr(self, name)!r}")
+        if not (math.isfinite(self.learning_rate) and 0 < self.learning_rate <= 100):
+            raise InputError(f"a learning rate is above 0 and at most 100, not {self.learning_rate!r}")
+        shares = {"warm_up": (0, 1), "label_smoothing": (0, 1), "weight_decay": (0, 10), "clip": (0, math.inf)}
+        for name, (low, high) in shares.items():
+            if not (math.isfinite(getattr(self, name)) and low <= getattr(self, name) <= high):
+                raise InputError(f"{name.replace('_', '-')} is between {low} and {high}, not {getattr(self, name)!r}")
+        for name in ("lora", "early_stopping", "checkpoint_every", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name.replace('_', '-')} is not below 0: {getattr(self, name)!r}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError(f"precision is auto, fp32 or bf16, not {self.precision!r}")
+        if self.class_weights not in (None, "balanced"):
+            raise InputError(f"class weights are balanced or none, not {self.class_weights!r}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"unknown schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}")
+
+
+@dataclass
+class Position:
+    """Where the run is: plain data, so that a checkpoint can hold it."""
+
+    epoch: int = 0
+    batches: int = 0  # of this epoch, done
+    updates: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Loop:
+    """Trains a module on inputs and targets; the batches are made by the pipeline's own steps.
+
+    targets: a tensor with one entry a row, or None where the loss needs none. What happens depends on the
+    seed and the position alone, so that a run that was ended goes on bit for bit as if it had not been.
+    """
+
+    def __init__(
+        self, module: Any, pipe: Pipeline, values: Sequence[Any], targets: Any, settings: Settings, loss: Loss, *,
+        recorder: Recorder = NULL, device: str = "cpu", folder: Path | None = None, judged: Evaluation | None = None,
+    ):  # fmt: skip
+        import torch
+
+        self.torch, self.module, self.settings, self.loss = torch, module, settings, loss
+        self.recorder, self.device, self.folder, self.judged = recorder, device, folder, judged
+        plan = pipe.plan.with_(**batching(settings))
+        self.pipe = pipe.with_(plan)
+        self.steps = self.pipe.steps[:-1]
+        self.values, self.targets = list(values), targets
+        self.position = Position()
+        self.barometer = Barometer()
+        self.optimizer = optimiser(
+            settings.optimizer, module, settings.learning_rate, settings.weight_decay, settings.optimizer_options
+        )
+        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and fast_bf16(device))
+        self.total = max(settings.epochs * -(-self.batches_of_an_epoch() // settings.accumulate), 1)
+        self.schedule = schedule(settings.schedule, self.optimizer, self.total, settings.warm_up)
+        self.marks: Any = None
+        self.batch_rows = np.empty(0, np.int64)
+
+    # -- data
+
+    def batches_of_an_epoch(self) -> int:
+        """Counted by making the first epoch's batches where they depend on lengths; else by rows."""
+        if not self.settings.batch_tokens:
+            window, rest = divmod(len(self.values), WINDOW * self.settings.batch_size)
+            return window * WINDOW + -(-rest // self.settings.batch_size)
+        return sum(1 for _ in self.batches(0, NULL))
+
+    def batches(self, epoch: int, recorder: Recorder) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """(rows, arrays), in an order that seed and epoch decide; rows of like length come together."""
+        rng = np.random.default_rng([self.settings.seed, epoch])
+        order = rng.permutation(len(self.values))
+        window = WINDOW * self.settings.batch_size
+        for start in range(0, len(order), window):
+            rows = order[start : start + window]
+            batch = Batch(len(rows), {"input": [self.values[r] for r in rows]})
+            for step in self.steps:
+                with recorder.step(step.name, items=batch.size):
+                    batch = step(batch, recorder)
+            made = batch["batches"]
+            for at in rng.permutation(len(made)):
+                yield rows[made[at][0]], made[at][1]
+
+    # -- the run
+
+    def run(self, tick: Tick) -> Position:
+        """All epochs from the position on. TrainingStopped if the loss is no number or explodes."""
+        self.module.train()
+        begin = time.monotonic()
+        for epoch in range(self.position.epoch, self.settings.epochs):
+            for group in self.groups(epoch):
+                loss = self.update(group, epoch)
+                done = self.position.updates / self.total
+                tick(min(done, 1.0), f"epoch {epoch + 1} of {self.settings.epochs}, loss {loss:.4f}")
+                if self.due():
+                    self.checkpoint()
+            self.position.epoch, self.position.batches = epoch + 1, 0
+            if self.judged is not None and self.evaluated(epoch, tick):
+                self.position.epoch = self.settings.epochs
+                break
+            self.checkpoint()
+        self.seconds = time.monotonic() - begin
+        return self.position
+
+    def groups(self, epoch: int) -> Iterator[list[tuple[np.ndarray, dict[str, np.ndarray]]]]:
+        """The batches of one update each, without those that are done."""
+        group: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        for at, batch in enumerate(self.batches(epoch, self.recorder)):
+            if at < self.position.batches:
+                continue
+            group.append(batch)
+            if len(group) == self.settings.accumulate:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def update(self, group: list[tuple[np.ndarray, dict[str, np.ndarray]]], epoch: int) -> float:
+        """One update from the mean loss over the rows of a group of batches."""
+        torch, recorder = self.torch, self.recorder
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.position.updates)  # of dropout
+        rows, total, worst = sum(len(r) for r, _ in group), 0.0, group[0][0]
+        self.optimizer.zero_grad(set_to_none=True)
+        for taken, arrays in group:
+            inputs = self.inputs(arrays)
+            with recorder.step("forward", items=len(taken)):
+                outputs = self.forward(inputs)
+            with recorder.step("loss", items=len(taken)):
+                targets = None if self.targets is None else self.targets[taken].to(self.device)
+                loss = self.loss(outputs, targets, inputs, recorder) * (len(taken) / rows)
+                value = loss.item()
+            total += value
+            worst = worst if math.isfinite(value) else taken
+            with recorder.step("backward", items=len(taken)):
+                if self.marks is not None:
+                    self.marks.begin()
+                loss.backward()
+                if self.marks is not None:
+                    self.marks.end()
+        with recorder.step("clip"):
+            most = self.settings.clip or math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), most))
+        wrong = self.barometer.see(total, norm)
+        if wrong:
+            raise TrainingStopped(self.stopped(wrong, epoch, worst))
+        with recorder.step("update"):
+            rate = self.schedule.get_last_lr()[0]
+            self.optimizer.step()
+            self.schedule.step()
+        self.position.updates += 1
+        self.position.batches += len(group)
+        if self.position.updates % TOLD == 1 or self.position.updates == self.total:
+            self.tell(epoch=epoch + 1, loss=total, learning_rate=rate, norm=norm)
+        return total
+
+    def forward(self, inputs: dict[str, Any]) -> Any:
+        kind = self.device if self.device in ("cuda", "mps") else "cpu"
+        more = {"output_hidden_states": True} if getattr(self.loss, "hidden", 0) else {}
+        with self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16):
+            return self.module(**inputs, **more)
+
+    def inputs(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        made = {name: self.torch.from_numpy(array) for name, array in arrays.items()}
+        if self.device == "cpu":
+            return made
+        with self.recorder.step("transfer"):
+            return {name: tensor.to(self.device, non_blocking=True) for name, tensor in made.items()}
+
+    def tell(self, **figures: float) -> None:
+        self.position.history.append({"update": self.position.updates, **figures})
+
+    def stopped(self, wrong: str, epoch: int, rows: np.ndarray) -> str:
+        kept = checkpoints.latest(self.folder) if self.folder else None
+        saved = f"The last good checkpoint is kept: {kept}." if kept else "Nothing was saved yet."
+        shown = ", ".join(str(int(row) + 1) for row in rows[:5])
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        return (
+            f"{wrong} in epoch {epoch + 1}, update {self.position.updates + 1}, at the batch of rows {shown}{more}. {saved} "
+            "Try a smaller --learning-rate, or look at those rows."
+        )
+
+    # -- evaluation and checkpoints
+
+    def evaluated(self, epoch: int, tick: Tick) -> bool:
+        """Whether the score on the evaluation data has not got better for too many epochs."""
+        assert self.judged is not None
+        tick(None, f"evaluating after epoch {epoch + 1}")
+        with self.recorder.step("evaluate", items=len(self.judged)):
+            score = self.score(self.judged)
+        self.tell(epoch=epoch + 1, score=score)
+        if self.position.best is None or score > self.position.best:
+            self.position.best, self.position.best_epoch = score, epoch + 1
+            if self.settings.early_stopping and self.folder is not None:
+                self.save_best()
+        waited = epoch + 1 - self.position.best_epoch
+        return bool(self.settings.early_stopping) and waited >= self.settings.early_stopping
+
+    def score(self, part: Evaluation) -> float:
+        """Mean score of the module as it is, in float32, on the plan that it will run on."""
+        outputs = self.outputs(part.values)
+        return float(part.scores(outputs, outputs).mean())
+
+    def outputs(self, values: Sequence[Any]) -> np.ndarray:
+        pipe = Pipeline(self.pipe.task, self.pipe.model, self.pipe.plan, engines=_Live(self.module, self.device))
+        self.module.eval()
+        try:
+            return pipe.outputs(values)
+        finally:
+            self.module.train()
+
+    def due(self) -> bool:
+        every = self.settings.checkpoint_every
+        return bool(every) and self.position.updates % every == 0
+
+    def checkpoint(self) -> None:
+        if self.folder is None:
+            return
+        with self.recorder.step("checkpoint"):
+            position = {**vars(self.position), "losses": list(self.barometer.last), "start": self.barometer.start}
+            checkpoints.save(self.folder, self.position.updates, self.module, self.optimizer, self.schedule, position)
+
+    def resume(self) -> bool:
+        """Goes on from the last whole checkpoint, if there is one."""
+        path = checkpoints.latest(self.folder) if self.folder else None
+        if path is None:
+            return False
+        position = checkpoints.restore(path, self.module, self.optimizer, self.schedule)
+        self.barometer = Barometer(position.pop("losses"), position.pop("start"))
+        self.position = Position(**position)
+        return True
+
+    def save_best(self) -> None:
+        from safetensors.torch import save_model
+
+        from llm_moments.atomic import sibling
+
+        assert self.folder is not None
+        with sibling(self.folder / "best") as made:
+            save_model(self.module, str(made / checkpoints.WEIGHTS))
+
+    def take_best(self) -> None:
+        """Puts the weights of the best epoch back, where early stopping kept them."""
+        from safetensors.torch import load_model
+
+        file = self.folder / "best" / checkpoints.WEIGHTS if self.folder else None
+        if self.settings.early_stopping and file is not None and file.exists():
+            load_model(self.module, file)
+
+    # -- recording
+
+    def watched(self, stack: ExitStack) -> dict[str, Any]:
+        """Probes on the layers, forward and backward, until the stack closes; {} where none are found."""
+        from llm_moments.record.backward import marked
+        from llm_moments.record.probes import probed
+
+        path = self.recorder.path  # type: ignore[attr-defined]
+
+        def where() -> int:  # only the loop's own forward counts, not an evaluation's or a recomputation
+            return 2 if len(path) == 2 and path[-1].name == "forward" else 0
+
+        try:
+            probes = stack.enter_context(probed(self.module, 1, self.device, where=where))
+            self.marks = stack.enter_context(marked(self.module))
+        except EngineError:
+            return {}
+        return {"forward": probes, "backward": self.marks}
+
+
+def batching(settings: Settings) -> dict[str, Any]:
+    rows = WHOLE if settings.batch_tokens else settings.batch_size
+    return {
+        "batch.order": "length", "batch.size": rows, "batch.tokens": settings.batch_tokens, "batch.reuse": False,
+    }  # fmt: skip
+
+
+class _Live:
+    """The engines of a pipeline whose module is the one that is being trained."""
+
+    def __init__(self, module: Any, device: str):
+        from llm_moments.engines.torch_eager import TorchEager
+
+        self.engine = TorchEager(module, {}, device)
+
+    def get(self, settings: Any) -> Any:
+        return self.engine
+
+
+def fast_bf16(device: str) -> bool:
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    from llm_moments.environment import cpu_flags
+
+    fast = {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags()
+    return device == "cpu" and torch.backends.mkldnn.is_available() and bool(fast)

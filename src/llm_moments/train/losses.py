@@ -1,0 +1,131 @@
+"""What a batch of outputs is told about its references: one number, lower is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.errors import InputError
+
+LOSSES = ("cross-entropy", "binary-cross-entropy", "mean-squared-error")
+USUAL = {
+    "single_label_classification": "cross-entropy",
+    "multi_label_classification": "binary-cross-entropy",
+    "regression": "mean-squared-error",
+}
+Loss = Callable[[Any, Any, Any, Recorder], Any]
+
+
+def loss_for(problem: str, name: str | None = None, *, label_smoothing: float = 0.0, class_weights: Any = None) -> Loss:
+    """A function of (outputs with `logits` float32 [rows, classes], targets, inputs, recorder).
+
+    Targets are int64 [rows] for single labels, float32 [rows, classes] for several, float32 [rows] for
+    numbers. Single labels under binary cross-entropy or mean squared error are held as one-hot rows against
+    the sigmoids or the raw logits (Hui and Belkin 2020, arXiv:2006.07322). class_weights: float32 [classes].
+    """
+    from torch.nn import functional
+
+    name = name or USUAL[problem]
+    if name not in LOSSES:
+        raise InputError(f"unknown loss {name!r}; known are {', '.join(LOSSES)}")
+    fits = {
+        "single_label_classification": LOSSES,
+        "multi_label_classification": ("binary-cross-entropy", "mean-squared-error"),
+        "regression": ("mean-squared-error",),
+    }[problem]
+    if name not in fits:
+        raise InputError(f"{name} is no loss for {problem.replace('_', ' ')}; use {' or '.join(fits)}")
+    if label_smoothing and name != "cross-entropy":
+        raise InputError("label smoothing goes with cross-entropy only")
+    if class_weights is not None and name == "mean-squared-error":
+        raise InputError("class weights go with cross-entropy and binary cross-entropy only")
+
+    def cross_entropy(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
+        return functional.cross_entropy(
+            outputs.logits.float(), targets, weight=class_weights, label_smoothing=label_smoothing
+        )
+
+    def binary(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
+        logits = outputs.logits.float()
+        return functional.binary_cross_entropy_with_logits(logits, one_hot(targets, logits), weight=class_weights)
+
+    def squared(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
+        logits = outputs.logits.float()
+        if problem == "regression":
+            return functional.mse_loss(logits.squeeze(-1), targets)
+        return functional.mse_loss(logits, one_hot(targets, logits))
+
+    return {"cross-entropy": cross_entropy, "binary-cross-entropy": binary, "mean-squared-error": squared}[name]
+
+
+def one_hot(targets: Any, logits: Any) -> Any:
+    import torch
+
+    if targets.ndim == 2:
+        return targets
+    return torch.nn.functional.one_hot(targets, logits.shape[-1]).to(logits.dtype)
+
+
+def balanced(references: Sequence[int], classes: int) -> Any:
+    """Weights by which every class counts alike: float32 [classes], mean 1 over the examples."""
+    import torch
+
+    counts = np.bincount(np.asarray(references), minlength=classes)
+    weights = np.divide(len(references), counts * max((counts > 0).sum(), 1), out=np.zeros(classes), where=counts > 0)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+class Distillation:
+    """A student learns what a teacher says (Hinton et al. 2015, arXiv:1503.02531), and how it gets there.
+
+    temperature² · KL(teacher ‖ student) of the softened answers (squared error where there is one number,
+    Bernoulli KL where there are several labels); with hidden > 0 also the mean squared difference of the
+    hidden states after the student's layers from those after the teacher's layers that they stand for
+    (Sanh et al. 2019, arXiv:1910.01108); with hard > 0 also the loss against the references, if there are any.
+    """
+
+    def __init__(
+        self, teacher: Any, problem: str, *, temperature: float = 2.0, hidden: float = 0.0,
+        stands_for: Sequence[int] = (), hard: float = 0.0, hard_loss: Loss | None = None, autocast: Any = None,
+    ):  # fmt: skip
+        if not (temperature > 0 and hidden >= 0 and 0 <= hard <= 1):
+            raise InputError("a temperature is above 0, a weight of hidden states not below 0, of labels 0 to 1")
+        self.teacher, self.problem, self.temperature = teacher.eval(), problem, temperature
+        self.hidden, self.stands_for = hidden, list(stands_for)
+        self.hard, self.hard_loss, self.autocast = hard, hard_loss, autocast
+
+    def __call__(self, outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
+        import torch
+
+        with recorder.step("teacher", items=len(outputs.logits)), torch.no_grad():
+            told = self.teacher(**inputs, output_hidden_states=self.hidden > 0)
+        loss = self.soft(outputs.logits.float(), told.logits.float())
+        if self.hidden:
+            mask = inputs["attention_mask"].unsqueeze(-1).float()
+            loss = loss + self.hidden * self.apart(outputs.hidden_states, told.hidden_states, mask)
+        if self.hard and self.hard_loss is not None and targets is not None:
+            loss = (1 - self.hard) * loss + self.hard * self.hard_loss(outputs, targets, inputs, recorder)
+        return loss
+
+    def soft(self, logits: Any, told: Any) -> Any:
+        from torch.nn import functional
+
+        t = self.temperature
+        if self.problem == "regression":
+            return functional.mse_loss(logits, told)
+        if self.problem == "multi_label_classification":
+            said = functional.binary_cross_entropy_with_logits(logits / t, (told / t).sigmoid())
+            return t * t * said
+        student, teacher = (functional.log_softmax(x / t, dim=-1) for x in (logits, told))
+        return t * t * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+    def apart(self, hidden: Sequence[Any], told: Sequence[Any], mask: Any) -> Any:
+        """Mean squared difference of hidden states over real tokens, relative to the teacher's size."""
+        total = 0.0
+        for mine, theirs in zip(hidden[1:], [told[i + 1] for i in self.stands_for], strict=True):
+            scale = (theirs.float().square() * mask).sum().clamp_min(1e-6)
+            total = total + ((mine.float() - theirs.float()).square() * mask).sum() / scale
+        return total / max(len(self.stands_for), 1)
