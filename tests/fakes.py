@@ -245,5 +245,8 @@ class FakeEngines:
     def get(self, settings: Any) -> FakeEngine:
         return self.engine
 
+    def model_for(self, settings: Any) -> None:
+        return None
+
     def close(self) -> None:
         pass

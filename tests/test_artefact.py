@@ -16,6 +16,7 @@ from llm_moments.artefact import MANIFEST
 from llm_moments.core import Plan
 from llm_moments.errors import ArtefactError, InputError, ModelError, OutputExists, PlanError
 from llm_moments.model import load, open_model
+from llm_moments.train.distill import distill
 from tests.fakes import make_texts
 
 CHANGES = [
@@ -177,7 +178,7 @@ def test_other_hardware_is_told(tiny_model: Path, tmp_path: Path) -> None:
 CHILD = """
 import sys, llm_moments as lm
 while True:
-    lm.load(sys.argv[1]).save(sys.argv[2], overwrite=True)
+    load(sys.argv[1]).save(sys.argv[2], overwrite=True)
     print("saved", flush=True)
 """
 
@@ -196,3 +197,31 @@ def test_killed_while_saving_leaves_a_whole_artefact(tiny_model: Path, tmp_path:
         child.wait()
         child.stdout.close()
         assert load(target)("good").label
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_other_weights_travel_with_the_artefact(trained_model: Path, tmp_path: Path, engine: str) -> None:
+    small = tmp_path / "small"
+    distill(trained_model, make_texts(40), small, student="layers=1", epochs=1)
+    pipe = load(trained_model)
+    pipe.engines.variants["healed"] = open_model(small)
+    cheap = {"forward.weights": "healed", "forward.engine": engine}
+    plans = {
+        "alone": pipe.with_(**cheap),
+        "first": pipe.with_(**{"cascade.threshold": 1.0, "cascade.cheap": cheap}),
+    }
+    texts = make_texts(30, seed=5)
+    for name, one in plans.items():
+        before = one.outputs(texts)
+        saved = load(one.save(tmp_path / name))
+        assert (tmp_path / name / "model" / "weights" / "healed" / "config.json").exists()
+        assert np.allclose(saved.outputs(texts), before, atol=1e-4)
+        again = load(saved.save(tmp_path / f"{name}-again"))  # from an artefact to an artefact
+        assert np.allclose(again.outputs(texts), before, atol=1e-4)
+    alone = plans["alone"].outputs(texts)
+    assert not np.allclose(alone, pipe.outputs(texts), atol=1e-2)
+    assert np.allclose(alone, load(small).outputs(texts), atol=1e-4)
+    with pytest.raises(ModelError, match="came without the weights 'other'"):
+        pipe.with_(**{"forward.weights": "other"}).outputs(texts)
+    with pytest.raises(PlanError, match="impossible value"):
+        pipe.with_(**{"forward.weights": "../small"})

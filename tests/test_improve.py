@@ -9,14 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import llm_moments as lm
 from llm_moments.core import Example
 from llm_moments.data import read
 from llm_moments.errors import InputError, OutputExists
-from llm_moments.evaluation import evaluation
+from llm_moments.evaluation import evaluation, split
 from llm_moments.improve.choices import taken_back, weighed
+from llm_moments.improve.improve import without
 from llm_moments.measure import measure
 from tests.fakes import label_of, make_model, make_texts
 
@@ -123,6 +125,22 @@ def test_without_labels_agreement_is_certified(trained_model: Path) -> None:
     assert not result.certificate.labelled
 
 
+def test_healing_teaches_half_the_layers_on_examples_that_judge_nothing(
+    trained_model: Path, toy_csv: Path, tmp_path: Path
+) -> None:
+    rows = list(read(toy_csv))
+    taught = [*make_texts(300, seed=21), *[e.input for e in rows[:200]]]  # some of which are judged by, too
+    result = lm.improve(trained_model, rows, max_drop=0.08, budget="60s", heal=taught, out=tmp_path / "out")
+    healed = [t for t in result.study if t.stage == "healed"]
+    assert healed
+    assert all(t.plan["forward"]["weights"] == "healed" for t in healed)
+    assert lm.load(tmp_path / "out")("good movie").label
+    kept = without(["A good film!", "bad"], ["a good  FILM"])
+    assert kept == ["bad"]
+    parts = split(lm.load(trained_model), rows, heal=True)
+    assert set(parts) == {"calibrate", "heal", "search", "certify"}
+
+
 @pytest.mark.parametrize("objective", ["latency", "size"])
 def test_other_objectives(trained_model: Path, toy_csv: Path, objective: str) -> None:
     result = lm.improve(trained_model, toy_csv, max_drop=0.08, budget="20s", objective=objective)
@@ -186,6 +204,24 @@ def test_weigh_of_a_deep_model_ablates_a_few_layers_and_samples_the_rest(tmp_pat
     assert seen > 0.8
     assert all(layers[w.name].divergence == pytest.approx(truth[w.name]) for w in measured)
     assert some.about["rank_correlation"] is not None
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels"),
+    [("regression", ["LABEL_0"]), ("multi_label_classification", ["a", "b"]), ("single_label_classification", None)],
+)
+def test_divergence_is_nought_for_the_same_and_bounded(tmp_path: Path, problem: str, labels: list[str] | None) -> None:
+    pipe = lm.load(make_model(tmp_path / "m", labels=labels, problem_type=problem))
+    one, two = (pipe.with_(**{"forward.skip_layers": skipped}).outputs(make_texts(30)) for skipped in ([], [1]))
+    task, model = pipe.task, pipe.model
+    assert np.allclose(task.divergence(one, one, model), 0)
+    apart = task.divergence(one, two, model)
+    assert apart.shape == (30,)
+    assert (apart > 0).all()
+    if problem == "regression":
+        assert apart.mean() == pytest.approx(((one - two) ** 2).mean() / one.var(), rel=1e-4)
+    else:
+        assert (apart <= np.log(2)).all()
 
 
 def test_weigh_prices_layers_kept_in_float_where_the_plan_is_int8(trained_model: Path, toy_csv: Path) -> None:

@@ -10,17 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import llm_moments as lm
 from llm_moments.core import Example
-from llm_moments.errors import ArtefactError, DataError, InputError, OutputExists
+from llm_moments.errors import ArtefactError, DataError, EngineError, InputError, OutputExists
 from llm_moments.model import load
 from llm_moments.train import checkpoints
+from llm_moments.train.distill import distill, smaller
+from llm_moments.train.fit import Training, run_folder
 from llm_moments.train.losses import Distillation, balanced, loss_for
 from llm_moments.train.optimisers import optimiser, schedule
-from llm_moments.train.train import Training, labels_of, run_folder, train
+from llm_moments.train.problem import labels_of
+from llm_moments.train.train import train
 from llm_moments.train.weather import Barometer, TrainingStopped, leaks, warnings
 from tests.fakes import ARCHITECTURES, OTHERS, label_of, make_model, make_texts
 
@@ -62,24 +66,12 @@ def test_gradients_of_losses_are_those_of_finite_differences(problem: str, name:
 def test_distillation_pulls_towards_the_teacher(problem: str) -> None:
     torch.manual_seed(0)
     width = 1 if problem == NUMBER else 3
-    told = torch.randn(4, width)
-    teacher = FakeTeacher(told)
-    loss = Distillation(teacher, problem, temperature=2.0)
+    told, rows = torch.randn(6, width), torch.tensor([5, 0, 2, 3])
+    loss = Distillation(problem, told, temperature=2.0)
     logits = torch.randn(4, width, requires_grad=True)
-    close(lambda x: loss(SimpleNamespace(logits=x), None, {}), logits)
-    same = loss(SimpleNamespace(logits=told.clone().requires_grad_()), None, {})
-    assert float(same) < float(loss(SimpleNamespace(logits=logits), None, {}))
-
-
-class FakeTeacher:
-    def __init__(self, logits: Any):
-        self.logits = logits
-
-    def eval(self) -> FakeTeacher:
-        return self
-
-    def __call__(self, **_: Any) -> Any:
-        return SimpleNamespace(logits=self.logits, hidden_states=None)
+    close(lambda x: loss(SimpleNamespace(logits=x), rows, {}), logits)
+    same = loss(SimpleNamespace(logits=told[rows]), rows, {})
+    assert float(same) < float(loss(SimpleNamespace(logits=logits.detach()), rows, {}))
 
 
 def close(loss: Any, x: Any, step: float = 1e-2) -> None:
@@ -139,8 +131,8 @@ def test_optimisers_step_as_torch_does(name: str, theirs: Any) -> None:
             step.zero_grad()
             torch.nn.functional.mse_loss(module(x), y).backward()
             step.step()
-    assert torch.equal(mine.weight, other.weight)
-    assert torch.equal(mine.bias, other.bias)
+    assert torch.allclose(mine.weight, other.weight, atol=1e-6)  # ours in one pass over the weights, where it can be
+    assert torch.allclose(mine.bias, other.bias, atol=1e-6)
 
 
 def test_decay_is_for_matrices_only_and_unknown_things_are_named() -> None:
@@ -301,6 +293,19 @@ def test_a_head_that_knows_the_labels_is_kept_with_its_order(trained_model: Path
     assert before == after
 
 
+def test_dropout_can_be_set_and_is_the_models_own_otherwise(tiny_model: Path, tmp_path: Path) -> None:
+    seen: dict[Any, set[float]] = {}
+    for wanted in (None, 0.0, 0.4):
+
+        def look(loop: Any, wanted: Any = wanted) -> None:
+            seen[wanted] = {m.p for m in loop.module.modules() if isinstance(m, torch.nn.Dropout)}
+
+        train(tiny_model, labelled(16), tmp_path / str(wanted), epochs=1, dropout=wanted, on_update=look)
+    assert seen[0.0] == {0.0}
+    assert seen[0.4] == {0.4}
+    assert seen[None] - {0.0, 0.4}
+
+
 def test_frozen_blocks_stay_and_adapters_are_merged(tiny_model: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -315,6 +320,53 @@ def test_frozen_blocks_stay_and_adapters_are_merged(tiny_model: Path, tmp_path: 
     after = load_file(next(done.folder.glob("*.safetensors")))
     assert set(after) == set(before)
     assert any(not torch.equal(before[name], after[name]) for name in before if "query" in name)
+
+
+# ---------------------------------------------------------------------------------- distillation
+
+
+def test_a_student_of_two_layers_answers_as_its_teacher(trained_model: Path, tmp_path: Path) -> None:
+    texts = make_texts(400, seed=11)
+    done = distill(trained_model, texts, tmp_path / "s", student="layers=2", evaluate=make_texts(200, seed=12), epochs=6,
+                   learning_rate=1e-3)  # fmt: skip
+    small = load(done.folder)
+    assert small.model.config["num_hidden_layers"] == 2
+    assert done.evaluation is not None
+    assert done.evaluation["score"] > 0.85
+    bare = load(trained_model).with_(**{"forward.skip_layers": [1]})
+    assert done.history
+    assert small.model.labels == bare.model.labels
+    names = [step.name for step in done.session.root.children]
+    assert "forward" in names
+
+
+def test_a_student_learns_hidden_states_and_may_be_another_model(trained_model: Path, tmp_path: Path) -> None:
+    texts = make_texts(60, seed=11)
+    done = distill(trained_model, texts, tmp_path / "h", student="layers=0,2", hidden=1.0, epochs=1)
+    assert "teacher" in [step.name for step in done.session.root.find("loss").children]
+    other = make_model(tmp_path / "other", "roberta")
+    done = distill(trained_model, texts, tmp_path / "o", student=str(other), epochs=1)
+    assert load(done.folder).model.labels == load(trained_model).model.labels
+    for wrong in ("layers=9", "layers=0,7", "layers=x", "layers=1,1"):
+        with pytest.raises(InputError):
+            distill(trained_model, texts, tmp_path / "w", student=wrong)
+    with pytest.raises(InputError, match="teacher's layers"):
+        distill(trained_model, texts, tmp_path / "w", student=str(other), hidden=1.0)
+
+
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, *OTHERS])
+def test_smaller_models_answer_after_saving_as_before_it(arch: str, tmp_path: Path) -> None:
+    model = load(make_model(tmp_path / "model", arch))
+    try:
+        module, described = smaller(model.model, [0, 2])
+    except EngineError as error:
+        assert arch in ("albert", "modernbert"), error
+        return
+    module.save_pretrained(tmp_path / "small")
+    described.tokenizer.save_pretrained(tmp_path / "small")
+    texts = make_texts(8)
+    skipped = model.with_(**{"forward.skip_layers": [1]}).outputs(texts)
+    assert np.allclose(load(tmp_path / "small").outputs(texts), skipped, atol=1e-4)
 
 
 # ---------------------------------------------------------------------------------- bad weather and bad input

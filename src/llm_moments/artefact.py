@@ -143,16 +143,23 @@ def write_into(
 def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
     from llm_moments.engines.base import built_key, engine_class
 
-    source = pipe.model.path
     target.mkdir(parents=True)
     stages = [stage for stage in (pipe.dear, pipe.dear and pipe.cheap) if stage]
+    needed = {"": not slim}  # by name of the weights: whether any stage loads them as they are
     for stage in stages:
         settings = stage.plan.settings("forward")
-        built = pipe.engines.store(settings)
+        name = settings.get("weights", "")
+        needed.setdefault(name, not slim)
         if engine_class(settings.get("engine", "torch")).builds:
             pipe.engines.get(settings)  # builds it if it is not there yet
+            built = pipe.engines.store(settings)
             shutil.copytree(built, target / "built" / built_key(settings), dirs_exist_ok=True)
-    needed = not all(engine_class(s.plan.settings("forward").get("engine", "torch")).builds for s in stages)
-    patterns = MODEL_FILES + (() if slim and not needed else ("*.safetensors",))
-    for file in sorted({p for pattern in patterns for p in source.glob(pattern)}):
-        shutil.copyfile(file, target / file.name)
+        else:
+            needed[name] = True
+    for name, whole in needed.items():
+        folder = target / "weights" / name if name else target
+        folder.mkdir(parents=True, exist_ok=True)
+        source = pipe.engines.model_for({"weights": name}).path
+        patterns = (("config.json",) if name else MODEL_FILES) + (("*.safetensors",) if whole else ())
+        for file in sorted({p for pattern in patterns for p in source.glob(pattern)}):
+            shutil.copyfile(file, folder / file.name)

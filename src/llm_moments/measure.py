@@ -97,7 +97,7 @@ def size_bytes(pipe: Pipeline) -> int:
         if engine_class(settings.get("engine", "torch")).builds:
             files.update(p for p in pipe.engines.store(settings).rglob("*") if p.is_file())
         else:
-            files.update(pipe.model.path.glob("*.safetensors"))
+            files.update(pipe.engines.model_for(settings).path.glob("*.safetensors"))
     return sum(p.stat().st_size for p in files)
 
 
@@ -105,8 +105,10 @@ _CHILD = """
 import json, resource, sys
 import llm_moments as lm
 from llm_moments.core import Plan
+from llm_moments.model import open_model
 job = json.load(sys.stdin)
 pipe = lm.load(job["model"], plan=Plan(job["plan"]))
+pipe.engines.variants.update({name: open_model(path) for name, path in job["variants"].items()})
 for _ in pipe.run(job["values"]): pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 """
@@ -114,7 +116,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform ==
 
 def peak_bytes(pipe: Pipeline, values: Sequence[Any]) -> int:
     """Peak resident memory of a fresh process that answers some of the values."""
-    job = {"model": str(pipe.model.path), "plan": pipe.plan.to_dict(), "values": list(values[:200])}
+    variants = {name: str(model.path) for name, model in pipe.engines.variants.items()}
+    job = {
+        "model": str(pipe.model.path),
+        "plan": pipe.plan.to_dict(),
+        "values": list(values[:200]),
+        "variants": variants,
+    }
     done = subprocess.run([sys.executable, "-c", _CHILD], input=json.dumps(job), capture_output=True, text=True)
     if done.returncode:
         raise EngineError(f"a fresh process could not run the plan: {done.stderr.strip().splitlines()[-1:]}")

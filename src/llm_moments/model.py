@@ -45,6 +45,13 @@ class Model:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()[:32]
 
+    def variant(self, name: str) -> Model:
+        """Other weights for the same task and tokenizer, that came with this model; ModelError if there are none."""
+        folder = self.path / "weights" / name
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{self.name} came without the weights {name!r}: there is no {folder}")
+        return Model(folder, checked_config(folder, self.trust_remote_code, weights=False), self.trust_remote_code)
+
     @cached_property
     def labels(self) -> list[str]:
         named = self.config.get("id2label")
@@ -130,7 +137,8 @@ def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
     )
 
 
-def checked_config(path: Path, trust_remote_code: bool) -> dict[str, Any]:
+def checked_config(path: Path, trust_remote_code: bool, *, weights: bool = True) -> dict[str, Any]:
+    """config.json of a folder that is safe to open. weights: whether there must be some."""
     if not (path / "config.json").exists():
         raise ModelError(f"{path} is not a model folder: it has no config.json")
     config = _read_json(path / "config.json")
@@ -147,7 +155,7 @@ def checked_config(path: Path, trust_remote_code: bool) -> dict[str, Any]:
                 f"{path} holds its weights as a pickle ({pickles[0]}), which can run code; refused. "
                 "Convert it: AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
             )
-        if not list(path.glob("built/*/*")):
+        if weights and not list(path.glob("built/*/*")):
             raise ModelError(f"{path} has no *.safetensors weights")
     return config
 

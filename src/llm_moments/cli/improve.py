@@ -28,6 +28,12 @@ def improve(
     out: Annotated[
         Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")
     ] = Path("improved"),
+    heal: Annotated[
+        bool, typer.Option("--heal", help="Also teach a model of half the layers, on a part of the examples.")
+    ] = False,
+    heal_data: Annotated[
+        str | None, typer.Option("--heal-data", metavar="FILE", help="Or on these, which need no labels.")
+    ] = None,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
@@ -50,6 +56,7 @@ def improve(
 
     fmt = o.output_format(format, json_)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
+    taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
     with o.progress(fmt) as tick:
         done = search(
@@ -61,6 +68,7 @@ def improve(
             out=out,
             overwrite=overwrite,
             progress=tick,
+            heal=taught if taught is not None else heal,
         )
     o.tell_skipped(examples)
     o.write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)

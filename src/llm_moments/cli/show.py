@@ -41,7 +41,7 @@ def _load(path: Path) -> dict[str, Any]:
     from llm_moments.improve.certify import Certificate
     from llm_moments.improve.study import read_trials
     from llm_moments.record.session import Session
-    from llm_moments.train.train import RUN, Training
+    from llm_moments.train.fit import RUN, Training
     from llm_moments.weigh.worth import Worths
 
     if is_artefact(path):

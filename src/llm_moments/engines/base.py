@@ -28,7 +28,8 @@ ENGINES = {
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
 PLAIN = {"threads": 0, "streams": 1, "skip_layers": [], "keep_float": [], "bf16_layers": []}  # nothing is asked
 ONLY_AT = {"keep_float": ("int8", "int8-dynamic"), "bf16_layers": ("fp32",)}  # without effect in other precisions
-GRAPH_KEYS = ("skip_layers", "keep_float", "calibration")  # settings that change what is built, not how it is run
+GRAPH_KEYS = ("skip_layers", "weights", "keep_float", "calibration")  # what changes the graph that is built
+ALWAYS = ("skip_layers", "weights")  # of these, what changes a graph in float, too
 
 
 class Engine(Protocol):
@@ -108,6 +109,7 @@ class Engines:
         self.model, self.device, self.keep = model, device, keep
         self.cache = cache or cache_folder()
         self.calibration: list[Arrays] = []  # padded arrays, for precisions that need them
+        self.variants: dict[str, Any] = {}  # models of other weights, by the name that forward.weights gives
         self._open: OrderedDict[str, Engine] = OrderedDict()
 
     def get(self, settings: Mapping[str, Any]) -> Engine:
@@ -133,13 +135,23 @@ class Engines:
                 raise EngineError(_cannot(setting, settings[setting], name, precision))
         if cls.cpu_only and self.device not in ("auto", "cpu"):
             raise EngineError(f"{name} runs on the CPU only here, not on {self.device!r}; use the engine torch")
-        return cls.open(self.model, settings, self.store(settings), self.calibration, self.device)
+        model = self.model_for(settings)
+        return cls.open(model, settings, self.store(settings), self.calibration, self.device)
+
+    def model_for(self, settings: Mapping[str, Any]) -> Any:
+        """The model whose weights these settings ask for; EngineError if there are none of that name."""
+        name = settings.get("weights", "")
+        if not name:
+            return self.model
+        if name not in self.variants:
+            self.variants[name] = self.model.variant(name)
+        return self.variants[name]
 
     def store(self, settings: Mapping[str, Any]) -> Path:
         """Where the built graph for these settings is: in the model folder if it came with it."""
         key = built_key(settings)
         inside = self.model.path / "built" / key
-        return inside if inside.exists() else self.cache / self.model.digest[:16] / key
+        return inside if inside.exists() else self.cache / self.model_for(settings).digest[:16] / key
 
     def close(self) -> None:
         while self._open:
@@ -150,7 +162,7 @@ def built_key(settings: Mapping[str, Any]) -> str:
     """A readable name for what is built: bf16 and fp32 run the same graph, threads do not matter."""
     engine, precision = settings.get("engine", "torch"), settings.get("precision", "fp32")
     kind = precision if precision.startswith("int8") else "float"
-    rest = {k: settings[k] for k in GRAPH_KEYS if settings.get(k) and (k == "skip_layers" or kind != "float")}
+    rest = {k: settings[k] for k in GRAPH_KEYS if settings.get(k) and (k in ALWAYS or kind != "float")}
     suffix = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8] if rest else "whole"
     return f"{engine}-{kind}-{suffix}"
 

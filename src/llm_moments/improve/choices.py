@@ -43,6 +43,9 @@ def taken_back(stock: Plan, chosen: Plan) -> Iterator[tuple[str, str, Plan]]:
         if old != new:
             yield _words(step, old, new), step, chosen.with_(**_back(step, old, new))
     old, new = stock.settings("forward"), chosen.settings("forward")
+    if new.get("weights") != old.get("weights"):
+        yield f"the weights {new.get('weights')}", "forward", chosen.with_(**{"forward.weights": old.get("weights")})
+    old, new = ({k: v for k, v in one.items() if k != "weights"} for one in (old, new))
     engines = [one.get("engine", "torch") for one in (old, new)]
     precisions = [one.get("precision", "fp32") for one in (old, new)]
     if engines[0] != engines[1]:

@@ -67,7 +67,7 @@ def compare(
     harmful, beneficial = stats.flips(before, after)
     speed = _speed(one, two, part.values, {"a": cost_a, "b": cost_b}, rounds, tick)
     same = one.task.argmax_equal(outputs_a, outputs_b, one.model)
-    spread = stats.divergence(*(one.task.probabilities(o, one.model) for o in (outputs_a, outputs_b)))
+    spread = one.task.divergence(outputs_a, outputs_b, one.model)
     return Comparison(
         str(a), str(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +19,15 @@ from llm_moments import stats
 from llm_moments.artefact import MANIFEST, is_artefact, save, verify, write_into
 from llm_moments.atomic import sibling, writing
 from llm_moments.core import WINDOW, Pipeline, Plan
-from llm_moments.errors import ArtefactError, InputError, OutputExists
+from llm_moments.errors import ArtefactError, EngineError, InputError, ModelError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
 from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
 from llm_moments.improve.choices import weighed
 from llm_moments.improve.search import SORTED, Search
-from llm_moments.improve.study import Study, Trial
+from llm_moments.improve.study import Study, Trial, Trials
 from llm_moments.measure import BLOCK, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
-from llm_moments.model import load
+from llm_moments.model import NOTES, load, open_model
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session
 from llm_moments.weigh.worth import Worths
@@ -42,6 +42,8 @@ REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 ROUNDS = 7  # of interleaved timing
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
 CALIBRATION_LENGTH = 128
+HEALED = "healed"  # name of the weights that healing makes
+HEAL_FIXED = 0.1  # of the original's time for the same examples: the teacher's answers, which a fast plan gives
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Improvement:
 
     pipeline: Pipeline
     certificate: Certificate
-    study: list[Trial]
+    study: Trials
     seconds: float
     folder: Path | None = None
     before: Session | None = None  # where the time went in the original, and goes now
@@ -119,9 +121,13 @@ def improve(
     overwrite: bool = False,
     progress: Tick | None = None,
     device: str = "auto",
+    heal: Any = False,
     **read: Any,
 ) -> Improvement:
     """Searches plans of a pipeline, model folder or artefact on the user's examples and certifies one.
+
+    heal: also teach a model of half the layers to answer as the original does, on a part of the examples, or,
+    where heal is itself data (a path or examples, without labels if you like), on those.
 
     max_drop: most that the mean score may drop (1 = all). budget: seconds, or "90s", "10m", "1h".
     out: folder for the artefact; the study in it is gone on with by the same call after an interruption.
@@ -134,12 +140,26 @@ def improve(
     examples, source = gather(data, **read)
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
+    if heal is not False:
+        question["heal"] = "a part of the data" if heal is True else str(getattr(heal, "path", heal))[:200]
     folder = Path(out) if out is not None else None
     if folder is not None:
         _make_way(folder, question, overwrite)
     study = Study(folder / STUDY if folder else None, question)
-    run = _Run(pipe, split(pipe, examples), study, max_drop, objective, seconds(budget), tick, source, folder)
+    parts = split(pipe, examples, heal=heal is True)
+    run = _Run(pipe, parts, study, max_drop, objective, seconds(budget), tick, source, folder)
+    if heal is not False:
+        taught = parts.pop("heal").values if heal is True else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
+        run.taught = without(taught, [*parts["search"].values, *parts["certify"].values])
     return run.finish()
+
+
+def without(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """What is not also among the others, but for case, spaces and punctuation: nothing is judged by what taught."""
+    from llm_moments.train.weather import plain
+
+    known = {plain(value) for value in others}
+    return [value for value in values if plain(value) not in known]
 
 
 def seconds(budget: float | str) -> float:
@@ -187,6 +207,8 @@ class _Run:
         self.pipe, self.study, self.tick, self.source, self.folder = pipe, study, tick, source, folder
         self.max_drop, self.objective, self.budget = max_drop, objective, budget
         self.parts = parts
+        self._scratch: Any = None  # where healed weights are when nothing is saved
+        self.taught: list[Any] | None = None  # inputs that a smaller model may learn from
         self.looks: list[Look] = [Look(**x) for x in study.notes.get("looks", [])]
 
     def left(self) -> float:
@@ -209,6 +231,9 @@ class _Run:
         search = self.search(cost)
         search.answer_as_stock()
         self.calibrate()
+        if self.taught is not None:
+            search.heal = self.healed
+            self.known_weights()
         chosen = self.certified(search)
         if chosen is not None:
             return self.result(search, *chosen)
@@ -280,6 +305,44 @@ class _Run:
         self.pipe.engines.calibration = one.arrays(values)
         digest = hashlib.sha256(json.dumps([length, *values]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
         self.study.note("calibration", digest)
+
+    def healed(self, teacher: Pipeline, length: int, seconds: float) -> str:
+        """Teaches a model of half the layers, at that length and for about so long; the name of its weights, or nothing."""
+        from llm_moments.train.distill import distill
+        from llm_moments.train.fit import run_folder
+
+        folder = self.weights_folder()
+        begin = time.monotonic()
+        told = seconds - HEAL_FIXED * len(self.taught or ()) * (self.study.notes["stock_cost"]["sorted"])
+        try:
+            if not (folder / NOTES).exists():
+                shutil.rmtree(run_folder(folder), ignore_errors=True)
+                distill(
+                    teacher, self.taught or [], folder, student="layers=half", max_length=length, seconds=max(0.85 * told, 5.0), overwrite=folder.exists(),
+                    progress=lambda done, said: self.tick(None, f"healing: {said}"),
+                )  # fmt: skip
+        except (EngineError, InputError, ModelError) as error:
+            self.study.note("heal", f"not healed: {error}")
+            return ""
+        self.study.note("heal", {"seconds": round(time.monotonic() - begin, 1), "examples": len(self.taught or ())})
+        self.known_weights()
+        return HEALED
+
+    def weights_folder(self) -> Path:
+        root = self.folder / STUDY if self.folder else self.scratch()
+        return root / "weights" / HEALED
+
+    def scratch(self) -> Path:
+        import tempfile
+
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="llm-moments-")
+        return Path(self._scratch.name)
+
+    def known_weights(self) -> None:
+        folder = self.weights_folder()
+        if (folder / NOTES).exists():
+            self.pipe.engines.variants[HEALED] = open_model(folder)
 
     # -- certification
 
@@ -368,7 +431,7 @@ class _Run:
         self, pipe: Pipeline, certificate: Certificate, sessions: tuple[Session | None, Session | None] = (None, None),
         worths: Worths | None = None,
     ) -> Improvement:  # fmt: skip
-        trials = [t for t in self.study.trials.values() if t.status != "held out"]
+        trials = Trials(t for t in self.study.trials.values() if t.status != "held out")
         done = Improvement(pipe, certificate, trials, time.monotonic() - self.begin, self.folder, *sessions, worths)
         if self.folder is not None:
             self.tick(None, f"saving {self.folder}")

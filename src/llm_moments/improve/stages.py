@@ -14,6 +14,7 @@ from llm_moments.improve.study import Trial
 
 LADDER = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 SURE = 0.95  # chance to pass from which more length is not needed
+HEALS = 0.65  # of the time that is left, for teaching a smaller model
 SATURATED = 2  # rungs that are sure before a longer one is left out
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
@@ -64,14 +65,32 @@ def hand_plan(search: Search, engine: str, precision: str) -> Plan:
 def lengths(search: Search) -> None:
     """Lengths, from the shortest up until more brings nothing, for the fastest engines and precisions."""
     for engine, precision in variants(search):
-        sure, last = 0, 0.0
-        for length in rungs(search):
-            if sure == SATURATED or search.late(1.5 * last * len(search.part)):
-                break
-            trial = search.try_plan(search.plan_of(engine, precision, length), "lossy")
-            if trial.status != "ok":
-                break
-            sure, last = sure + (search.odds(trial) >= SURE), trial.cost or 0.0
+        _ladder(search, engine, precision, "lossy")
+
+
+def _ladder(search: Search, engine: str, precision: str, stage: str, most: int = 1 << 30, **more: Any) -> None:
+    sure, last = 0, 0.0
+    for length in [n for n in rungs(search) if n <= most]:
+        if sure == SATURATED or search.late(1.5 * last * len(search.part)):
+            break
+        trial = search.try_plan(search.plan_of(engine, precision, length, **more), stage)
+        if trial.status != "ok":
+            break
+        sure, last = sure + (search.odds(trial) >= SURE), trial.cost or 0.0
+
+
+def heal(search: Search) -> None:
+    """Half the layers, taught by the fastest good plan; then its own lengths on the fastest engines."""
+    teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
+    if search.heal is None or not teachers or search.late(HEALS * search.left()):
+        return
+    sure = [t for t in teachers if search.odds(t) >= SURE] or teachers
+    taught = teachers[0].plan["truncate"]["max_length"]  # no more is needed to answer well
+    name = search.heal(search.pipe(sure[0]), taught, HEALS * search.left())
+    if not name:
+        return
+    for engine, precision in variants(search)[:2]:
+        _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
 
 
 def rungs(search: Search) -> list[int]:
@@ -93,7 +112,8 @@ def variants(search: Search) -> list[tuple[str, str]]:
     for engine, precision in pairs():
         if search.late(4 * search.built if precision == "int8" else 0.0):
             continue
-        trial = search.try_plan(search.plan_of(engine, precision, middle), "engines", rows=search.quick_rows)
+        plan = search.plan_of(engine, precision, middle, **{"forward.streams": None})  # few rows fill no two streams
+        trial = search.try_plan(plan, "engines", rows=search.quick_rows)
         if trial.status == "ok" and trial.cost:
             costs[engine, precision] = trial.cost
     order = sorted(costs, key=costs.__getitem__)
@@ -265,5 +285,5 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, cascades, lossless, tune, sides, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, cascades, lossless, heal, cascades, tune, sides, keep_float, compiled, skips, cascades, tune,
 )  # fmt: skip

@@ -43,6 +43,15 @@ class Trial:
     lossless: bool = False
 
 
+class Trials(list[Trial]):
+    """The trials of a search, as a notebook shows them."""
+
+    def _repr_html_(self) -> str:
+        from llm_moments.render.notebook import trials_html
+
+        return trials_html(self)
+
+
 class Study:
     """A folder with `study.json` (what is searched), `trials.jsonl` and `outputs/KEY.npy`.
 

@@ -178,7 +178,7 @@ def _opened(
         load = Load(counts.get("padded_tokens", 0), counts.get("squares", 0), counts.get("batches", 0))
         tokens = {k: counts[k] for k in ("tokens", "padded_tokens") if k in counts}
         full = replace(forward, counts={**forward.counts, **tokens}, children=(*forward.children, *layers))
-        full = limited(full, stage.pipe.model, stage.settings, load)
+        full = limited(full, stage.pipe.engines.model_for(stage.settings), stage.settings, load)
         tree = _at(tree, stage.parents, partial(_with_child, full))
     return tree, notes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,10 @@ from llm_moments.errors import EngineError
 
 def _indices(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(i, int) and i >= 0 for i in value)
+
+
+def _folder(value: Any) -> bool:
+    return isinstance(value, str) and (not value or bool(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", value)))
 
 
 def _names(value: Any) -> bool:
@@ -32,6 +37,7 @@ class Forward:
         Knob("skip_layers", [], (), False, _indices, "a list of layer numbers, such as [2, 3]"),
         Knob("keep_float", [], (), False, _names, "step names an int8 precision leaves in float, such as ['layer 0']"),
         Knob("bf16_layers", [], (), False, _names, "step names computed in bf16 while the rest stays in fp32 (torch)"),
+        Knob("weights", "", (), False, _folder, "other weights for the same task, a folder name in the model's weights/"),
         Knob("calibration", "", (), False, lambda v: isinstance(v, str), "digest of the examples int8 was calibrated on"),
     )  # fmt: skip
 

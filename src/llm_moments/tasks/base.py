@@ -47,6 +47,14 @@ class Task(Protocol):
         """float64 [n]: the score when the baseline's answers are taken as references."""
         ...
 
+    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n], 0 for the same outputs: how far apart two models are, example by example."""
+        ...
+
+    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        """What the outputs answer, as references: what a model without labels is held against."""
+        ...
+
     def has_margins(self, model: Any) -> bool:
         """Whether the outputs say how sure they are: of a model without, no cascade is made."""
         ...

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments import stats
 from llm_moments.core import Knob, Plan, Step, whole
 from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.batch import MakeBatches
@@ -167,6 +168,21 @@ class TextClassification:
 
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         return self.scores(outputs, self.as_references(baseline, model), model)
+
+    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n]: how far apart two models' outputs are, example by example.
+
+        Jensen-Shannon divergence of the probabilities in nats (mean over the labels where there may be several);
+        for numbers the squared difference, as a share of the variance of the first outputs.
+        """
+        if model.problem_type == REGRESSION:
+            spread = float(outputs.var()) or 1.0
+            return np.asarray(((outputs - others).astype(np.float64) ** 2).mean(axis=1) / spread)
+        p, q = (self.probabilities(o, model) for o in (outputs, others))
+        if model.problem_type == MULTI:
+            pairs = [stats.divergence(np.c_[a, 1 - a], np.c_[b, 1 - b]) for a, b in zip(p.T, q.T, strict=True)]
+            return np.asarray(np.mean(pairs, axis=0))
+        return stats.divergence(p, q)
 
     def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
         if model.problem_type == SINGLE:

@@ -79,35 +79,33 @@ def balanced(references: Sequence[int], classes: int) -> Any:
 
 
 class Distillation:
-    """A student learns what a teacher says (Hinton et al. 2015, arXiv:1503.02531), and how it gets there.
+    """A student learns what a teacher said (Hinton et al. 2015, arXiv:1503.02531), and how it got there.
 
-    temperature² · KL(teacher ‖ student) of the softened answers (squared error where there is one number,
-    Bernoulli KL where there are several labels); with hidden > 0 also the mean squared difference of the
-    hidden states after the student's layers from those after the teacher's layers that they stand for
-    (Sanh et al. 2019, arXiv:1910.01108); with hard > 0 also the loss against the references, if there are any.
+    temperature² · KL(teacher ‖ student) of the softened answers (Bernoulli where there are several labels,
+    squared error where there is one number); with hidden > 0 also the squared difference of the hidden states
+    after the student's layers from those after the teacher's layers that they stand for, relative to the
+    latter's size (Sanh et al. 2019, arXiv:1910.01108). told: float32 [n, classes], by the rows that the
+    targets name; teacher: the module, where hidden states are wanted.
     """
 
     def __init__(
-        self, teacher: Any, problem: str, *, temperature: float = 2.0, hidden: float = 0.0,
-        stands_for: Sequence[int] = (), hard: float = 0.0, hard_loss: Loss | None = None, autocast: Any = None,
+        self, problem: str, told: Any, teacher: Any = None, *, temperature: float = 2.0, hidden: float = 0.0,
+        stands_for: Sequence[int] = (),
     ):  # fmt: skip
-        if not (temperature > 0 and hidden >= 0 and 0 <= hard <= 1):
-            raise InputError("a temperature is above 0, a weight of hidden states not below 0, of labels 0 to 1")
-        self.teacher, self.problem, self.temperature = teacher.eval(), problem, temperature
-        self.hidden, self.stands_for = hidden, list(stands_for)
-        self.hard, self.hard_loss, self.autocast = hard, hard_loss, autocast
-
-    def __call__(self, outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
         import torch
 
-        with recorder.step("teacher", items=len(outputs.logits)), torch.no_grad():
-            told = self.teacher(**inputs, output_hidden_states=self.hidden > 0)
-        loss = self.soft(outputs.logits.float(), told.logits.float())
+        if not (np.isfinite(temperature) and temperature > 0 and np.isfinite(hidden) and hidden >= 0):
+            raise InputError("a temperature is above 0, and a weight of hidden states not below 0")
+        if hidden and (teacher is None or not stands_for):
+            raise InputError("hidden states can be learnt by a student that is made of the teacher's layers")
+        self.problem, self.told, self.temperature = problem, torch.as_tensor(told, dtype=torch.float32), temperature
+        self.teacher, self.hidden, self.stands_for = teacher, hidden, sorted(stands_for)
+
+    def __call__(self, outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
+        logits = outputs.logits.float()
+        loss = self.soft(logits, self.told[targets.cpu()].to(logits.device))
         if self.hidden:
-            mask = inputs["attention_mask"].unsqueeze(-1).float()
-            loss = loss + self.hidden * self.apart(outputs.hidden_states, told.hidden_states, mask)
-        if self.hard and self.hard_loss is not None and targets is not None:
-            loss = (1 - self.hard) * loss + self.hard * self.hard_loss(outputs, targets, inputs, recorder)
+            loss = loss + self.hidden * self.apart(outputs.hidden_states, self.seen(inputs, recorder), inputs)
         return loss
 
     def soft(self, logits: Any, told: Any) -> Any:
@@ -117,15 +115,22 @@ class Distillation:
         if self.problem == "regression":
             return functional.mse_loss(logits, told)
         if self.problem == "multi_label_classification":
-            said = functional.binary_cross_entropy_with_logits(logits / t, (told / t).sigmoid())
-            return t * t * said
+            return t * t * functional.binary_cross_entropy_with_logits(logits / t, (told / t).sigmoid())
         student, teacher = (functional.log_softmax(x / t, dim=-1) for x in (logits, told))
         return t * t * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
-    def apart(self, hidden: Sequence[Any], told: Sequence[Any], mask: Any) -> Any:
-        """Mean squared difference of hidden states over real tokens, relative to the teacher's size."""
+    def seen(self, inputs: Any, recorder: Recorder) -> Sequence[Any]:
+        import torch
+
+        with recorder.step("teacher", items=len(inputs["input_ids"])), torch.no_grad():
+            self.teacher.to(inputs["input_ids"].device)
+            return list(self.teacher(**inputs, output_hidden_states=True).hidden_states)
+
+    def apart(self, hidden: Sequence[Any], told: Sequence[Any], inputs: Any) -> Any:
+        """Mean over the layers, over real tokens; hidden states begin with the embeddings."""
+        mask = inputs["attention_mask"].unsqueeze(-1).float()
         total = 0.0
-        for mine, theirs in zip(hidden[1:], [told[i + 1] for i in self.stands_for], strict=True):
-            scale = (theirs.float().square() * mask).sum().clamp_min(1e-6)
-            total = total + ((mine.float() - theirs.float()).square() * mask).sum() / scale
-        return total / max(len(self.stands_for), 1)
+        for mine, theirs in zip(hidden[1:], [told[i + 1].float() for i in self.stands_for], strict=True):
+            scale = (theirs.square() * mask).sum().clamp_min(1e-6)
+            total = total + ((mine.float() - theirs).square() * mask).sum() / scale
+        return total / len(self.stands_for)

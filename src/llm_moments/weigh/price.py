@@ -34,7 +34,7 @@ def priced(
     before, now = part.scores(outputs, outputs), part.scores(after, outputs)
     bound = stats.drop_bound(before, now)
     harmful, beneficial = stats.flips(before, now)
-    apart = stats.divergence(*(base.task.probabilities(o, base.model) for o in (outputs, after)))
+    apart = base.task.divergence(outputs, after, base.model)
     if spread is not None:
         spread[:] = apart
     saved: dict[str, Any] = {} if speed is None else _savings(speed)

@@ -1,0 +1,78 @@
+"""Make a smaller model that answers as a larger one does; the examples need no labels.
+
+Example: moments distill my-model --data texts.csv --student layers=3 --out small-model"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llm_moments.cli import options as o
+
+
+def distill(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A model folder, an artefact, or a hub id.")],
+    data: o.DataOpt,
+    out: Annotated[Path, typer.Option("--out", help="The folder that the student is saved to.")],
+    student: Annotated[
+        str, typer.Option("--student", help="layers=half, layers=3, layers=0,2,5 of the teacher's, or a model folder.")
+    ] = "layers=half",
+    evaluate: Annotated[
+        str | None, typer.Option("--eval", help="Examples to judge by; without labels, by the teacher's answers.")
+    ] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="By which both answers are softened.")] = 2.0,
+    hidden: Annotated[float, typer.Option("--hidden", help="Weight of the hidden states; 0: answers only.")] = 0.0,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data.")] = 5,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="At its peak.")] = 3e-4,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; else the teacher's.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order and the dropout.")] = 0,
+    checkpoint_every: Annotated[
+        int, typer.Option("--checkpoint-every", metavar="STEPS", help="Updates; 0: after each epoch.")
+    ] = 0,
+    text_column: o.Text = None,
+    pair_column: o.Pair = None,
+    label_column: o.Label = None,
+    encoding: o.Encoding = None,
+    on_error: o.OnError = "fail",
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    format: o.Format = "human",
+    json_: o.Json = False,
+    html: o.Html = None,
+    overwrite: o.Overwrite = False,
+    trust_remote_code: o.Trust = False,
+    config: o.Config = None,
+) -> None:
+    import sys
+
+    from llm_moments.train.distill import distill as learn
+
+    fmt = o.output_format(format, json_)
+    columns = (text_column, pair_column, label_column, encoding, on_error)
+    examples = o.read_data(data, *columns, limit)
+    judged = o.read_data(evaluate, *columns) if evaluate else None
+    settings: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+        "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    if max_length is not None:
+        settings["max_length"] = max_length
+    pipe = o.open_pipe(teacher, None, None, device, trust_remote_code)
+    with o.progress(fmt) as tick:
+        done = learn(
+            pipe, examples, out, student=student, evaluate=judged, temperature=temperature, hidden=hidden,
+            overwrite=overwrite, progress=tick, device=device, **settings,
+        )  # fmt: skip
+    o.tell_skipped(examples)
+    for warning in done.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    o.write_views(html=html, session=done.session, training=done)
+    if fmt == "json":
+        o.print_json(done.to_dict())
+    elif fmt == "human":
+        from llm_moments.render.console import show_training, terminal
+
+        show_training(done, terminal())

@@ -1,0 +1,217 @@
+"""`distill`: a smaller model learns the answers of a larger one, on examples that need no labels."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Pipeline, Plan
+from llm_moments.engines.base import Engines, put_on
+from llm_moments.errors import EngineError, InputError
+from llm_moments.evaluation import evaluation, gather
+from llm_moments.model import Model, load, open_model
+from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
+from llm_moments.train.loop import Loop, Settings
+from llm_moments.train.losses import Distillation
+from llm_moments.train.problem import with_head
+from llm_moments.train.weather import leaks
+
+JUDGES = 64  # examples by which layers are chosen
+SORTED = {"batch.order": "length", "batch.size": 32}
+COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+
+
+def distill(
+    teacher: Any,
+    data: Any,
+    out: str | Path,
+    *,
+    student: str = "layers=half",
+    evaluate: Any = None,
+    temperature: float = 2.0,
+    hidden: float = 0.0,
+    overwrite: bool = False,
+    progress: Tick | None = None,
+    device: str = "auto",
+    on_update: Callable[[Loop], None] | None = None,
+    seconds: float | None = None,
+    **settings: Any,
+) -> Training:
+    """A model folder that answers as the teacher does, as far as it can.
+
+    teacher: a model folder or pipeline. data: examples, whose references are not looked at. student:
+    "layers=3" for the teacher with so many of its layers, chosen by what leaving out the others changes least;
+    "layers=0,2,5" for these; "layers=half"; or another model's folder, which keeps its own tokenizer. hidden:
+    weight of the hidden states (of a student made of the teacher's layers). seconds: as many epochs as fit in.
+    settings: fields of `Settings`. evaluate: examples with references, or without: then the teacher's answers
+    are held against the student's.
+    """
+    base = load(teacher, device=device).with_(**SORTED)
+    examples, _ = gather(data)
+    judged = gather(evaluate) if evaluate is not None else ([], "")
+    out = Path(out)
+    tick = progress or (lambda done, message: None)
+    settings.setdefault("max_length", base.plan["truncate"]["max_length"])
+    settings.setdefault("learning_rate", 3e-4)
+    settings.setdefault("dropout", 0.0)  # what the teacher says of each row is regularisation enough
+    layers = _layers_asked(student)
+    if layers is not None:
+        settings.setdefault("freeze", ("embeddings",))  # they are the teacher's own
+    try:
+        wanted = Settings(**settings)
+    except TypeError as error:
+        raise InputError(str(error).replace("Settings.__init__() ", "distill ")) from error
+    question = {
+        "teacher": base.model.digest, "student": student, "data": digest_of(examples, judged[0]),
+        "settings": plain(asdict(wanted)), "temperature": temperature, "hidden": hidden, "seconds": seconds,
+    }  # fmt: skip
+    if (finished := made_way(out, question, overwrite)) is not None:
+        return finished
+    values = [base.task.normalise(e.input) for e in examples]
+    tick(None, f"the teacher's answers to {len(values):,} examples")
+    told = base.outputs(values)
+    if layers is None:
+        module, described = with_head(
+            Path(student), base.model.labels, base.model.problem_type, wanted.seed, own_labels=False
+        )
+        kept: list[int] = []
+    else:
+        kept = layers if isinstance(layers, list) else chosen_layers(base, values[:JUDGES], told[:JUDGES], layers, tick)
+        module, described = smaller(base.model, kept)
+    pipe = Pipeline(
+        base.task, described, Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}}),
+        engines=Engines(described),
+    )  # fmt: skip
+    part = evaluation(pipe, judged[0]) if judged[0] else None
+    if part is not None and not part.labelled:
+        answers = base.outputs(part.values)
+        part = replace(part, references=base.task.as_references(answers, base.model))
+    said = leaks(values, part.values) if part else []
+    loss = distillation(base, told, temperature, hidden, kept)
+    if seconds is not None:
+        wanted = replace(wanted, epochs=epochs_in(seconds, module, pipe, values, wanted, loss))
+    job = Job(module, pipe, values, _rows(len(values)), loss, wanted, question, (part, judged[1]), said)
+    return fit(job, out, progress=progress, device=device, on_update=on_update)
+
+
+def distillation(base: Pipeline, told: np.ndarray, temperature: float, hidden: float, kept: Sequence[int]) -> Any:
+    """The loss against what the teacher said, once, of every row; hidden states need the teacher itself."""
+    from llm_moments.engines.torch_eager import load_module
+
+    teacher = load_module(base.model) if hidden else None
+    return Distillation(base.model.problem_type, told, teacher, temperature=temperature, hidden=hidden, stands_for=kept)
+
+
+def _rows(count: int) -> Any:
+    """The targets of a distillation are the rows' own numbers: what the teacher said is found by them."""
+    import torch
+
+    return torch.arange(count)
+
+
+def _layers_asked(student: str) -> int | list[int] | None:
+    """How many layers, or which; None if the student is a model of its own."""
+    found = re.fullmatch(r"layers=(half|\d+(?:,\d+)*)", student)
+    if not found:
+        if student.startswith("layers"):
+            raise InputError(f"a student of layers is layers=3, layers=0,2,5 or layers=half, not {student!r}")
+        return None
+    if found[1] == "half":
+        return 0
+    numbers = [int(n) for n in found[1].split(",")]
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, count: int, tick: Tick) -> list[int]:
+    """The layers to keep: one after the other is left out whose loss changes the answers least. count 0: half."""
+    from llm_moments.engines.layers import layer_count
+    from llm_moments.engines.torch_eager import load_module
+
+    total = layer_count(load_module(base.model))
+    count = count or max(total // 2, 1)
+    if not 1 <= count <= total:
+        raise InputError(f"this model has {total} layers; a student cannot have {count} of them")
+    gone: list[int] = []
+    eager = base.with_(**put_on("torch", "fp32"), **{"forward.calibration": None})
+    while total - len(gone) > count:
+        tick(None, f"choosing layers: {total - len(gone) - 1} left")
+        apart = {}
+        for layer in [i for i in range(total) if i not in gone]:
+            outputs = eager.with_(**{"forward.skip_layers": sorted([*gone, layer])}).outputs(values)
+            apart[layer] = float(base.task.divergence(told, outputs, base.model).mean())
+        gone.append(min(apart, key=apart.__getitem__))
+    return [i for i in range(total) if i not in gone]
+
+
+def smaller(teacher: Model, keep: Sequence[int]) -> tuple[Any, Model]:
+    """The teacher's module with only these layers, and its description; EngineError where none can be left out."""
+    import torch
+
+    from llm_moments.engines.layers import layer_count, layer_list
+    from llm_moments.engines.torch_eager import load_module
+
+    module = load_module(teacher)
+    path, layers = layer_list(module)
+    if len(layers) != layer_count(module):
+        raise EngineError(f"{type(module).__name__} shares its layers; a student of some of them cannot be made")
+    if not keep or max(keep) >= len(layers) or len(set(keep)) != len(keep):
+        raise InputError(f"this model has the layers 0 to {len(layers) - 1}; cannot keep {list(keep)}")
+    kept = [layers[i] for i in sorted(keep)]
+    parent, _, name = path.rpartition(".")
+    setattr(
+        module.get_submodule(parent),
+        name,
+        type(layers)(kept) if isinstance(layers, torch.nn.ModuleList) else torch.nn.Sequential(*kept),
+    )
+    for at, layer in enumerate(kept):
+        for part in layer.modules():
+            if isinstance(getattr(part, "layer_idx", None), int):
+                part.layer_idx = at
+    config = module.config
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in sorted(keep)]
+    _same_when_reloaded(module, teacher)
+    return module, Model(teacher.path, {**teacher.config, **json.loads(config.to_json_string(use_diff=False))})
+
+
+def _same_when_reloaded(module: Any, teacher: Model) -> None:
+    """Some architectures give layers a meaning by their number: what is saved must be what was made."""
+    import tempfile
+
+    import torch
+
+    from llm_moments.engines.torch_eager import load_module
+
+    tokens = torch.full((1, 4), min(5, int(getattr(module.config, "vocab_size", 6)) - 1))
+    with tempfile.TemporaryDirectory() as folder:
+        module.save_pretrained(folder)
+        again = load_module(open_model(folder))
+        with torch.no_grad():
+            one, two = (m.eval()(input_ids=tokens).logits for m in (module, again))
+    if not torch.allclose(one, two, atol=1e-4):
+        raise EngineError(f"{type(module).__name__} gives layers a meaning by their number; none can be left out")
+
+
+def epochs_in(seconds: float, module: Any, pipe: Pipeline, values: Sequence[Any], settings: Settings, loss: Any) -> int:
+    """How many epochs take about so long, by the time of some updates of a loop that is thrown away."""
+    import copy
+
+    few = list(values[: 6 * settings.batch_size])
+    trial = Loop(copy.deepcopy(module), pipe, few, _rows(len(few)), replace(settings, epochs=1), loss)
+    trial.module.train()
+    groups = list(trial.groups(0))
+    for group in groups:
+        trial.update(group, 0)  # what is done for the first time with a shape takes longer
+    start = time.perf_counter()
+    for group in groups:
+        trial.update(group, 0)
+    each = (time.perf_counter() - start) / len(few)
+    return int(np.clip(seconds / (each * len(values)), 1, 30))
