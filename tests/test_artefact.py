@@ -178,7 +178,7 @@ def test_other_hardware_is_told(tiny_model: Path, tmp_path: Path) -> None:
 CHILD = """
 import sys, llm_moments as lm
 while True:
-    load(sys.argv[1]).save(sys.argv[2], overwrite=True)
+    lm.load(sys.argv[1]).save(sys.argv[2], overwrite=True)
     print("saved", flush=True)
 """
 

@@ -85,12 +85,21 @@ def heal(search: Search) -> None:
     if search.heal is None or not teachers or search.late(HEALS * search.left()):
         return
     sure = [t for t in teachers if search.odds(t) >= SURE] or teachers
-    taught = teachers[0].plan["truncate"]["max_length"]  # no more is needed to answer well
+    taught = _taught_at(search, teachers[0].plan["truncate"]["max_length"])
     name = search.heal(search.pipe(sure[0]), taught, HEALS * search.left())
     if not name:
         return
     for engine, precision in variants(search)[:2]:
         _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+
+
+def _taught_at(search: Search, single: int) -> int:
+    """The length to teach at: what a good plan needs or, where a cascade is the fastest, a rung more than its
+    cheap stage reads, for that is the place that a smaller model takes."""
+    fastest = Plan(search.good()[0].plan)
+    short = fastest.settings("cascade").get("cheap", {}).get("truncate.max_length")
+    longer = [n for n in rungs(search) if short and short < n < single]
+    return min(longer, default=single)
 
 
 def rungs(search: Search) -> list[int]:
