@@ -18,7 +18,7 @@ from llm_moments.data import read
 from llm_moments.errors import InputError, OutputExists
 from llm_moments.evaluation import evaluation, split
 from llm_moments.improve.choices import taken_back, weighed
-from llm_moments.improve.improve import without
+from llm_moments.improve.heal import without
 from llm_moments.measure import measure
 from tests.fakes import label_of, make_model, make_texts
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +19,16 @@ from llm_moments import stats
 from llm_moments.artefact import MANIFEST, is_artefact, save, verify, write_into
 from llm_moments.atomic import sibling, writing
 from llm_moments.core import WINDOW, Pipeline, Plan
-from llm_moments.errors import ArtefactError, EngineError, InputError, ModelError, OutputExists
+from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
 from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
 from llm_moments.improve.choices import weighed
+from llm_moments.improve.heal import Healer, without
 from llm_moments.improve.search import SORTED, Search
 from llm_moments.improve.study import Study, Trial, Trials
 from llm_moments.measure import BLOCK, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
-from llm_moments.model import NOTES, load, open_model
+from llm_moments.model import load
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session
 from llm_moments.weigh.worth import Worths
@@ -42,8 +43,6 @@ REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 ROUNDS = 7  # of interleaved timing
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
 CALIBRATION_LENGTH = 128
-HEALED = "healed"  # name of the weights that healing makes
-HEAL_FIXED = 0.1  # of the original's time for the same examples: the teacher's answers, which a fast plan gives
 
 
 @dataclass(frozen=True)
@@ -154,14 +153,6 @@ def improve(
     return run.finish()
 
 
-def without(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    """What is not also among the others, but for case, spaces and punctuation: nothing is judged by what taught."""
-    from llm_moments.train.weather import plain
-
-    known = {plain(value) for value in others}
-    return [value for value in values if plain(value) not in known]
-
-
 def seconds(budget: float | str) -> float:
     """90, "90s", "10m" or "1h" in seconds."""
     units = {"s": 1, "m": 60, "h": 3600}
@@ -207,7 +198,6 @@ class _Run:
         self.pipe, self.study, self.tick, self.source, self.folder = pipe, study, tick, source, folder
         self.max_drop, self.objective, self.budget = max_drop, objective, budget
         self.parts = parts
-        self._scratch: Any = None  # where healed weights are when nothing is saved
         self.taught: list[Any] | None = None  # inputs that a smaller model may learn from
         self.looks: list[Look] = [Look(**x) for x in study.notes.get("looks", [])]
 
@@ -232,8 +222,7 @@ class _Run:
         search.answer_as_stock()
         self.calibrate()
         if self.taught is not None:
-            search.heal = self.healed
-            self.known_weights()
+            search.heal = Healer(self.pipe, self.study, self.taught, self.folder and self.folder / STUDY, self.tick)
         chosen = self.certified(search)
         if chosen is not None:
             return self.result(search, *chosen)
@@ -305,44 +294,6 @@ class _Run:
         self.pipe.engines.calibration = one.arrays(values)
         digest = hashlib.sha256(json.dumps([length, *values]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
         self.study.note("calibration", digest)
-
-    def healed(self, teacher: Pipeline, length: int, seconds: float) -> str:
-        """Teaches a model of half the layers, at that length and for about so long; the name of its weights, or nothing."""
-        from llm_moments.train.distill import distill
-        from llm_moments.train.fit import run_folder
-
-        folder = self.weights_folder()
-        begin = time.monotonic()
-        told = seconds - HEAL_FIXED * len(self.taught or ()) * (self.study.notes["stock_cost"]["sorted"])
-        try:
-            if not (folder / NOTES).exists():
-                shutil.rmtree(run_folder(folder), ignore_errors=True)
-                distill(
-                    teacher, self.taught or [], folder, student="layers=half", max_length=length, seconds=max(0.85 * told, 5.0), overwrite=folder.exists(),
-                    progress=lambda done, said: self.tick(None, f"healing: {said}"),
-                )  # fmt: skip
-        except (EngineError, InputError, ModelError) as error:
-            self.study.note("heal", f"not healed: {error}")
-            return ""
-        self.study.note("heal", {"seconds": round(time.monotonic() - begin, 1), "examples": len(self.taught or ())})
-        self.known_weights()
-        return HEALED
-
-    def weights_folder(self) -> Path:
-        root = self.folder / STUDY if self.folder else self.scratch()
-        return root / "weights" / HEALED
-
-    def scratch(self) -> Path:
-        import tempfile
-
-        if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="llm-moments-")
-        return Path(self._scratch.name)
-
-    def known_weights(self) -> None:
-        folder = self.weights_folder()
-        if (folder / NOTES).exists():
-            self.pipe.engines.variants[HEALED] = open_model(folder)
 
     # -- certification
 
