@@ -135,6 +135,7 @@ def test_healing_teaches_half_the_layers_on_examples_that_judge_nothing(
     assert healed
     assert all(t.plan["forward"]["weights"] == "healed" for t in healed)
     assert lm.load(tmp_path / "out")("good movie").label
+    assert result.to_dict()["healing"]["examples"] > 0
     kept = without(["A good film!", "bad"], ["a good  FILM"])
     assert kept == ["bad"]
     parts = split(lm.load(trained_model), rows, heal=True)

@@ -57,6 +57,7 @@ class Improvement:
     before: Session | None = None  # where the time went in the original, and goes now
     after: Session | None = None
     worths: Worths | None = None  # what each choice of the plan brings
+    healing: Any = None  # seconds and examples of it, or why there was none; None where it was not asked for
 
     @property
     def certified(self) -> bool:
@@ -78,6 +79,7 @@ class Improvement:
             "artefact": str(self.folder) if self.folder else None,
             "certificate": c.to_dict(),
             "front": [asdict(t) for t in front(self.study)],
+            "healing": self.healing,
             "choices": [w.to_dict() for w in self.worths or ()],
         }
 
@@ -295,6 +297,11 @@ class _Run:
         digest = hashlib.sha256(json.dumps([length, *values]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
         self.study.note("calibration", digest)
 
+    def healing(self) -> Any:
+        if self.taught is None:
+            return None
+        return self.study.notes.get("heal", "not healed: the budget was used up before")
+
     # -- certification
 
     def certified(self, search: Search) -> tuple[Trial, Look] | None:
@@ -383,7 +390,9 @@ class _Run:
         worths: Worths | None = None,
     ) -> Improvement:  # fmt: skip
         trials = Trials(t for t in self.study.trials.values() if t.status != "held out")
-        done = Improvement(pipe, certificate, trials, time.monotonic() - self.begin, self.folder, *sessions, worths)
+        done = Improvement(
+            pipe, certificate, trials, time.monotonic() - self.begin, self.folder, *sessions, worths, self.healing()
+        )
         if self.folder is not None:
             self.tick(None, f"saving {self.folder}")
             _place(done, self.folder, slim=self.objective == "size")
