@@ -146,7 +146,7 @@ def show_improvement(found: Mapping[str, Any], console: Console) -> None:
     show_trials([Trial(**t) for t in found["front"]], console)
     show_certificate(Certificate.from_dict(found["certificate"]), console)
     if isinstance(found.get("healing"), str):
-        say(console, f"{found['healing']}")
+        say(console, found["healing"])
     say(console, f"{found['trials']} plans tried in {number(found['seconds'], ',.0f')} s")
     if found["artefact"]:
         say(console, f"artefact: {found['artefact']}", whole=True)

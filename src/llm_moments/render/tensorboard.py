@@ -100,7 +100,7 @@ class Live:
             raise EngineMissing("tensorboard", "tensorboard") from error
         self.writer = SummaryWriter(str(folder))
         self.settings = {name: _knob(v) for name, v in settings.items() if v is not None}
-        self.histograms, self.told, self.epoch, self.last = histograms, 0, 0, {}  # type: ignore[var-annotated]
+        self.histograms, self.told, self.epoch = histograms, 0, 0
 
     def __enter__(self) -> Live:
         return self

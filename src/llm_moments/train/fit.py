@@ -108,6 +108,7 @@ def fit(
     for warning in job.warnings:
         tick(None, f"warning: {warning}")
     changed = _prepared(job.module, job.settings)
+    write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
     recorder = Recorder()
     loop = Loop(
         changed, job.pipe, job.values, job.targets, job.settings, job.loss, recorder=recorder,
@@ -201,7 +202,7 @@ def plain(value: Any) -> Any:
 
 
 def made_way(out: Path, question: Mapping[str, Any], overwrite: bool) -> Training | None:
-    """This very training, if it is finished; else its folder is begun, or found half done. OutputExists if
+    """This very training, if it is finished; None if it is to be begun or gone on with. OutputExists if
     the place is taken by anything else. What is at `out` stays until the new model takes its place."""
     run = run_folder(out)
     recover(out)
@@ -217,7 +218,6 @@ def made_way(out: Path, question: Mapping[str, Any], overwrite: bool) -> Trainin
     begun = any(checkpoints.found(run / CHECKPOINTS))  # what has no checkpoint yet is no loss
     if begun and _asked(run) != question:
         raise OutputExists(run, "it is a half-done training of another model, other data or other settings")
-    write_atomic(run / RUN, json.dumps({"question": question}))
     return None
 
 

@@ -15,7 +15,9 @@ def labels_of(references: Sequence[Any], name: str) -> tuple[list[str], str]:
     """Label names and Hugging Face's problem type; DataError if there is nothing to learn."""
     missing = [row for row, ref in enumerate(references, 1) if ref is None or ref == ""]
     if missing:
-        raise DataError(f"{name}, row {missing[0]}: no label ({len(missing)} of {len(references)} rows have none)")
+        cure = "; name the column of labels with --label-column" if len(missing) == len(references) else ""
+        said = f"no label ({len(missing)} of {len(references)} rows have none{cure})"
+        raise DataError(f"{name}, row {missing[0]}: {said}")
     lists = [isinstance(ref, list | tuple) for ref in references]
     if any(lists):
         if not all(lists):
