@@ -166,6 +166,9 @@ class TextClassification:
         spread = float(truth.var()) or 1.0  # the mean of these scores is R² of the set
         return 1 - (outputs[:, 0].astype(np.float64) - truth) ** 2 / spread
 
+    def bounds(self, model: Any) -> tuple[float, float]:
+        return (-np.inf, 1.0) if model.problem_type == REGRESSION else (0.0, 1.0)
+
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         return self.scores(outputs, self.as_references(baseline, model), model)
 
@@ -237,10 +240,16 @@ def _whole(text: str) -> int | None:
     return int(number) if number.is_integer() else None
 
 
+def _folded(labels: Sequence[str]) -> dict[str, int]:
+    """Names without regard to case, where that leaves them apart."""
+    plain = [name.casefold() for name in labels]
+    return {name: i for i, name in enumerate(plain) if plain.count(name) == 1}
+
+
 def _label(value: Any, model: Any, row: int) -> int:
     """A label by name or, where names are numbers or missing, by index."""
     index = model.__dict__.setdefault("_label_index", {name: i for i, name in enumerate(model.labels)})
-    folded = model.__dict__.setdefault("_label_folded", {name.casefold(): i for name, i in index.items()})
+    folded = model.__dict__.setdefault("_label_folded", _folded(model.labels))
     text = str(value).strip()
     number = _whole(text)
     for name in (text, text if number is None else str(number)):  # 1.0 is how pandas reads a column of 1 with gaps
