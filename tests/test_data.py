@@ -104,7 +104,7 @@ def test_bad_rows_are_named_or_skipped_and_counted(
 
 
 OPEN = [
-    ("to the end", "text,label\n\"bad,x\nfine,y\nlast,z\n", [2, 3]),
+    ("to the end", 'text,label\n"bad,x\nfine,y\nlast,z\n', [2, 3]),
     ("to the next quote", 'text,label\n"bad,x\nfine,y\n"last, really",z\n', [2, 3]),
     ("to a quote that closes", 'text,label\n"bad,x\nfine,y\nlast,z"\n', [2, 3]),
     ("in the last row", 'text,label\nfine,y\nlast,z\nbad,"x\n', [1, 2]),

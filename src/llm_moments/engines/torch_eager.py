@@ -117,6 +117,8 @@ def _bf16_layers(module: Any, names: Iterable[str]) -> None:
     from llm_moments.engines.layers import blocks
 
     wanted = set(names)
+    if not wanted:
+        return
     known = {block.name: block.module for block in blocks(module)}
     if wanted - known.keys():
         raise EngineError(f"no layer {sorted(wanted - known.keys())} in this model; it has {', '.join(known)}")
