@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llm_moments.core import Pipeline
 
 WEIGHTS = ("*.safetensors",)
+TOKENIZERS = ("tokenizer*.json", "vocab*", "*.model", "*.tiktoken", "merges.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
 NOTES = "moments.json"  # what `moments train` leaves in a model folder: the length it trained at
 
@@ -82,12 +83,22 @@ class Model:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
+        if not any(True for name in TOKENIZERS for _ in self.path.glob(name)):
+            raise ModelError(
+                f"{self.path} has no tokenizer (such as tokenizer.json), and without the right one the answers would be "
+                "wrong. Copy it there from where the model comes from: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            )
         try:
-            return AutoTokenizer.from_pretrained(
+            found = AutoTokenizer.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, local_files_only=True
             )
         except Exception as error:
             raise ModelError(f"{self.path}: its tokenizer cannot be loaded: {error}") from error
+        if (
+            len(found) - len(found.all_special_ids) < 2
+        ):  # transformers makes an empty one where the vocabulary is missing
+            raise ModelError(f"{self.path}: its tokenizer has no vocabulary: a file such as tokenizer.json is missing")
+        return found
 
     @cached_property
     def max_length(self) -> int:

@@ -55,6 +55,7 @@ def improve(
     from llm_moments.improve.improve import improve as search
 
     fmt = o.output_format(format, json_)
+    o.free(csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)

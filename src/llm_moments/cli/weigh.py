@@ -38,12 +38,14 @@ def weigh(
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,
+    overwrite: o.Overwrite = False,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
     from llm_moments.weigh.weigh import weigh as ablate
 
     fmt = o.output_format(format, json_)
+    o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
     with o.progress(fmt) as tick:

@@ -138,7 +138,7 @@ def improve(
     if not 0 < max_drop < 1:
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
     pipe = load(model, device=device)
-    examples, source = gather(data, **read)
+    examples, source = gather(data, judge=pipe, **read)
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
     if heal is not False:

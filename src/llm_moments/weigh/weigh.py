@@ -35,7 +35,7 @@ def weigh(
     begin = time.monotonic()
     base = load(model, device=device).with_(**SORTED)
     tick = progress or (lambda done, message: None)
-    examples, _ = gather(data, **read)
+    examples, _ = gather(data, judge=base, **read)
     part = evaluation(base, examples[: limit or MOST])
     base.engines.calibration = base.engines.calibration or base.arrays(part.values[:CALIBRATION])
     tick(0.0, "answers of the original")
