@@ -57,6 +57,8 @@ class Recorder(Protocol):
 
     def count(self, **counts: float) -> None: ...
 
+    def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None: ...
+
 
 class _Nothing:
     def __enter__(self) -> None:
@@ -74,6 +76,9 @@ class NullRecorder:
         return self._nothing
 
     def count(self, **counts: float) -> None:
+        pass
+
+    def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None:
         pass
 
 
@@ -295,12 +300,17 @@ class Pipeline:
     def __call__(self, value: Any) -> Any:
         return next(self.run([value]))
 
-    def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int = WINDOW) -> Iterator[Any]:
+    @property
+    def window(self) -> int:
+        """How many inputs `run` holds at a time: they are tokenized, sorted and batched together."""
+        return int(self.plan.settings("batch").get("window", getattr(self.task, "window", WINDOW)))
+
+    def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int | None = None) -> Iterator[Any]:
         """Answers in the order of the inputs, which may be endless; `window` bounds what is held."""
-        source = iter(inputs)
+        source, window = iter(inputs), window or self.window
         while True:
             with recorder.step("read") as _:
-                values = [getattr(x, "input", x) for x in itertools.islice(source, window)]
+                values = [x.input if isinstance(x, Example) else x for x in itertools.islice(source, window)]
                 recorder.count(items=len(values))
             if not values:
                 return
@@ -310,7 +320,7 @@ class Pipeline:
             yield from answers
 
     def outputs(self, values: Sequence[Any], recorder: Recorder = NULL) -> np.ndarray:
-        """What the model says of each input, before it is made an answer: float32 `[n, classes]`."""
+        """What the model says of each input, before it is made an answer: float32 `[n, classes]`, or texts `[n]`."""
         values = [self.task.normalise(value) for value in values]
         return self._outputs(Batch(len(values), {"input": values}), recorder)
 

@@ -97,7 +97,7 @@ def size_bytes(pipe: Pipeline) -> int:
         if engine_class(settings.get("engine", "torch")).builds:
             files.update(p for p in pipe.engines.store(settings).rglob("*") if p.is_file())
         else:
-            files.update(pipe.engines.model_for(settings).path.glob("*.safetensors"))
+            files.update(pipe.engines.model_for(settings).weight_files)
     return sum(p.stat().st_size for p in files)
 
 

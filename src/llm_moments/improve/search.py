@@ -122,8 +122,7 @@ class Search:
         task, model = self.stock.task, self.stock.model
         outputs = self.outputs(trial)
         base = self.baseline[: len(outputs)]
-        near = np.abs(task.probabilities(outputs, model) - task.probabilities(base, model)).max() <= LOSSLESS
-        return bool(near and task.argmax_equal(outputs, base, model).all())
+        return bool(task.close(outputs, base, model, LOSSLESS).all())
 
     def best_lossless(self) -> Trial:
         """The fastest of the plans that gave the original's answers; checked on what they answered."""

@@ -11,7 +11,20 @@ import numpy as np
 from llm_moments.core import Knob, Plan, Step
 from llm_moments.errors import InputError, ModelError
 
-TASKS = {"text-classification": "text_classification:TextClassification"}
+TASKS = {
+    "text-classification": "text_classification:TextClassification",
+    "chat": "chat:Chat",
+    "text-generation": "chat:TextGeneration",
+    "translation": "translation:Translation",
+    "automatic-speech-recognition": "speech:SpeechRecognition",
+}
+# What an architecture's name ends with, and the task that is meant where none is named; the first that fits.
+MEANT = (
+    ("SequenceClassification", "text-classification"),
+    ("WhisperForConditionalGeneration", "automatic-speech-recognition"),
+    ("ForCausalLM", "chat"), ("LMHeadModel", "chat"),
+    ("MarianMTModel", "translation"), ("ForConditionalGeneration", "translation"),
+)  # fmt: skip
 
 
 class Task(Protocol):
@@ -55,6 +68,14 @@ class Task(Protocol):
         """What the outputs answer, as references: what a model without labels is held against."""
         ...
 
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """bool [n]: whether the answers are the same."""
+        ...
+
+    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+        """bool [n]: whether the answers are the same and their probabilities, if any, no further apart than that."""
+        ...
+
     def has_margins(self, model: Any) -> bool:
         """Whether the outputs say how sure they are: of a model without, no cascade is made."""
         ...
@@ -66,17 +87,32 @@ class Task(Protocol):
     def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray: ...
 
 
-def task_for(model: Any, name: str | None = None) -> Task:
+def task_for(model: Any, name: str | None = None, metric: str | None = None) -> Task:
     """The task of that name, or the one that the model's architecture is for."""
-    if name is None:
-        architectures = [str(a) for a in model.config.get("architectures") or []]
-        if not any("SequenceClassification" in a for a in architectures):
-            raise ModelError(
-                f"{model.name} has no classification head (architectures: {architectures or 'none given'}). "
-                "Fine-tune it first: moments train MODEL --data FILE --out DIR"
-            )
-        name = "text-classification"
+    name = name or _meant(model)
     if name not in TASKS:
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
     module, _, cls = TASKS[name].partition(":")
-    return getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)()
+    made = getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)
+    if metric is None:
+        return made()
+    if not hasattr(made, "default_metric"):
+        raise InputError(f"answers of {name} are judged in one way only; leave out the metric {metric!r}")
+    return made(metric)
+
+
+def _meant(model: Any) -> str:
+    architectures = [str(a) for a in model.config.get("architectures") or []]
+    for end, task in MEANT:
+        if any(end in name for name in architectures):
+            if task == "chat" and not _templated(model):
+                return "text-generation"
+            return task
+    raise ModelError(
+        f"{model.name} has no head for a task that is known (architectures: {architectures or 'none given'}). "
+        "Fine-tune it as a classifier: moments train MODEL --data FILE --out DIR"
+    )
+
+
+def _templated(model: Any) -> bool:
+    return model.format == "remote" or bool(getattr(model.tokenizer, "chat_template", None))

@@ -191,6 +191,11 @@ class TextClassification:
             return [frozenset(np.flatnonzero(row > 0).tolist()) for row in outputs]
         return outputs[:, 0].tolist()
 
+    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+        """bool [n]: the same answer, and no probability further off than that."""
+        apart = np.abs(self.probabilities(outputs, model) - self.probabilities(others, model)).max(axis=1)
+        return (apart <= within) & self.argmax_equal(outputs, others, model)
+
     def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
         """bool [n]: whether the answers are the same (within 1e-2 of the spread for regression)."""
         if model.problem_type == SINGLE:
