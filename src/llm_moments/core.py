@@ -20,6 +20,21 @@ WINDOW = 2048  # examples that are tokenized, sorted and batched together; bound
 Settings = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many examples are a handful: a classifier answers hundreds while a language model answers one.
+
+    window: rows that `run` holds at a time. block: fewest rows that are timed at a time; warm: rows on which an
+    engine is opened. few, most: fewest and most rows of the splits that `improve` searches and certifies on.
+    """
+
+    window: int = WINDOW
+    block: int = 32
+    warm: int = 8
+    few: Mapping[str, int] = field(default_factory=lambda: {"search": 150, "certify": 400})
+    most: Mapping[str, int] = field(default_factory=lambda: {"calibrate": 200, "search": 800, "certify": 4000})
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One input (a text, or a pair of texts), its reference answer if there is one, and an id."""
@@ -226,6 +241,7 @@ class Task(Protocol):
     """What the pipeline asks of a task; the whole contract is in `tasks/base.py`."""
 
     name: str
+    pace: Pace
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]: ...
 
@@ -303,7 +319,7 @@ class Pipeline:
     @property
     def window(self) -> int:
         """How many inputs `run` holds at a time: they are tokenized, sorted and batched together."""
-        return int(self.plan.settings("batch").get("window", getattr(self.task, "window", WINDOW)))
+        return int(self.plan.settings("batch").get("window", self.task.pace.window))
 
     def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int | None = None) -> Iterator[Any]:
         """Answers in the order of the inputs, which may be endless; `window` bounds what is held."""

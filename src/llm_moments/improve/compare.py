@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.evaluation import evaluation, gather
-from llm_moments.measure import WARM, interleaved
+from llm_moments.measure import interleaved
 from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]
@@ -77,7 +77,7 @@ def compare(
 
 def _answered(pipe: Any, values: Any) -> tuple[np.ndarray, float]:
     """Outputs, and roughly the seconds an example."""
-    pipe.outputs(values[:WARM])
+    pipe.outputs(values[: pipe.task.pace.warm])
     start = time.perf_counter()
     outputs = pipe.outputs(values)
     return outputs, (time.perf_counter() - start) / len(values)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llm_moments.core import Knob, Plan, Step
+from llm_moments.core import Knob, Pace, Plan, Step
 from llm_moments.errors import InputError, ModelError
 
 TASKS = {
@@ -34,6 +34,8 @@ class Task(Protocol):
     """
 
     name: str
+    pace: Pace
+    sorts: Mapping[str, Any]  # changes of a plan that put rows of like length together: no answer changes by them
 
     def metric(self, model: Any) -> str: ...
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.core import Knob, Plan, Step, whole
+from llm_moments.core import Knob, Pace, Plan, Step, whole
 from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.batch import MakeBatches
 from llm_moments.steps.forward import Forward
@@ -43,6 +43,8 @@ class Answer:
 
 class TextClassification:
     name = "text-classification"
+    pace = Pace()
+    sorts: Mapping[str, Any] = {"batch.order": "length", "batch.size": 64, "batch.tokens": 8192, "batch.reuse": True}
 
     def metric(self, model: Any) -> str:
         return METRICS[model.problem_type]
