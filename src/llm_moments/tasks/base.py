@@ -11,7 +11,10 @@ import numpy as np
 from llm_moments.core import Knob, Plan, Step
 from llm_moments.errors import InputError, ModelError
 
-TASKS = {"text-classification": "text_classification:TextClassification"}
+TASKS = {
+    "text-classification": "text_classification:TextClassification",
+    "image-classification": "image_classification:ImageClassification",
+}
 
 
 class Task(Protocol):
@@ -70,12 +73,15 @@ def task_for(model: Any, name: str | None = None) -> Task:
     """The task of that name, or the one that the model's architecture is for."""
     if name is None:
         architectures = [str(a) for a in model.config.get("architectures") or []]
-        if not any("SequenceClassification" in a for a in architectures):
+        if any("ImageClassification" in a for a in architectures) or "pretrained_cfg" in model.config:
+            name = "image-classification"
+        elif not any("SequenceClassification" in a for a in architectures):
             raise ModelError(
                 f"{model.name} has no classification head (architectures: {architectures or 'none given'}). "
                 "Fine-tune it first: moments train MODEL --data FILE --out DIR"
             )
-        name = "text-classification"
+        else:
+            name = "text-classification"
     if name not in TASKS:
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
     module, _, cls = TASKS[name].partition(":")
