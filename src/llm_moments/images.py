@@ -226,7 +226,7 @@ def _opened(raw: bytes, name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large images, whose size is checked here
         opened = module.open(io.BytesIO(raw), formats=[f for f in FORMATS if f in module.OPEN])
-    _bounded(*opened.size, name)
+    _bounded(opened.size[0], opened.size[1], name)
     return opened
 
 
@@ -261,7 +261,7 @@ def _eight_bits(array: np.ndarray, name: str) -> np.ndarray:
 def pixels(opened: Any, name: str) -> np.ndarray:
     """A Pillow image as an array of its own: uint8 [height, width] or [height, width, 3]."""
     with _told(name):
-        _bounded(*opened.size, name)
+        _bounded(opened.size[0], opened.size[1], name)
         turned = upright(opened)
         return np.asarray(_mode(turned, "L" if turned.mode in ("L", "1", "LA", "I", "I;16", "F") else "RGB", name))
 

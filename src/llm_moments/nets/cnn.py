@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -45,7 +46,7 @@ class Head(torch.nn.Module):
         self.grid = config.grid
         self.wide = torch.nn.Linear(config.channels[-1] * config.grid**2, config.hidden)
         self.dropout = torch.nn.Dropout(config.dropout)
-        self.classifier = torch.nn.Linear(config.hidden, config.num_labels)
+        self.classifier = torch.nn.Linear(config.hidden, int(config.num_labels or 2))
 
     def forward(self, x: Any) -> Any:
         if tuple(x.shape[-2:]) != (self.grid, self.grid):
@@ -57,11 +58,12 @@ class Head(torch.nn.Module):
 def shares(size: int, grid: int, like: Any) -> Any:
     """float [grid, size]: which pixels each cell is the mean of, as adaptive average pooling has it. As a
     matrix, for not every graph engine takes that pooling where grid does not divide size."""
-    made = torch.zeros(grid, int(size), dtype=like.dtype, device=like.device)
+    size = int(size)
+    made = np.zeros((grid, size), np.float32)
     for cell in range(grid):
         begin, end = cell * size // grid, -(-(cell + 1) * size // grid)
         made[cell, begin:end] = 1 / (end - begin)
-    return made
+    return torch.from_numpy(made).to(device=like.device, dtype=like.dtype)
 
 
 class MomentsCnnForImageClassification(PreTrainedModel):
@@ -82,7 +84,8 @@ class MomentsCnnForImageClassification(PreTrainedModel):
         """He et al. 2015 (arXiv:1502.01852), as fits ReLU; Glorot's would begin slower."""
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            torch.nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
 
     def forward(self, pixel_values: Any, **ignored: Any) -> Any:
         x = pixel_values
