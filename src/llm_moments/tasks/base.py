@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,10 @@ class Task(Protocol):
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
     def stock(self, model: Any) -> Mapping[str, Mapping[str, Any]]:
         """The plan that transformers' own pipeline follows."""
+        ...
+
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+        """Writes what a model folder needs beside its weights to prepare inputs: tokenizer, image sizes."""
         ...
 
     def normalise(self, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from llm_moments.steps.decode import Decode
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.resize import Resize
 from llm_moments.tasks.classification import CASCADE, Classification
-from llm_moments.tasks.preprocessing import Preprocessing, preprocessing
+from llm_moments.tasks.preprocessing import Preprocessing, preprocessing, write
 
 ROOM = 512 << 20  # bytes of decoded pixels and of arrays that are held at a time
 PEEK = 8  # images whose header is read to know how many may be decoded together
@@ -85,6 +86,12 @@ class ImageClassification(Classification):
         channels, height, width = self.shape(model, plan)
         decoded = max(w * h for w, h in map(size_of, few)) * 3 if any(i.array is None for i in few) else 0
         return int(np.clip(ROOM // (decoded + 5 * channels * height * width), 1, window))
+
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+        write(
+            replace(preprocessing(model), **dict(zip(("height", "width"), self.shape(model, plan)[1:], strict=True))),
+            folder,
+        )
 
     def normalise(self, value: Any) -> Image:
         return image_of(value)

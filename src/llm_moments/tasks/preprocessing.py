@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llm_moments.errors import ModelError
@@ -101,3 +103,22 @@ def _each(values: Any, channels: int) -> tuple[float, ...]:
     """One number a channel; a grey model may be told those of three."""
     found = [float(v) for v in (values if isinstance(values, list | tuple) else [values])]
     return tuple(found[:channels]) if len(found) >= channels else tuple(found[:1] * channels)
+
+
+def write(wanted: Preprocessing, folder: Path) -> None:
+    """As transformers' image processors read it."""
+    size: dict[str, Any] = {"height": wanted.height, "width": wanted.width}
+    told: dict[str, Any] = {
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size, "do_rescale": True,
+        "rescale_factor": wanted.rescale, "do_normalize": True, "image_mean": list(wanted.mean),
+        "image_std": list(wanted.std), "resample": RESAMPLE.index(wanted.resample),
+    }  # fmt: skip
+    if wanted.offset:
+        told["rescale_offset"] = True
+    if wanted.fit == "crop":
+        edge = int(wanted.height / wanted.crop + 1e-6)
+        told |= {
+            "image_processor_type": "MobileNetV2ImageProcessor",
+            "size": {"shortest_edge": edge}, "do_center_crop": True, "crop_size": size,
+        }  # fmt: skip
+    (folder / FILE).write_text(json.dumps(told, indent=1), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llm_moments.core import Knob, Plan, Step, whole
@@ -61,6 +62,9 @@ class TextClassification(Classification):
             "batch": {"order": "input", "size": 32},
             "forward": {"engine": "torch", "precision": "fp32"},
         }
+
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+        model.tokenizer.save_pretrained(folder)
 
     def normalise(self, value: Any) -> Any:
         if isinstance(value, Mapping):
