@@ -64,7 +64,8 @@ def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
 def _plain(value: Any) -> tuple[Any, Any]:
     if isinstance(value, dict):
         label = next((value[k] for k in ("label", "labels", "reference") if k in value), None)
-        return {k: value[k] for k in ("text", "text_pair", "messages", "prompt", "audio") if k in value}, label
+        known = ("text", "text_pair", "image", "messages", "prompt", "audio")
+        return {k: value[k] for k in known if k in value}, label
     return value, None
 
 

@@ -1,8 +1,9 @@
-"""Fine-tune a text classifier from a model folder and a file of labelled examples.
+"""Train a classifier of texts or images from a model folder, or a small network (cnn) from nothing.
 
 The same command with the same --out goes on where it was ended.
 
-Example: moments train encoder/ --data train.csv --eval test.csv --out my-model"""
+Examples: moments train encoder/ --data train.csv --eval test.csv --out my-model;
+moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3"""
 
 from __future__ import annotations
 
@@ -41,6 +42,13 @@ def train(
         str | None, typer.Option("--loss", help="cross-entropy, binary-cross-entropy or mean-squared-error.")
     ] = None,
     label_smoothing: Annotated[float, typer.Option("--label-smoothing", help="0 to 1.")] = 0.0,
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=0, help="Pixels of each side of an image; 0: the model's own.")
+    ] = 0,
+    model_option: Annotated[
+        list[str] | None,
+        typer.Option("--model-option", metavar="NAME=VALUE", help="Of cnn: channels=[32,64], hidden=512 …"),
+    ] = None,
     class_weights: Annotated[str | None, typer.Option("--class-weights", help="balanced: every class alike.")] = None,
     dropout: Annotated[float | None, typer.Option("--dropout", help="0 to 1; else the model's own.")] = None,
     clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient; 0: none.")] = 1.0,
@@ -93,7 +101,8 @@ def train(
         "schedule": schedule, "warm_up": warm_up, "loss": loss, "label_smoothing": label_smoothing,
         "class_weights": class_weights, "dropout": dropout, "clip": clip, "precision": precision, "freeze": tuple(freeze or ()),
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
-        "checkpoint_every": checkpoint_every,
+        "checkpoint_every": checkpoint_every, "image_size": image_size,
+        "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
     with ExitStack() as stack:
         tick = stack.enter_context(o.progress(fmt))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from llm_moments.errors import InputError, ModelError
 
 TASKS = {
     "text-classification": "text_classification:TextClassification",
+    "image-classification": "image_classification:ImageClassification",
     "chat": "chat:Chat",
     "text-generation": "chat:TextGeneration",
     "translation": "translation:Translation",
@@ -21,6 +23,7 @@ TASKS = {
 # What an architecture's name ends with, and the task that is meant where none is named; the first that fits.
 MEANT = (
     ("SequenceClassification", "text-classification"),
+    ("ImageClassification", "image-classification"),
     ("WhisperForConditionalGeneration", "automatic-speech-recognition"),
     ("ForCausalLM", "chat"), ("LMHeadModel", "chat"),
     ("MarianMTModel", "translation"), ("ForConditionalGeneration", "translation"),
@@ -43,6 +46,10 @@ class Task(Protocol):
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
     def stock(self, model: Any) -> Mapping[str, Mapping[str, Any]]:
         """The plan that transformers' own pipeline follows."""
+        ...
+
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+        """Writes what a model folder needs beside its weights to prepare inputs: tokenizer, image sizes."""
         ...
 
     def normalise(self, value: Any) -> Any:
@@ -105,6 +112,8 @@ def task_for(model: Any, name: str | None = None, metric: str | None = None) -> 
 
 def _meant(model: Any) -> str:
     architectures = [str(a) for a in model.config.get("architectures") or []]
+    if "pretrained_cfg" in model.config:  # timm's own layout
+        return "image-classification"
     for end, task in MEANT:
         if any(end in name for name in architectures):
             if task == "chat" and not _templated(model):
