@@ -64,11 +64,19 @@ class Model:
         if not named:
             return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))]
         try:
-            return [str(named[key]) for key in sorted(named, key=int)]
+            names = [str(named[key]) for key in sorted(named, key=int)]
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"{self.path / 'config.json'}: id2label should number its labels, not {named!r:.80}"
             ) from error
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            numbers = ", ".join(str(i) for i, name in enumerate(names) if name == twice)
+            raise ModelError(
+                f"{self.path / 'config.json'}: id2label calls the classes {numbers} all {twice!r}, so that answers "
+                "could not be told apart. Give each a name of its own there."
+            )
+        return names
 
     @property
     def problem_type(self) -> str:

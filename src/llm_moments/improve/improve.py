@@ -385,7 +385,8 @@ class _Run:
             beneficial=seen.beneficial if seen else 0, objective=self.objective, looks=len(self.looks),
             labelled=part.labelled, needs=needs, plan=more["plan"].to_dict(), baseline_plan=self.pipe.plan.to_dict(),
             model=self.pipe.model.name, model_digest=self.pipe.model.digest, data=self.source,
-            environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"), **speed,
+            environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"),
+            assumes=seen.assumes if seen else "", **speed,
         )  # fmt: skip
 
     def kept(

@@ -81,7 +81,7 @@ class Search:
         n = len(part)
         base = self.baseline[:n] if len(self.baseline) else measured.outputs
         before, after = part.scores(base, base), part.scores(measured.outputs, base)
-        bound = stats.drop_bound(before, after)
+        bound = part.drop(before, after)
         harmful, beneficial = stats.flips(before, after)
         gain = None if self.base_cost is None else self.base_cost / measured.cost
         return Trial(

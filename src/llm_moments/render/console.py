@@ -208,6 +208,8 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         ("budget", within),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
+    if found.get("assumes"):
+        say(console, found["assumes"])
 
 
 def show_doctor(found: Mapping[str, Any], console: Console) -> None:

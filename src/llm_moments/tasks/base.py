@@ -65,6 +65,10 @@ class Task(Protocol):
         """float64 [n], higher is better."""
         ...
 
+    def bounds(self, model: Any) -> tuple[float, float]:
+        """The least and the highest score that an example can have, also one not seen; an end may be infinite."""
+        ...
+
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         """float64 [n]: the score when the baseline's answers are taken as references."""
         ...

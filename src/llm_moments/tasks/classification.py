@@ -111,6 +111,9 @@ class Classification:
         spread = float(truth.var()) or 1.0  # the mean of these scores is R² of the set
         return 1 - (outputs[:, 0].astype(np.float64) - truth) ** 2 / spread
 
+    def bounds(self, model: Any) -> tuple[float, float]:
+        return (-np.inf, 1.0) if model.problem_type == REGRESSION else (0.0, 1.0)
+
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         return self.scores(outputs, self.as_references(baseline, model), model)
 

@@ -77,6 +77,9 @@ class Generation:
         self._score = self._score or text_metric(self.metric_name)
         return np.array([self._score(str(o), str(r)) for o, r in zip(outputs, references, strict=True)], np.float64)
 
+    def bounds(self, model: Any) -> tuple[float, float]:
+        return (0.0, 1.0)
+
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         return np.array([common_prefix(str(o), str(b)) for o, b in zip(outputs, baseline, strict=True)], np.float64)
 

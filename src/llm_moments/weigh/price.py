@@ -32,7 +32,7 @@ def priced(
     except (EngineError, ModelError) as error:
         return Worth(change.name, change.step, change.choices, "unavailable", reason=str(error))
     before, now = part.scores(outputs, outputs), part.scores(after, outputs)
-    bound = stats.drop_bound(before, now)
+    bound = part.drop(before, now)
     harmful, beneficial = stats.flips(before, now)
     apart = base.task.divergence(outputs, after, base.model)
     if spread is not None:
