@@ -12,6 +12,7 @@ from llm_moments.core import Knob, Plan, Step
 from llm_moments.errors import InputError, ModelError
 
 TASKS = {"text-classification": "text_classification:TextClassification"}
+OF_MODELS = {"linear-text": "linear_text:LinearText"}  # the same task, by a model that takes other steps
 
 
 class Task(Protocol):
@@ -76,7 +77,10 @@ def task_for(model: Any, name: str | None = None) -> Task:
                 "Fine-tune it first: moments train MODEL --data FILE --out DIR"
             )
         name = "text-classification"
-    if name not in TASKS:
+    if name == "text-classification" and model.is_linear:
+        name = "linear-text"
+    known = {**TASKS, **OF_MODELS}
+    if name not in known:
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
-    module, _, cls = TASKS[name].partition(":")
+    module, _, cls = known[name].partition(":")
     return getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)()

@@ -14,6 +14,7 @@ from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.batch import MakeBatches
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.precut import Precut
+from llm_moments.steps.sparse import linear_steps
 from llm_moments.steps.tokenize import Encoder, Tokenize
 from llm_moments.steps.truncate import Truncate
 
@@ -50,6 +51,9 @@ class TextClassification:
     # -- the pipeline
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
+        own = engines.model_for(plan.settings("forward"))
+        if getattr(own, "is_linear", False):  # other weights with features of their own: a cascade's cheap stage
+            return linear_steps(own, plan, engines)
         encoder = _encoder(model)
         cut = plan.settings("truncate")
         length, side = int(cut.get("max_length", model.max_length)), cut.get("side", "head")
@@ -60,6 +64,10 @@ class TextClassification:
             MakeBatches(plan.settings("batch"), encoder, model.max_length),
             Forward(plan.settings("forward"), engines),
         ]
+
+    def save_inputs(self, model: Any, folder: Any) -> None:
+        """What makes inputs of texts goes into the folder of a trained model."""
+        model.tokenizer.save_pretrained(folder)
 
     def has_margins(self, model: Any) -> bool:
         return model.problem_type != REGRESSION
