@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"transformers": ("*.safetensors",), "gguf": ("*.gguf",), "ctranslate2": ("model.bin", "model-*.bin")}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+LINEAR = "moments-linear"  # model_type of a linear model of words
 NOTES = "moments.json"  # what `moments train` leaves in a model folder: the length it trained at
 
 
@@ -84,8 +85,21 @@ class Model:
         guess = "regression" if len(self.labels) == 1 else "single_label_classification"
         return str(self.config.get("problem_type") or guess)
 
+    @property
+    def is_linear(self) -> bool:
+        return self.config.get("model_type") == LINEAR
+
+    @cached_property
+    def vectorizer(self) -> Any:
+        """What makes a linear model's features."""
+        from llm_moments.engines.linear import load_vectorizer
+
+        return load_vectorizer(self.path, self.config)
+
     @cached_property
     def tokenizer(self) -> Any:
+        if self.is_linear:
+            raise ModelError(f"{self.name} is a linear model of words: it has no tokenizer, and no length in tokens")
         from transformers import AutoTokenizer
 
         # A GGUF file brings its tokenizer along; a folder with one may have the original beside it.

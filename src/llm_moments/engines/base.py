@@ -115,6 +115,17 @@ def _cannot(setting: str, value: Any, engine: str, precision: str) -> str:
     )
 
 
+def _check_linear(settings: Mapping[str, Any], engine: str, precision: str) -> None:
+    if (engine, precision) != ("torch", "fp32"):
+        raise EngineError(
+            f"a linear model runs in torch fp32 only, not in {engine} {precision}: it is one sum over sparse rows, and "
+            "nearly all of its time goes into the words"
+        )
+    for setting in ("skip_layers", "bf16_layers"):
+        if settings.get(setting):
+            raise EngineError(f"a linear model has no layers for forward.{setting} = {settings[setting]!r}")
+
+
 class Engines:
     """Opened engines of one model by their settings: the most recently used few stay open."""
 
@@ -151,6 +162,8 @@ class Engines:
         if cls.cpu_only and self.device not in ("auto", "cpu"):
             raise EngineError(f"{name} runs on the CPU only here, not on {self.device!r}; use the engine torch")
         model = self.model_for(settings)
+        if getattr(model, "is_linear", False):
+            _check_linear(settings, name, precision)
         return cls.open(model, settings, self.store(settings), self.calibration, self.device)
 
     def model_for(self, settings: Mapping[str, Any]) -> Any:

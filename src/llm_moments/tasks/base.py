@@ -28,6 +28,7 @@ MEANT = (
     ("ForCausalLM", "chat"), ("LMHeadModel", "chat"),
     ("MarianMTModel", "translation"), ("ForConditionalGeneration", "translation"),
 )  # fmt: skip
+OF_MODELS = {"linear-text": "linear_text:LinearText"}  # the same task, by a model that takes other steps
 
 
 class Task(Protocol):
@@ -103,9 +104,12 @@ class Task(Protocol):
 def task_for(model: Any, name: str | None = None, metric: str | None = None) -> Task:
     """The task of that name, or the one that the model's architecture is for."""
     name = name or _meant(model)
-    if name not in TASKS:
+    if name == "text-classification" and model.is_linear:
+        name = "linear-text"
+    known = {**TASKS, **OF_MODELS}
+    if name not in known:
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
-    module, _, cls = TASKS[name].partition(":")
+    module, _, cls = known[name].partition(":")
     made = getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)
     if metric is None:
         return made()

@@ -266,7 +266,9 @@ def _session(recorder: Recorder, seen: Mapping[str, Any], loop: Loop, job: Job) 
 def _save(done: Training, module: Any, job: Job) -> None:
     """The model folder is put in its place in one step; only then do the checkpoints go."""
     s = done.settings
-    notes = {name: s[name] for name in ("max_length", "epochs", "learning_rate", "seed")}
+    notes = {name: s[name] for name in ("epochs", "learning_rate", "seed")}
+    if "truncate" in job.pipe.plan:
+        notes["max_length"] = s["max_length"]
     if done.evaluation:
         notes["evaluation"] = done.evaluation
     with sibling(done.folder) as folder:
