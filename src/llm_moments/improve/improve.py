@@ -18,6 +18,7 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.artefact import MANIFEST, is_artefact, save, verify, write_into
 from llm_moments.atomic import sibling, writing
+from llm_moments.budget import seconds
 from llm_moments.core import WINDOW, Pipeline, Plan
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
@@ -151,19 +152,6 @@ def improve(
         taught = parts.pop("heal").values if heal is True else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
         run.taught = without(taught, [*parts["search"].values, *parts["certify"].values])
     return run.finish()
-
-
-def seconds(budget: float | str) -> float:
-    """90, "90s", "10m" or "1h" in seconds."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    text = str(budget).strip().lower()
-    try:
-        value = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e7:
-        raise InputError(f"a budget is a time such as 90s, 10m or 1h, not {budget!r}")
-    return value
 
 
 def _question(pipe: Pipeline, examples: Any, max_drop: float, objective: str) -> dict[str, Any]:

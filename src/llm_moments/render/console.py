@@ -35,6 +35,7 @@ __all__ = [
 COLOURS = {
     "free": "green",
     "harmful": "green",
+    "helps": "green",
     "cheap": "yellow",
     "needed": "red",
     "unclear": "cyan",
