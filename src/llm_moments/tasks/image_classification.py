@@ -88,10 +88,8 @@ class ImageClassification(Classification):
         return int(np.clip(ROOM // (decoded + 5 * channels * height * width), 1, window))
 
     def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
-        write(
-            replace(preprocessing(model), **dict(zip(("height", "width"), self.shape(model, plan)[1:], strict=True))),
-            folder,
-        )
+        _, height, width = self.shape(model, plan)
+        write(replace(preprocessing(model), height=height, width=width), folder)
 
     def normalise(self, value: Any) -> Image:
         return image_of(value)
