@@ -16,6 +16,10 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | None = None) -> Any:
     """The `torch.nn.Module` of a model folder in eval mode, float32, some layers left out."""
+    if model.is_linear:
+        from llm_moments.engines.linear import load_linear
+
+        return load_linear(model)
     from transformers.utils import logging
 
     from llm_moments.engines.layers import skip
@@ -117,6 +121,8 @@ def _bf16_layers(module: Any, names: Iterable[str]) -> None:
     from llm_moments.engines.layers import blocks
 
     wanted = set(names)
+    if not wanted:
+        return
     known = {block.name: block.module for block in blocks(module)}
     if wanted - known.keys():
         raise EngineError(f"no layer {sorted(wanted - known.keys())} in this model; it has {', '.join(known)}")

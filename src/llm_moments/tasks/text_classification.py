@@ -11,6 +11,7 @@ from llm_moments.errors import DataError
 from llm_moments.steps.batch import MakeBatches
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.precut import Precut
+from llm_moments.steps.sparse import linear_steps
 from llm_moments.steps.tokenize import Encoder, Tokenize
 from llm_moments.steps.truncate import Truncate
 from llm_moments.tasks.classification import CASCADE, Answer, Classification
@@ -20,10 +21,14 @@ __all__ = ["Answer", "TextClassification"]
 
 class TextClassification(Classification):
     name = "text-classification"
+    sorts: Mapping[str, Any] = {"batch.order": "length", "batch.size": 64, "batch.tokens": 8192, "batch.reuse": True}
 
     # -- the pipeline
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
+        own = engines.model_for(plan.settings("forward"))
+        if getattr(own, "is_linear", False):  # other weights with features of their own: a cascade's cheap stage
+            return linear_steps(own, plan, engines)
         encoder = _encoder(model)
         cut = plan.settings("truncate")
         length, side = int(cut.get("max_length", model.max_length)), cut.get("side", "head")
