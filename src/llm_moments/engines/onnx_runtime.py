@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
-from llm_moments.engines.export import build, failing_as, quiet, to_onnx, traced
+from llm_moments.engines.export import build, calibrated_on, failing_as, quiet, to_onnx, traced
 from llm_moments.engines.layers import Patterns, float_parts, matching
 from llm_moments.engines.proof import prove
 from llm_moments.errors import EngineError
@@ -69,7 +69,9 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     to_onnx(module, example, names, plain)
     _prove(module, names, model, plain)
     with quiet():
-        _quantise(plain, folder / GRAPH, names, settings, calibration, float_parts(module, settings))
+        _quantise(
+            plain, folder / GRAPH, names, settings, calibrated_on(calibration, example), float_parts(module, settings)
+        )
     for left in folder.glob("plain*"):
         left.unlink()
     return names
@@ -109,6 +111,8 @@ def _quantise(
         def get_next(self) -> Any:
             return next(self.rest, None)
 
+    if "pixel_values" in names:
+        common["op_types_to_quantize"] = [*QUANTISED, "Conv"]
     quantize_static(str(prepared), str(target), Reader(), weight_type=QuantType.QInt8, **common)
 
 

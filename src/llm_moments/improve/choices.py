@@ -38,7 +38,7 @@ def taken_back(stock: Plan, chosen: Plan) -> Iterator[tuple[str, str, Plan]]:
     """What was chosen in words, its step, and the plan without it."""
     if "cascade" in chosen:
         yield "a cheap stage first", "cascade", chosen.without("cascade")
-    for step in ("batch", "truncate", "precut"):
+    for step in ("batch", "truncate", "precut", "decode", "resize"):
         old, new = stock.settings(step), chosen.settings(step)
         if old != new:
             yield _words(step, old, new), step, chosen.with_(**_back(step, old, new))
@@ -61,9 +61,13 @@ def _back(step: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
 
 def _words(step: str, old: dict[str, Any], new: dict[str, Any]) -> str:
     if step == "batch":
-        return "rows sorted by length"
+        return "rows sorted by length" if new.get("order") == "length" else f"{new.get('size', 32)} rows a batch"
     if step == "precut":
         return "texts cut before the tokenizer"
+    if step in ("decode", "resize"):
+        new = {name: value for name, value in new.items() if value != old.get(name)}
+        said = ", ".join(f"{name} {value}, was {old.get(name, 'none')}" for name, value in new.items())
+        return f"{step}: {said}"
     side = new.get("side", "head")
     kept = "" if side == old.get("side", "head") else f", {side} kept"
     return f"cut at {new.get('max_length')} tokens, was {old.get('max_length')}{kept}"

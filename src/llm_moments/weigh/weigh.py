@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import load
-from llm_moments.weigh.changes import lengths, precisions
+from llm_moments.weigh.changes import inputs, precisions
 from llm_moments.weigh.layers import weigh_layers
 from llm_moments.weigh.price import priced
 from llm_moments.weigh.verdict import with_verdicts
@@ -41,8 +41,7 @@ def weigh(
     tick(0.0, "answers of the original")
     outputs = base.outputs(part.values)
     layers = weigh_layers(base, part, outputs, exhaustive=exhaustive, seed=seed, tick=tick)
-    longest = max(int(a["attention_mask"].sum(1).max()) for a in base.arrays(part.values[:200]))
-    todo = [*lengths(base, longest), *precisions(base, len(layers.worths))]
+    todo = [*inputs(base, part.values[:200]), *precisions(base, len(layers.worths))]
     worths = list(layers.worths)
     for at, change in enumerate(todo):
         tick((at + 1) / (len(todo) + 1), change.name)
