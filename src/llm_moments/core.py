@@ -316,10 +316,7 @@ class Pipeline:
 
     def _outputs(self, batch: Batch, recorder: Recorder) -> np.ndarray:
         if self.cheap is None:
-            for step in self.steps:
-                with recorder.step(step.name, items=batch.size):
-                    batch = step(batch, recorder)
-            return batch["outputs"]
+            return self._through(batch, recorder)
         with recorder.step("cascade", items=batch.size):
             outputs = self.cheap._outputs(batch, recorder)
             asked = np.flatnonzero(self.task.margins(outputs, self.model) < self.plan["cascade"]["threshold"])
@@ -327,6 +324,22 @@ class Pipeline:
         if len(asked):
             outputs = outputs.copy()
             outputs[asked] = self.dear._outputs(batch.take(asked), recorder)
+        return outputs
+
+    def _through(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+        """All steps, one after the other; some rows at a time where a task cannot hold them all (images)."""
+        many = getattr(self.task, "rows_at_once", None)
+        most = many(batch, self.model, self.plan) if many else batch.size
+        if batch.size > most:
+            parts = (np.arange(at, min(at + most, batch.size)) for at in range(0, batch.size, most))
+            return np.concatenate([self._through_steps(batch.take(rows), recorder) for rows in parts])
+        return self._through_steps(batch, recorder)
+
+    def _through_steps(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+        for step in self.steps:
+            with recorder.step(step.name, items=batch.size):
+                batch = step(batch, recorder)
+        outputs: np.ndarray = batch["outputs"]
         return outputs
 
     def arrays(self, values: Sequence[Any]) -> list[dict[str, np.ndarray]]:
@@ -337,6 +350,14 @@ class Pipeline:
                 break
             batch = step(batch, NULL)
         return [fields for _, fields in batch["batches"]]
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """What the engine of its forward step is opened with: the plan's choices, and what the task adds to them."""
+        for step in self.steps:
+            if step.name == "forward" and hasattr(step, "settings"):
+                return dict(step.settings)
+        return self.plan.settings("forward")
 
     @property
     def dear(self) -> Pipeline:

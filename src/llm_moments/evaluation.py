@@ -64,7 +64,7 @@ def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
 def _plain(value: Any) -> tuple[Any, Any]:
     if isinstance(value, dict):
         label = next((value[k] for k in ("label", "labels", "reference") if k in value), None)
-        return {k: value[k] for k in ("text", "text_pair") if k in value}, label
+        return {k: value[k] for k in ("text", "text_pair", "image") if k in value}, label
     return value, None
 
 

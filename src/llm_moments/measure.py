@@ -93,7 +93,7 @@ def size_bytes(pipe: Pipeline) -> int:
 
     files: set[Path] = set()
     for stage in _stages(pipe):
-        settings = stage.plan.settings("forward")
+        settings = stage.engine_settings
         if engine_class(settings.get("engine", "torch")).builds:
             files.update(p for p in pipe.engines.store(settings).rglob("*") if p.is_file())
         else:
@@ -120,7 +120,7 @@ def peak_bytes(pipe: Pipeline, values: Sequence[Any]) -> int:
     job = {
         "model": str(pipe.model.path),
         "plan": pipe.plan.to_dict(),
-        "values": list(values[:200]),
+        "values": [value.portable() if hasattr(value, "portable") else value for value in values[:200]],
         "variants": variants,
     }
     done = subprocess.run([sys.executable, "-c", _CHILD], input=json.dumps(job), capture_output=True, text=True)

@@ -78,7 +78,7 @@ def _show(rows: Any, pipe: Any, fmt: str) -> None:
             if fmt == "json":
                 print(json.dumps({"id": number, **row_of(answer)}, ensure_ascii=False), flush=size == 1)
             elif fmt == "human":
-                shown = text if isinstance(text, str) else " | ".join(text)
+                shown = text if isinstance(text, str) else getattr(text, "name", None) or " | ".join(text)
                 score = "" if answer.score is None else f"{answer.score:.3f}"
                 print(f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}", flush=size == 1)
         size = min(size * 2, WINDOW)

@@ -28,8 +28,14 @@ ENGINES = {
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
 PLAIN = {"threads": 0, "streams": 1, "skip_layers": [], "keep_float": [], "bf16_layers": []}  # nothing is asked
 ONLY_AT = {"keep_float": ("int8", "int8-dynamic"), "bf16_layers": ("fp32",)}  # without effect in other precisions
-GRAPH_KEYS = ("skip_layers", "weights", "keep_float", "calibration")  # what changes the graph that is built
-ALWAYS = ("skip_layers", "weights")  # of these, what changes a graph in float, too
+GRAPH_KEYS = (
+    "skip_layers",
+    "weights",
+    "image_size",
+    "keep_float",
+    "calibration",
+)  # what changes the graph that is built
+ALWAYS = ("skip_layers", "weights", "image_size")  # of these, what changes a graph in float, too
 
 
 class Engine(Protocol):
@@ -52,7 +58,8 @@ class Engine(Protocol):
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> Engine: ...
 
     def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
-        """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids).
+        """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids), or float32
+        pixel_values `[rows, channels, height, width]`.
 
         Returns {"logits": float32 [rows, classes]}.
         """
@@ -124,6 +131,8 @@ class Engines:
         self._open: OrderedDict[str, Engine] = OrderedDict()
 
     def get(self, settings: Mapping[str, Any]) -> Engine:
+        if not engine_class(settings.get("engine", "torch")).builds:  # one module for images of all sizes
+            settings = {name: value for name, value in settings.items() if name != "image_size"}
         key = json.dumps(settings, sort_keys=True)
         if key not in self._open:
             self._open[key] = self._start(settings)

@@ -116,7 +116,7 @@ class Stage:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.pipe.plan.settings("forward")
+        return self.pipe.engine_settings
 
     @property
     def engine(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +12,11 @@ import numpy as np
 from llm_moments.core import Knob, Plan, Step
 from llm_moments.errors import InputError, ModelError
 
-TASKS = {"text-classification": "text_classification:TextClassification"}
-OF_MODELS = {"linear-text": "linear_text:LinearText"}  # the same task, by a model that takes other steps
+TASKS = {
+    "text-classification": "text_classification:TextClassification",
+    "image-classification": "image_classification:ImageClassification",
+}
+LINEAR_TEXT = "linear_text:LinearText"  # the same task, by a model that takes other steps
 
 
 class Task(Protocol):
@@ -29,6 +33,10 @@ class Task(Protocol):
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
     def stock(self, model: Any) -> Mapping[str, Mapping[str, Any]]:
         """The plan that transformers' own pipeline follows."""
+        ...
+
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+        """Writes what a model folder needs beside its weights to prepare inputs: tokenizer, image sizes."""
         ...
 
     def normalise(self, value: Any) -> Any:
@@ -71,16 +79,17 @@ def task_for(model: Any, name: str | None = None) -> Task:
     """The task of that name, or the one that the model's architecture is for."""
     if name is None:
         architectures = [str(a) for a in model.config.get("architectures") or []]
-        if not any("SequenceClassification" in a for a in architectures):
+        if any("ImageClassification" in a for a in architectures) or "pretrained_cfg" in model.config:
+            name = "image-classification"
+        elif not any("SequenceClassification" in a for a in architectures):
             raise ModelError(
                 f"{model.name} has no classification head (architectures: {architectures or 'none given'}). "
                 "Fine-tune it first: moments train MODEL --data FILE --out DIR"
             )
-        name = "text-classification"
-    if name == "text-classification" and model.is_linear:
-        name = "linear-text"
-    known = {**TASKS, **OF_MODELS}
-    if name not in known:
+        else:
+            name = "text-classification"
+    if name not in TASKS:
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
-    module, _, cls = known[name].partition(":")
+    place = LINEAR_TEXT if name == "text-classification" and model.is_linear else TASKS[name]
+    module, _, cls = place.partition(":")
     return getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)()

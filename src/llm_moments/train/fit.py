@@ -273,7 +273,7 @@ def _save(done: Training, module: Any, job: Job) -> None:
         notes["evaluation"] = done.evaluation
     with sibling(done.folder) as folder:
         module.save_pretrained(folder)
-        job.pipe.task.save_inputs(job.pipe.model, folder)
+        job.pipe.task.save_inputs(job.pipe.model, job.pipe.plan, folder)
         (folder / NOTES).write_text(json.dumps(notes), encoding="utf-8")
         told = {"question": dict(job.question), "training": done.to_dict()}
         (folder / RUN).write_text(json.dumps(told), encoding="utf-8")

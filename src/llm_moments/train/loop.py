@@ -53,6 +53,8 @@ class Settings:
     early_stopping: int = 0  # epochs without a better score on --eval before it ends; 0: never
     checkpoint_every: int = 0  # updates; 0: after each epoch only
     seed: int = 0
+    image_size: int = 0  # pixels of each side that images are resized to; 0: what the model is for
+    model_options: dict[str, Any] = field(default_factory=dict)  # of a network that begins fresh
 
     def __post_init__(self) -> None:
         lengths = {"epochs": 1, "batch_size": 1, "accumulate": 1, "max_length": 8, "batch_tokens": 0}
@@ -65,7 +67,7 @@ class Settings:
         for name, (low, high) in shares.items():
             if not (math.isfinite(getattr(self, name)) and low <= getattr(self, name) <= high):
                 raise InputError(f"{name.replace('_', '-')} is between {low} and {high}, not {getattr(self, name)!r}")
-        for name in ("lora", "early_stopping", "checkpoint_every", "seed"):
+        for name in ("lora", "early_stopping", "checkpoint_every", "seed", "image_size"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name.replace('_', '-')} is not below 0: {getattr(self, name)!r}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -105,9 +107,10 @@ class Loop:
 
         self.torch, self.module, self.settings, self.loss = torch, module, settings, loss
         self.recorder, self.device, self.folder, self.judged = recorder, device, folder, judged
-        plan = pipe.plan.with_(**batching(settings))
+        plan = pipe.plan.with_(**batching(settings, pipe))
         self.pipe = pipe.with_(plan)
         self.steps = self.pipe.steps[:-1]
+        self.window = WINDOW if "batch.order" in batching(settings, pipe) else 1  # images have no lengths to group by
         self.values, self.targets = list(values), targets
         self.position = Position()
         self.barometer = Barometer()
@@ -125,15 +128,15 @@ class Loop:
     def batches_of_an_epoch(self) -> int:
         """Counted by making the first epoch's batches where they depend on lengths; else by rows."""
         if not self.settings.batch_tokens:
-            window, rest = divmod(len(self.values), WINDOW * self.settings.batch_size)
-            return window * WINDOW + -(-rest // self.settings.batch_size)
+            window, rest = divmod(len(self.values), self.window * self.settings.batch_size)
+            return window * self.window + -(-rest // self.settings.batch_size)
         return sum(1 for _ in self.batches(0, NULL))
 
     def batches(self, epoch: int, recorder: Recorder) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """(rows, arrays), in an order that seed and epoch decide; rows of like length come together."""
         rng = np.random.default_rng([self.settings.seed, epoch])
         order = rng.permutation(len(self.values))
-        window = WINDOW * self.settings.batch_size
+        window = self.window * self.settings.batch_size
         for start in range(0, len(order), window):
             rows = order[start : start + window]
             batch = Batch(len(rows), {"input": [self.values[r] for r in rows]})
@@ -336,11 +339,11 @@ def quick_attention(device: str) -> AbstractContextManager[Any]:
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
-def batching(settings: Settings) -> dict[str, Any]:
+def batching(settings: Settings, pipe: Pipeline) -> dict[str, Any]:
     rows = WHOLE if settings.batch_tokens else settings.batch_size
-    return {
-        "batch.order": "length", "batch.size": rows, "batch.tokens": settings.batch_tokens, "batch.reuse": False,
-    }  # fmt: skip
+    wanted = {"order": "length", "size": rows, "tokens": settings.batch_tokens, "reuse": False}
+    known = {knob.name for knob in pipe.task.knobs(pipe.model)["batch"]}
+    return {f"batch.{name}": value for name, value in wanted.items() if name in known}
 
 
 class _Live:
