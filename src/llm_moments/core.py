@@ -20,6 +20,21 @@ WINDOW = 2048  # examples that are tokenized, sorted and batched together; bound
 Settings = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many examples are a handful: a classifier answers hundreds while a language model answers one.
+
+    window: rows that `run` holds at a time. block: fewest rows that are timed at a time; warm: rows on which an
+    engine is opened. few, most: fewest and most rows of the splits that `improve` searches and certifies on.
+    """
+
+    window: int = WINDOW
+    block: int = 32
+    warm: int = 8
+    few: Mapping[str, int] = field(default_factory=lambda: {"search": 150, "certify": 400})
+    most: Mapping[str, int] = field(default_factory=lambda: {"calibrate": 200, "search": 800, "certify": 4000})
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One input (a text, or a pair of texts), its reference answer if there is one, and an id."""
@@ -57,6 +72,8 @@ class Recorder(Protocol):
 
     def count(self, **counts: float) -> None: ...
 
+    def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None: ...
+
 
 class _Nothing:
     def __enter__(self) -> None:
@@ -74,6 +91,9 @@ class NullRecorder:
         return self._nothing
 
     def count(self, **counts: float) -> None:
+        pass
+
+    def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None:
         pass
 
 
@@ -221,6 +241,7 @@ class Task(Protocol):
     """What the pipeline asks of a task; the whole contract is in `tasks/base.py`."""
 
     name: str
+    pace: Pace
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]: ...
 
@@ -295,12 +316,17 @@ class Pipeline:
     def __call__(self, value: Any) -> Any:
         return next(self.run([value]))
 
-    def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int = WINDOW) -> Iterator[Any]:
+    @property
+    def window(self) -> int:
+        """How many inputs `run` holds at a time: they are tokenized, sorted and batched together."""
+        return int(self.plan.settings("batch").get("window", self.task.pace.window))
+
+    def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int | None = None) -> Iterator[Any]:
         """Answers in the order of the inputs, which may be endless; `window` bounds what is held."""
-        source = iter(inputs)
+        source, window = iter(inputs), window or self.window
         while True:
             with recorder.step("read") as _:
-                values = [getattr(x, "input", x) for x in itertools.islice(source, window)]
+                values = [x.input if isinstance(x, Example) else x for x in itertools.islice(source, window)]
                 recorder.count(items=len(values))
             if not values:
                 return
@@ -310,7 +336,7 @@ class Pipeline:
             yield from answers
 
     def outputs(self, values: Sequence[Any], recorder: Recorder = NULL) -> np.ndarray:
-        """What the model says of each input, before it is made an answer: float32 `[n, classes]`."""
+        """What the model says of each input, before it is made an answer: float32 `[n, classes]`, or texts `[n]`."""
         values = [self.task.normalise(value) for value in values]
         return self._outputs(Batch(len(values), {"input": values}), recorder)
 

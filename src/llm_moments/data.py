@@ -40,6 +40,10 @@ TEXT = [
 ]
 PAIR = ["text_pair", "hypothesis", "sentence2", "question2", "text_b", "text2", "passage"]
 LABEL = ["label", "labels", "class", "category", "target", "y", "sentiment", "intent", "rating", "score", "topic"]
+# A file with one of these columns is of a task that makes texts; its references have names of their own.
+MADE_FROM = ["messages", "prompt", "source", "src", "audio", "audio_path"]
+REFERENCE = ["reference", "references", "answer", "completion", "response", "target", "tgt", "translation", "transcript",
+             "transcription", "text", "sentence", "output"]  # fmt: skip
 IDS = ("id", "idx", "row_id", "uid", "guid")
 MAX_CHARS = 1_000_000
 PEEK = 200  # rows looked at to find the columns
@@ -87,12 +91,27 @@ class Data:
     def _example(self, number: int, row: Mapping[str, Any]) -> Example:
         if self.images:
             return Example(self._image(number, row), self._label(row), self._id(number, row))
+        if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
+            return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
+        if self.columns["text"] in ("audio", "audio_path"):
+            return Example({"audio": self._file(number, row)}, self._label(row), self._id(number, row))
         text = self._text(number, row, self.columns["text"])
         if self.columns["pair"]:
             return Example(
                 (text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row)
             )
         return Example(text, self._label(row), self._id(number, row))
+
+    def _file(self, number: int, row: Mapping[str, Any]) -> str:
+        """The path in a row, beside the file of the data; one that leaves its folder is refused."""
+        root = Path(self.path).parent.resolve()
+        name = self._text(number, row, self.columns["text"])
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            raise BadRow(number, "outside", f"{name!r} is outside of {root}, where the data are")
+        if not file.is_file():
+            raise BadRow(number, "no such file", f"{name!r}: there is no such file in {root}")
+        return str(file)
 
     def _text(self, number: int, row: Mapping[str, Any], column: str | None) -> str:
         value = row.get(column or "")
@@ -198,6 +217,9 @@ def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | N
     def known(group: Iterable[str]) -> str | None:
         return next((by_name[word] for word in group if word in by_name), None)
 
+    if (made_from := known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
+        label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if by_name.get(word) != made_from)
+        return {"text": made_from, "pair": None, "label": label, "id": wanted.get("id") or known(IDS)}
     label = wanted.get("label") or known(word for word in LABEL if by_name.get(word) != wanted.get("text"))
     text = wanted.get("text") or known(TEXT) or _longest(rows, [n for n in names if n != label])
     if text is None:

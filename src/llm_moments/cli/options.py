@@ -46,6 +46,13 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the 
 Device = Annotated[str, typer.Option("--device", envvar="MOMENTS_DEVICE", help="auto, cpu, cuda or mps.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One choice of the plan, such as truncate.max_length=64.")]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan in TOML, in the place of the model's own.")]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", envvar="MOMENTS_TASK", help="What the model is for, if it could be for several things: chat, text-generation, …"),
+]  # fmt: skip
+Metric = Annotated[
+    str | None, typer.Option("--metric", help="What texts are judged by: 'exact match', 'token F1' or chrF.")
+]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model folder.")]
 Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
@@ -64,7 +71,10 @@ def output_format(chosen: str, as_json: bool) -> str:
     return "json" if as_json else chosen
 
 
-def open_pipe(model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool) -> Pipeline:
+def open_pipe(
+    model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool, task: str | None = None,
+    metric: str | None = None,
+) -> Pipeline:  # fmt: skip
     from llm_moments.core import Plan
     from llm_moments.errors import InputError
     from llm_moments.model import load
@@ -74,7 +84,7 @@ def open_pipe(model: str, sets: list[str] | None, plan: Path | None, device: str
     if plan is not None and not plan.is_file():
         raise InputError(f"--plan {plan}: there is no such file")
     chosen = Plan.from_toml(plan.read_text(encoding="utf-8")) if plan else None
-    pipe = load(model, plan=chosen, device=device, trust_remote_code=trust)
+    pipe = load(model, task=task, metric=metric, plan=chosen, device=device, trust_remote_code=trust)
     return pipe.with_(**named_values(sets, "--set")) if sets else pipe
 
 

@@ -35,6 +35,8 @@ def record(
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,
+    task: o.Task = None,
+    metric: o.Metric = None,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
@@ -42,7 +44,7 @@ def record(
 
     fmt = o.output_format(format, json_)
     examples = o.read_data(data, text_column, pair_column, None, encoding, on_error, limit)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
     with o.progress(fmt) as tick:
         session = observe(pipe, examples, depth=depth, progress=tick)
     o.tell_skipped(examples)

@@ -8,6 +8,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ def run(
     format: o.Format = "human",
     json_: o.Json = False,
     overwrite: o.Overwrite = False,
+    task: o.Task = None,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
@@ -47,7 +49,7 @@ def run(
         raise InputError("give texts or --data, not both")
     if not inputs and not data and sys.stdin.isatty():
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task)
     if inputs:
         _show(enumerate(inputs, 1), pipe, fmt)
         return
@@ -69,23 +71,29 @@ def run(
 
 def _show(rows: Any, pipe: Any, fmt: str) -> None:
     """Answers on stdout as they come; small windows, so that the first is soon there."""
-    from llm_moments.core import WINDOW
-
     size = 1
     rows = iter(rows)
     while some := list(itertools.islice(rows, size)):
-        for (number, text), answer in zip(some, pipe.run([text for _, text in some]), strict=True):
+        for (number, asked), answer in zip(some, pipe.run([value for _, value in some]), strict=True):
             if fmt == "json":
                 print(json.dumps({"id": number, **row_of(answer)}, ensure_ascii=False), flush=size == 1)
             elif fmt == "human":
-                shown = text if isinstance(text, str) else getattr(text, "name", None) or " | ".join(text)
-                score = "" if answer.score is None else f"{answer.score:.3f}"
-                print(f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}", flush=size == 1)
-        size = min(size * 2, WINDOW)
+                print(line_of(answer, asked), flush=size == 1)
+        size = min(size * 2, pipe.window)
 
 
 def row_of(answer: Any) -> dict[str, Any]:
-    return {"label": answer.label, "score": answer.score, "scores": answer.scores}
+    """The fields of an answer, whatever its task."""
+    return {one.name: getattr(answer, one.name) for one in fields(answer)}
+
+
+def line_of(answer: Any, asked: Any) -> str:
+    """One answer for a person: the text that was made, or label, score and the beginning of what was asked."""
+    if not hasattr(answer, "label"):
+        return str(answer.text)
+    shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
+    score = "" if answer.score is None else f"{answer.score:.3f}"
+    return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
 
 
 def _to_file(pipe: Any, source: Any, path: str, out: Path, overwrite: bool, fmt: str) -> None:
@@ -100,8 +108,7 @@ def _to_file(pipe: Any, source: Any, path: str, out: Path, overwrite: bool, fmt:
         if writer.done:
             print(f"going on after {writer.done:,} finished rows", file=sys.stderr)
         examples = itertools.islice(iter(source), writer.done, None)
-        window = int(pipe.plan.settings("batch").get("window", 2048))
-        for chunk in _chunks(examples, window):
+        for chunk in _chunks(examples, pipe.window):
             answers = pipe.run([e.input for e in chunk])
             writer.write([{"id": e.id, **row_of(a)} for e, a in zip(chunk, answers, strict=True)])
             tick(None, f"{writer.done:,} rows")

@@ -17,7 +17,7 @@ from llm_moments.cli import options as o
 
 def train(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder; or linear: a linear model of words, from scratch.")
+        str, typer.Argument(metavar="MODEL", help="A model folder; or afresh: linear (words of texts), cnn (images).")
     ],
     data: o.DataOpt,
     out: Annotated[Path, typer.Option("--out", help="The folder that the model is saved to.")],
@@ -61,6 +61,8 @@ def train(
     dropout: Annotated[float | None, typer.Option("--dropout", help="0 to 1; else the model's own.")] = None,
     clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient; 0: none.")] = 1.0,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    order: Annotated[str, typer.Option("--order", help="Rows of like length together, or random.")] = "length",
+    attention: Annotated[str, typer.Option("--attention", help="The kernel: auto, math or flash.")] = "auto",
     freeze: Annotated[
         list[str] | None, typer.Option("--freeze", metavar="BLOCK", help="embeddings, 'layer 0', …; may be repeated.")
     ] = None,
@@ -107,7 +109,8 @@ def train(
         "seed": seed, "optimizer": optimizer,
         "optimizer_options": o.named_values(optimizer_option, "--optimizer-option"), "weight_decay": weight_decay,
         "schedule": schedule, "warm_up": warm_up, "loss": loss, "label_smoothing": label_smoothing,
-        "class_weights": class_weights, "dropout": dropout, "clip": clip, "precision": precision, "freeze": tuple(freeze or ()),
+        "class_weights": class_weights, "dropout": dropout, "clip": clip, "precision": precision,
+        "order": order, "attention": attention, "freeze": tuple(freeze or ()),
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
         "checkpoint_every": checkpoint_every, "image_size": image_size,
         "model_options": o.named_values(model_option, "--model-option"),

@@ -38,6 +38,8 @@ def weigh(
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,
+    task: o.Task = None,
+    metric: o.Metric = None,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
@@ -45,7 +47,7 @@ def weigh(
 
     fmt = o.output_format(format, json_)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
     with o.progress(fmt) as tick:
         worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, progress=tick)
     o.tell_skipped(examples)

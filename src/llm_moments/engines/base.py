@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
+from llm_moments.engines.generator import GENERATORS
 from llm_moments.errors import EngineError, EngineMissing, PlanError
 
 Arrays = dict[str, np.ndarray]
@@ -26,7 +27,10 @@ ENGINES = {
     "openvino": "openvino:OpenVino",
 }
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
-PLAIN = {"threads": 0, "streams": 1, "skip_layers": [], "keep_float": [], "bf16_layers": []}  # nothing is asked
+PLAIN = {  # nothing is asked
+    "threads": 0, "streams": 1, "skip_layers": [], "keep_float": [], "bf16_layers": [],
+    "kv_precision": "", "prefix_reuse": False, "draft": "",
+}  # fmt: skip
 ONLY_AT = {"keep_float": ("int8", "int8-dynamic"), "bf16_layers": ("fp32",)}  # without effect in other precisions
 GRAPH_KEYS = (
     "skip_layers",
@@ -73,9 +77,11 @@ class Engine(Protocol):
 
 
 def engine_class(name: str) -> type[Engine]:
-    if name not in ENGINES:
-        raise PlanError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
-    module, _, cls = ENGINES[name].partition(":")
+    """The class of an engine or a generator (engines/generator.py); PlanError for a name that neither has."""
+    known = {**ENGINES, **GENERATORS}
+    if name not in known:
+        raise PlanError(f"unknown engine {name!r}; known are {', '.join(known)}")
+    module, _, cls = known[name].partition(":")
     return getattr(importlib.import_module(f"llm_moments.engines.{module}"), cls)
 
 
@@ -86,8 +92,8 @@ def why_not(name: str) -> str | None:
     return str(EngineMissing(missing[0], cls.extra)) if missing else None
 
 
-def available() -> list[str]:
-    return [name for name in ENGINES if why_not(name) is None]
+def available(engines: Iterable[str] = ENGINES) -> list[str]:
+    return [name for name in engines if why_not(name) is None]
 
 
 def follows(cls: type[Engine], setting: str, precision: str) -> bool:

@@ -17,18 +17,31 @@ from llm_moments.atomic import sibling
 from llm_moments.errors import EngineError, MomentsError
 
 NAMES = "fields.json"  # beside a built graph: its inputs, in order
+KEPT = "kept.json"  # and the layers that were found in it and stayed in float
 
 
-def build(store: Path, make: Callable[[Path], Sequence[str]]) -> list[str]:
+def build(store: Path, make: Callable[[Path], Sequence[str]], kept: Sequence[str] = ()) -> list[str]:
     """Fills `store` once, atomically, by `make(folder) -> names of the inputs`; gives those names.
 
-    Of processes that build the same at the same time the first one's graph stays, for all.
+    Of processes that build the same at the same time the first one's graph stays, for all. kept: layers that
+    the graph must have left in float; EngineError for a graph found here that does not say so.
     """
     if not (store / NAMES).exists():
         with sibling(store, unless=NAMES) as folder:
             names = list(make(folder))
+            (folder / KEPT).write_text(json.dumps(sorted(kept)), encoding="utf-8")
             (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
+    if kept and sorted(kept) != _kept(store):
+        raise EngineError(
+            f"the graph in {store} does not say that {', '.join(kept)} stayed in float: an older version built it. "
+            "Delete that folder, and it is built again (of an artefact: run `moments improve` again)."
+        )
     return list(json.loads((store / NAMES).read_text(encoding="utf-8")))
+
+
+def _kept(store: Path) -> list[str] | None:
+    file = store / KEPT
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:

@@ -41,7 +41,9 @@ class OpenVino:
         if precision in ("bf16", "fp16") and precision.upper() not in able:
             raise EngineError(f"this CPU has no {precision} (OpenVINO finds {', '.join(able)})")
         with failing_as("OpenVINO cannot take this model"):
-            names = build(store, lambda folder: _make(folder, model, settings, calibration))
+            names = build(
+                store, lambda folder: _make(folder, model, settings, calibration), settings.get("keep_float", ())
+            )
             hint = _HINTS.get(precision, "bf16" if "BF16" in able else "f32")
             options: dict[str, Any] = {
                 "INFERENCE_PRECISION_HINT": hint,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.core import Knob
+from llm_moments.core import Knob, Pace
 from llm_moments.errors import DataError, PlanError
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -38,6 +38,8 @@ class Answer:
 
 class Classification:
     """Single label, multi-label, regression, as the model's `problem_type` says. Subclasses add the inputs."""
+
+    pace = Pace()
 
     def metric(self, model: Any) -> str:
         return METRICS[model.problem_type]
@@ -109,6 +111,9 @@ class Classification:
         spread = float(truth.var()) or 1.0  # the mean of these scores is R² of the set
         return 1 - (outputs[:, 0].astype(np.float64) - truth) ** 2 / spread
 
+    def bounds(self, model: Any) -> tuple[float, float]:
+        return (-np.inf, 1.0) if model.problem_type == REGRESSION else (0.0, 1.0)
+
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         return self.scores(outputs, self.as_references(baseline, model), model)
 
@@ -133,6 +138,11 @@ class Classification:
         if model.problem_type == MULTI:
             return [frozenset(np.flatnonzero(row > 0).tolist()) for row in outputs]
         return outputs[:, 0].tolist()
+
+    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+        """bool [n]: the same answer, and no probability further off than that."""
+        apart = np.abs(self.probabilities(outputs, model) - self.probabilities(others, model)).max(axis=1)
+        return (apart <= within) & self.argmax_equal(outputs, others, model)
 
     def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
         """bool [n]: whether the answers are the same (within 1e-2 of the spread for regression)."""

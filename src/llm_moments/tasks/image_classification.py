@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Batch, Knob, Plan, Step, whole
+from llm_moments.core import Batch, Knob, Pace, Plan, Step, whole
 from llm_moments.images import Image, image_of, size_of
 from llm_moments.steps.batch_images import BatchImages
-from llm_moments.steps.decode import Decode
+from llm_moments.steps.decode_image import Decode
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.resize import Resize
 from llm_moments.tasks.classification import CASCADE, Classification
@@ -24,6 +24,8 @@ PEEK = 8  # images whose header is read to know how many may be decoded together
 
 class ImageClassification(Classification):
     name = "image-classification"
+    pace = Pace(window=1024)
+    sorts: Mapping[str, Any] = {"batch.size": 64, "batch.reuse": True}
 
     # -- the pipeline
 
@@ -88,10 +90,8 @@ class ImageClassification(Classification):
         return int(np.clip(ROOM // (decoded + 5 * channels * height * width), 1, window))
 
     def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
-        write(
-            replace(preprocessing(model), **dict(zip(("height", "width"), self.shape(model, plan)[1:], strict=True))),
-            folder,
-        )
+        _, height, width = self.shape(model, plan)
+        write(replace(preprocessing(model), height=height, width=width), folder)
 
     def normalise(self, value: Any) -> Image:
         return image_of(value)

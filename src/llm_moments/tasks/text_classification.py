@@ -21,6 +21,7 @@ __all__ = ["Answer", "TextClassification"]
 
 class TextClassification(Classification):
     name = "text-classification"
+    sorts: Mapping[str, Any] = {"batch.order": "length", "batch.size": 64, "batch.tokens": 8192, "batch.reuse": True}
 
     # -- the pipeline
 

@@ -107,7 +107,7 @@ def fit(
     tick = progress or (lambda done, message: None)
     for warning in job.warnings:
         tick(None, f"warning: {warning}")
-    changed = _prepared(job.module, job.settings)
+    changed = prepared(job.module, job.settings)
     write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
     recorder = Recorder()
     loop = Loop(
@@ -146,7 +146,7 @@ def _run(loop: Loop, tick: Tick, on_update: Callable[[Loop], None] | None) -> di
         return seen
 
 
-def _prepared(module: Any, wanted: Settings) -> Any:
+def prepared(module: Any, wanted: Settings) -> Any:
     """The module with some blocks frozen, adapters put in or activations recomputed, as the settings say."""
     if wanted.freeze:
         from llm_moments.engines.layers import blocks

@@ -47,6 +47,8 @@ class Settings:
     dropout: float | None = None  # None: the model's own; drawing the masks takes a third of a step on a CPU
     clip: float = 1.0  # largest norm of the gradient
     precision: str = "auto"  # fp32, bf16, or bf16 where the machine has it
+    order: str = "length"  # rows of like length share a batch; random: whatever comes
+    attention: str = "auto"  # math, flash, or the faster one on this device
     freeze: tuple[str, ...] = ()  # blocks: embeddings, layer 0, …
     lora: int = 0  # rank; 0: all weights are trained
     gradient_checkpointing: bool = False
@@ -74,6 +76,10 @@ class Settings:
             raise InputError(f"dropout is between 0 and 1, not {self.dropout!r}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise InputError(f"precision is auto, fp32 or bf16, not {self.precision!r}")
+        if self.order not in ("length", "random"):
+            raise InputError(f"order is length or random, not {self.order!r}")
+        if self.attention not in ("auto", "math", "flash"):
+            raise InputError(f"attention is auto, math or flash, not {self.attention!r}")
         if self.class_weights not in (None, "balanced"):
             raise InputError(f"class weights are balanced or none, not {self.class_weights!r}")
         if self.schedule not in SCHEDULES:
@@ -121,6 +127,7 @@ class Loop:
         self.total = max(settings.epochs * -(-self.batches_of_an_epoch() // settings.accumulate), 1)
         self.schedule = schedule(settings.schedule, self.optimizer, self.total, settings.warm_up)
         self.marks: Any = None
+        self.vitals: Any = None  # of train.vitals, where `weigh --train` wants to see gradients and updates
         self.batch_rows = np.empty(0, np.int64)
 
     # -- data
@@ -203,6 +210,8 @@ class Loop:
                 loss.backward()
                 if self.marks is not None:
                     self.marks.end()
+        if self.vitals is not None:
+            self.vitals.graded(rows)
         with recorder.step("clip"):
             most = self.settings.clip or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), most))
@@ -213,6 +222,8 @@ class Loop:
             rate = self.schedule.get_last_lr()[0]
             self.optimizer.step()
             self.schedule.step()
+        if self.vitals is not None:
+            self.vitals.moved()
         self.position.updates += 1
         self.position.batches += len(group)
         if self.position.updates % TOLD == 1 or self.position.updates == self.total:
@@ -222,7 +233,10 @@ class Loop:
     def forward(self, inputs: dict[str, Any]) -> Any:
         kind = self.device if self.device in ("cuda", "mps") else "cpu"
         more = {"output_hidden_states": True} if getattr(self.loss, "hidden", 0) else {}
-        with quick_attention(self.device), self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16):
+        with (
+            quick_attention(self.device, self.settings.attention),
+            self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16),
+        ):
             return self.module(**inputs, **more)
 
     def inputs(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -332,16 +346,19 @@ class Loop:
         return {"forward": probes, "backward": self.marks}
 
 
-def quick_attention(device: str) -> AbstractContextManager[Any]:
+def quick_attention(device: str, kind: str = "auto") -> AbstractContextManager[Any]:
     """On a CPU the flash kernel's backward pass takes twice the time of plain matrix products (torch 2.13)."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+    if kind == "flash" or (kind == "auto" and device != "cpu"):
+        return nullcontext()  # torch takes the flash kernel wherever the inputs allow it
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def batching(settings: Settings, pipe: Pipeline) -> dict[str, Any]:
     rows = WHOLE if settings.batch_tokens else settings.batch_size
-    wanted = {"order": "length", "size": rows, "tokens": settings.batch_tokens, "reuse": False}
+    order = "length" if settings.order == "length" else "input"  # rows come shuffled
+    wanted = {"order": order, "size": rows, "tokens": settings.batch_tokens, "reuse": False}
     known = {knob.name for knob in pipe.task.knobs(pipe.model)["batch"]}
     return {f"batch.{name}": value for name, value in wanted.items() if name in known}
 

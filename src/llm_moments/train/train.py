@@ -71,14 +71,14 @@ def train(
     values = [task.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
     said = warnings(values, known, described.labels, held[0], problem, held[1])
-    loss = _loss(wanted, problem, known, described)
+    loss = loss_of(wanted, problem, known, described)
     job = Job(
         module, pipe, values, targets_of(known, described), loss, wanted, question, (part, judged[1]), said, read_s
     )
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 
 
-def _loss(wanted: Settings, problem: str, references: Sequence[Any], model: Model) -> Loss:
+def loss_of(wanted: Settings, problem: str, references: Sequence[Any], model: Model) -> Loss:
     weights = None
     if wanted.class_weights == "balanced":
         if problem != "single_label_classification":
