@@ -140,6 +140,19 @@ def test_a_layer_that_is_not_there_cannot_be_kept_in_float(base: Pipeline, engin
         _changed(shared, engine, "int8-dynamic", **{"forward.keep_float": ["layer 0"]}).outputs(["good"])
 
 
+@pytest.mark.parametrize("engine", [e for e in HERE if "keep_float" in engine_class(e).takes])
+def test_a_graph_that_is_found_is_asked_what_it_kept_in_float(tiny_model: Path, engine: str, tmp_path: Path) -> None:
+    engines = Engines(open_model(tiny_model), cache=tmp_path)
+    settings = {"engine": engine, "precision": "int8-dynamic", "keep_float": ["layer 0"]}
+    engines.get(settings)
+    engines.close()
+    engines.get(settings)
+    engines.close()
+    (engines.store(settings) / "kept.json").unlink()
+    with pytest.raises(EngineError, match=r"layer 0 stayed in float.*Delete that folder"):
+        engines.get(settings)
+
+
 @pytest.mark.parametrize("name", ["layer 1", "head"])
 @pytest.mark.skipif("onnxruntime" not in HERE, reason="needs onnxruntime")
 def test_onnx_keeps_layers_in_float_too(base: Pipeline, name: str) -> None:

@@ -91,7 +91,7 @@ def line_of(answer: Any, asked: Any) -> str:
     """One answer for a person: the text that was made, or label, score and the beginning of what was asked."""
     if not hasattr(answer, "label"):
         return str(answer.text)
-    shown = asked if isinstance(asked, str) else " | ".join(map(str, asked))
+    shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
     score = "" if answer.score is None else f"{answer.score:.3f}"
     return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
 

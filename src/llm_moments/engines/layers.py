@@ -153,6 +153,10 @@ def _small_pass(module: Any) -> None:
     import torch
 
     first = next(module.parameters())
+    if (shape := getattr(module, "input_shape", None)) is not None:  # of an image
+        with torch.no_grad():
+            module(pixel_values=torch.zeros((1, *shape), dtype=first.dtype, device=first.device))
+        return
     token = min(5, int(getattr(module.config, "vocab_size", 6)) - 1)
     with torch.no_grad():
         module(input_ids=torch.full((1, 4), token, dtype=torch.long, device=first.device))

@@ -36,7 +36,9 @@ class OnnxRuntime:
         import onnxruntime as ort
 
         with failing_as("ONNX Runtime cannot take this model"):
-            names = build(store, lambda folder: _make(folder, model, settings, calibration))
+            names = build(
+                store, lambda folder: _make(folder, model, settings, calibration), settings.get("keep_float", ())
+            )
             options = ort.SessionOptions()
             options.log_severity_level = 3
             options.intra_op_num_threads = int(settings.get("threads", 0))

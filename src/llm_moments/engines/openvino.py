@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
-from llm_moments.engines.export import build, failing_as, quiet, to_onnx, traced
+from llm_moments.engines.export import build, failing_as, free_axes, quiet, to_onnx, traced
 from llm_moments.engines.layers import float_parts, matching
 from llm_moments.errors import EngineError
 
@@ -41,7 +41,9 @@ class OpenVino:
         if precision in ("bf16", "fp16") and precision.upper() not in able:
             raise EngineError(f"this CPU has no {precision} (OpenVINO finds {', '.join(able)})")
         with failing_as("OpenVINO cannot take this model"):
-            names = build(store, lambda folder: _make(folder, model, settings, calibration))
+            names = build(
+                store, lambda folder: _make(folder, model, settings, calibration), settings.get("keep_float", ())
+            )
             hint = _HINTS.get(precision, "bf16" if "BF16" in able else "f32")
             options: dict[str, Any] = {
                 "INFERENCE_PRECISION_HINT": hint,
@@ -117,7 +119,8 @@ def _graph(module: Any, example: dict[str, Any], names: list[str], folder: Path)
     except Exception:
         to_onnx(module, example, names, folder / "graph.onnx")
         graph = ov.convert_model(folder / "graph.onnx")
-    graph.reshape({i: ov.PartialShape([-1, -1]) for i in range(len(names))})
+    free = {n: [-1 if at in free_axes(n) else size for at, size in enumerate(example[n].shape)] for n in names}
+    graph.reshape({i: ov.PartialShape(free[n]) for i, n in enumerate(names)})
     for node, name in zip(graph.inputs, names, strict=True):
         node.get_tensor().set_names({name})
     return graph

@@ -8,8 +8,9 @@ from typing import Any
 from llm_moments.core import Plan
 from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.environment import usable_cores
+from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
-from llm_moments.improve.search import PRECUT, SORTED, Search
+from llm_moments.improve.search import PRECUT, Search
 from llm_moments.improve.study import Trial
 
 LADDER = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
@@ -21,7 +22,7 @@ COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
 def run(search: Search) -> list[Trial]:
     """All stages, as far as the time allows. The candidates, in the order of their certification."""
-    for stage in STAGES:
+    for stage in knobs.STAGES if hasattr(search.stock.task, "tries") else STAGES:
         if search.late():
             break
         stage(search)
@@ -30,7 +31,7 @@ def run(search: Search) -> list[Trial]:
 
 def lossless(search: Search) -> None:
     """Order, padding, pre-cutting and graph engines, at full length and precision."""
-    base = search.stock.plan.with_(**SORTED, **PRECUT)
+    base = search.stock.plan.with_(**search.stock.task.sorts, **PRECUT)
     search.try_plan(base, "lossless", lossless=True, rows=search.quick_rows)
     for engine in [e for e in ENGINES if e in available() and not e.startswith("torch")]:
         if search.late():

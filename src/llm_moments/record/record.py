@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -116,7 +116,7 @@ class Stage:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.pipe.plan.settings("forward")
+        return self.pipe.engine_settings
 
     @property
     def engine(self) -> Any:
@@ -155,7 +155,8 @@ def _watched(stages: Sequence[Stage], depth: int, recorder: Recorder) -> Iterato
             engine = stage.engine
             if _hooked(stage, depth) and id(engine) not in found:
                 layers = probed(engine.module, depth, engine.device, where=recorder.depth)
-                found[id(engine)] = stack.enter_context(layers)
+                with suppress(EngineError):  # a model without a run of layers is recorded as one step
+                    found[id(engine)] = stack.enter_context(layers)
         yield found
 
 
@@ -192,6 +193,8 @@ def _layers(
         return layer_costs(probes[id(engine)], forward.wall_s, stage.depth, known), ""
     if engine.name == "torch.compile":
         return [], "torch.compile fuses its layers; forward is shown as one step."
+    if _hooked(stage, 1):
+        return [], "no run of layers was found in this model; forward is shown as one step."
     if engine.name == "torch":
         return [], f"layers are not timed on {engine.device}; forward is shown as one step."
     return _profiled(stage, values, forward.wall_s)

@@ -10,7 +10,7 @@ from llm_moments.engines.generator import Prompt
 from llm_moments.errors import DataError
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
-from llm_moments.tasks.generation import Generation, whole_text
+from llm_moments.tasks.generation import Generation, decoding_tries, engine_tries, whole_text
 
 
 class TextGeneration(Generation):
@@ -46,6 +46,10 @@ class TextGeneration(Generation):
             "forward": {"engine": first_engine(model), "precision": "as-is" if model.format == "remote" else "fp32"},
             "decode": {"max_new_tokens": min(256, max(model.max_length // 2, 1)), "temperature": 0.0},
         }
+
+    def tries(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
+        """What a search may change: (name, changes, whether the answers stay the same)."""
+        return [*engine_tries(model), *decoding_tries(plan, model)]
 
     def normalise(self, value: Any) -> Any:
         if isinstance(value, Mapping) and "prompt" in value:

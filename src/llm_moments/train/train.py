@@ -8,16 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llm_moments.core import Pipeline, Plan
+from llm_moments.core import Pipeline
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, InputError
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import Model
-from llm_moments.tasks.text_classification import TextClassification
+from llm_moments.tasks.linear_text import LinearText
+from llm_moments.train import linear
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
-from llm_moments.train.problem import labels_of, targets_of, with_head
+from llm_moments.train.problem import labels_of, targets_of
+from llm_moments.train.start import start
 from llm_moments.train.weather import warnings
 
 
@@ -32,50 +34,62 @@ def train(
     device: str = "auto",
     on_update: Callable[[Loop], None] | None = None,
     read: Mapping[str, Any] | None = None,
+    features: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Training:
-    """Fine-tunes a text classifier, with or without a head, on examples with references.
+    """Fine-tunes a classifier of texts or images, with or without a head, on examples with references.
 
-    model: a folder in the Hugging Face layout. settings: the fields of `Settings`. The problem goes with the
+    model: a folder in the Hugging Face layout, "cnn" for a small network for images that begins fresh, or `linear`
+    for a linear model of word features (then features may say kind, ngrams and most of them, see
+    `Vectorizer.fit`). settings: the fields of `Settings`. The problem goes with the
     references: names or whole numbers are single labels, lists are several, other numbers a regression; the
     loss goes with the problem unless it is named. The same call with the same out goes on after an
     interruption, bit for bit as if there had been none (on a CPU), and gives the finished model as it is.
     """
+    words = linear.is_linear(model)
+    if words:
+        settings = linear.settings_for(settings)
+    elif features:
+        raise InputError(f"{', '.join(features)}: only a linear model has such features (`train linear`)")
     try:
         wanted = Settings(**settings)
     except TypeError as error:
         raise InputError(str(error).replace("Settings.__init__() ", "train ")) from error
-    start = time.perf_counter()
+    begin = time.perf_counter()
     examples, name = gather(data, **(read or {}))
-    read_s = time.perf_counter() - start
+    read_s = time.perf_counter() - begin
     judged = gather(evaluate, **(read or {})) if evaluate is not None else ([], "")
     if wanted.early_stopping and not judged[0]:
         raise InputError("early stopping needs examples to judge by: --eval")
     out = Path(out)
     references = [e.reference for e in examples]
     labels, problem = labels_of(references, name)
-    module, described = with_head(Path(model), labels, problem, wanted.seed)
+    inputs = [e.input for e in examples]
+    if words:
+        module, pipe = linear.begun(model, [LinearText().normalise(x) for x in inputs], labels, problem, features or {})
+    else:
+        begun = start(model, inputs, labels, problem, wanted)
+        module = begun.module
+        pipe = Pipeline(begun.task, begun.model, begun.plan, engines=Engines(begun.model))
+    task, described = pipe.task, pipe.model
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
     if (finished := made_way(out, question, overwrite)) is not None:
         return finished
-    task = TextClassification()
-    length = min(wanted.max_length, described.max_length)
-    pipe = Pipeline(task, described, Plan({"truncate": {"max_length": length}}), engines=Engines(described))
+    values = [task.normalise(x) for x in inputs]
     known = task.references(references, described)
     part = evaluation(pipe, judged[0]) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
-    values = [task.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
     said = warnings(values, known, described.labels, held[0], problem, held[1])
-    loss = _loss(wanted, problem, known, described)
+    loss = loss_of(wanted, problem, known, described)
     job = Job(
         module, pipe, values, targets_of(known, described), loss, wanted, question, (part, judged[1]), said, read_s
     )
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 
 
-def _loss(wanted: Settings, problem: str, references: Sequence[Any], model: Model) -> Loss:
+def loss_of(wanted: Settings, problem: str, references: Sequence[Any], model: Model) -> Loss:
     weights = None
     if wanted.class_weights == "balanced":
         if problem != "single_label_classification":

@@ -18,7 +18,6 @@ Tick = Callable[[float | None, str], None]
 
 MOST = 1000  # examples that are used
 CALIBRATION = 64  # examples, for a base in int8
-SORTED = {"batch.order": "length", "batch.size": 32}
 
 
 def weigh(
@@ -33,7 +32,8 @@ def weigh(
     the others are judged by fewer examples, and their saving is not timed.
     """
     begin = time.monotonic()
-    base = load(model, device=device).with_(**SORTED)
+    base = load(model, device=device)
+    base = base.with_(**base.task.sorts)
     tick = progress or (lambda done, message: None)
     examples, _ = gather(data, **read)
     part = evaluation(base, examples[: limit or MOST])
