@@ -43,7 +43,7 @@ class TextGeneration(Generation):
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
         """transformers' `generate`, one prompt a call, greedy: what others are held against."""
         return {
-            "forward": {"engine": first_engine(model), "precision": "fp32"},
+            "forward": {"engine": first_engine(model), "precision": "as-is" if model.format == "remote" else "fp32"},
             "decode": {"max_new_tokens": min(256, max(model.max_length // 2, 1)), "temperature": 0.0},
         }
 
