@@ -230,7 +230,10 @@ class Loop:
     def forward(self, inputs: dict[str, Any]) -> Any:
         kind = self.device if self.device in ("cuda", "mps") else "cpu"
         more = {"output_hidden_states": True} if getattr(self.loss, "hidden", 0) else {}
-        with quick_attention(self.device, self.settings.attention), self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16):
+        with (
+            quick_attention(self.device, self.settings.attention),
+            self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16),
+        ):
             return self.module(**inputs, **more)
 
     def inputs(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

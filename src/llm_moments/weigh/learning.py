@@ -98,5 +98,3 @@ class TrainingWorth:
         from llm_moments.render.learning import fragment
 
         return fragment(self)
-
-
