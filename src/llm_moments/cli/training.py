@@ -46,3 +46,38 @@ def weighed(
     if out is not None:
         result.save(out / "worth.json")
     return result
+
+
+def faster(
+    model: str, examples: Any, judged: Any, *, fmt: str, budget: str, max_rise: float | None, settings: dict[str, Any],
+    out: Path, overwrite: bool, device: str,
+) -> None:  # fmt: skip
+    """`improve --train`; exit 3 where no plan could be certified."""
+    import typer
+
+    from llm_moments.errors import InputError
+    from llm_moments.improve.training import improve_training
+
+    if judged is None:
+        raise InputError("a training plan is judged by its validation loss: give examples with --eval")
+    with o.progress(fmt) as tick:
+        done = improve_training(
+            model, examples, evaluate=judged, out=out, budget=budget, max_rise=0.05 if max_rise is None else max_rise,
+            overwrite=overwrite, progress=tick, device=device, **settings,
+        )  # fmt: skip
+    o.tell_skipped(examples)
+    if fmt == "json":
+        o.print_json(done.to_dict())
+    elif fmt == "human":
+        from llm_moments.render.console import say, terminal
+        from llm_moments.render.faster import show
+
+        show(done, terminal())
+        say(
+            terminal(),
+            f"settings: {out}/train.toml   (moments train MODEL --data … --config {out}/train.toml --out …)",
+            whole=True,
+        )
+        say(terminal(), f"report:   {out}/report.html", whole=True)
+    if not done.certified:
+        raise typer.Exit(3)

@@ -33,7 +33,8 @@ def words(about: Any) -> str:
     return (
         f"Each figure is of trainings on {about['rows']:,} of {about['of_rows']:,} examples, {about['epochs']} epoch(s), "
         f"{about['updates']:,} updates, {about['seeds']} seeds, judged by {about['n']:,} examples; a drop below 0 is a gain. "
-        "Savings are of an update's time. 95% bounds, each on its own side."
+        "Savings are of an update's time. 95% bounds, each on its own side. What is unclear would take longer runs, more seeds "
+        "or more examples to tell (--budget, --seeds, --eval)."
     )
 
 

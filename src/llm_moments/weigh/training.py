@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.budget import seconds
-from llm_moments.errors import DataError, EngineError, InputError
+from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import gather
 from llm_moments.train.course import LEAST_ROWS, Course, Run, room_for
 from llm_moments.train.vitals import BlockVitals, mean_vitals
@@ -49,7 +49,7 @@ def weigh_training(
     begin, allowed = time.monotonic(), seconds(budget)
     examples, judged_by, name = _parts(data, evaluate, read or {})
     settings.setdefault("epochs", 1)
-    folder = room_for(Path(out)) if out is not None else None
+    folder = _folder(Path(out)) if out is not None else None
     course = Course(Path(model), examples, judged_by, settings, folder, device, name)
     study = _Study(course, allowed, begin, seeds, tick)
     study.plan(len(course.block_names) + 1 + len(augmentations(course)) + len(extra or {}))
@@ -59,6 +59,13 @@ def weigh_training(
     todo = {**freezes(blocks, exhaustive), **augmentations(course), **(extra or {})}
     study.all(todo)
     return study.result(todo, blocks, max_drop)
+
+
+def _folder(out: Path) -> Path:
+    try:
+        return room_for(out)
+    except OutputExists as error:
+        raise InputError(f"{out} holds something else than an earlier weigh --train; choose another --out") from error
 
 
 def _parts(data: Any, evaluate: Any, read: Mapping[str, Any]) -> tuple[list[Any], list[Any], str]:
@@ -278,7 +285,7 @@ def _judged(worth: Worth, loses: float, gains: float, max_drop: float) -> Worth:
         return replace(worth, verdict="free" if loses >= LEVEL else "cheap", p=loses)
     if loses < LEVEL:
         return replace(worth, verdict="needed" if drop >= max_drop else "cheap", p=loses)
-    return replace(worth, verdict="unclear", p=loses, reason="longer runs, more seeds or more examples would tell")
+    return replace(worth, verdict="unclear", p=loses)
 
 
 def _p(worth: Worth, side: int) -> float:
