@@ -133,18 +133,24 @@ def test_weigh_training_prices_blocks_changes_and_data(model: Path, tmp_path: Pa
     assert names[:2] == ["freeze embeddings", "freeze layer 0"]
     assert "freeze all up to layer 0" in names
     by_name = {w.name: w for w in found.worths}
-    assert by_name["wrong"].verdict == "unavailable" and "layer 9" in by_name["wrong"].reason
+    assert by_name["wrong"].verdict == "unavailable"
+    assert "layer 9" in by_name["wrong"].reason
     for worth in found.worths:
         if worth.name != "wrong":
-            assert worth.drop_low <= worth.drop <= worth.drop_high and worth.saving is not None and worth.n == 60
+            assert worth.drop_low <= worth.drop <= worth.drop_high
+            assert worth.saving is not None
+            assert worth.n == 60
     assert [p.rows for p in found.curve.points] == [20, 40, 80, 160]
     assert all(b.looks and b.fisher and b.fisher > 0 for b in found.blocks)
     assert "Twice the data (320 examples)" in found.curve.words()
-    assert found.about["rows"] == 160 and found.about["seeds"] == 2
+    assert found.about["rows"] == 160
+    assert found.about["seeds"] == 2
     found.save(tmp_path / "worth.json")
     assert TrainingWorth.load(tmp_path / "worth.json").to_dict() == found.to_dict()
     page = found.report()
-    assert "What more data would bring" in page and "layer 0" in page and "<table" in found._repr_html_()
+    assert "What more data would bring" in page
+    assert "layer 0" in page
+    assert "<table" in found._repr_html_()
     monkeypatch.setattr(Loop, "run", lambda *_: pytest.fail("it was run again"))
     assert weighed().curve == found.curve
 
@@ -163,7 +169,8 @@ def test_of_a_deep_model_only_what_the_screen_finds_is_frozen() -> None:
     blocks = [BlockVitals("embeddings", 10, 1.0, 0.1, 1.0, 1), *blocks]
     few, every = freezes(blocks), freezes(blocks, exhaustive=True)
     assert {"freeze layer 11", "freeze layer 10", "freeze layer 9", "freeze layer 8"} < set(few)
-    assert len(few) == 1 + 5 + 1 and len(every) == 1 + 12 + 1
+    assert len(few) == 1 + 5 + 1
+    assert len(every) == 1 + 12 + 1
 
 
 def test_bad_input_is_named(model: Path, tmp_path: Path) -> None:
