@@ -70,6 +70,15 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            "--augment",
+            metavar="NAME=AMOUNT,…",
+            help="Texts: word-dropout, swap, synonym. Images: flip, crop, colour, mixup, cutmix.",
+        ),
+    ] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Rare classes again until all are as common.")] = False,
     early_stopping: Annotated[
         int, typer.Option("--early-stopping", help="Epochs without a better score; 0: never.")
     ] = 0,
@@ -98,6 +107,7 @@ def train(
     import sys
     from contextlib import ExitStack
 
+    from llm_moments.steps.augment import IMAGE, TEXT, parse
     from llm_moments.train.train import train as fine_tune
 
     fmt = o.output_format(format, json_)
@@ -113,6 +123,7 @@ def train(
         "order": order, "attention": attention, "freeze": tuple(freeze or ()),
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
         "checkpoint_every": checkpoint_every, "image_size": image_size,
+        "balance": balance, "augment": parse(augment or "", {**TEXT, **IMAGE}),
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
     said = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}

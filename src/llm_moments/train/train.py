@@ -14,6 +14,7 @@ from llm_moments.errors import DataError, InputError
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import Model
 from llm_moments.train import linear
+from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
@@ -60,6 +61,7 @@ def train(
     labels, problem = labels_of(references, name)
     begun = start(model, [e.input for e in examples], labels, problem, wanted)
     task, module, described = begun.task, begun.module, begun.model
+    check_augment(wanted.augment, wanted.balance, task, problem)
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
     if (finished := made_way(out, question, overwrite)) is not None:
         return finished
