@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_moments.core import Batch, Example
-from llm_moments.errors import EngineMissing, InputError
+from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
 from llm_moments.model import load
 from llm_moments.steps import augment_image as images
 from llm_moments.steps import augment_text as texts
 from llm_moments.steps.augment import IMAGE, TEXT, checked, drawn, parse
+from llm_moments.train import pseudo
 from llm_moments.train.augment import Augment, oversampled
 from llm_moments.train.distill import distill
 from llm_moments.train.losses import loss_for
@@ -251,3 +252,75 @@ def test_what_cannot_be_changed_is_refused(tiny_model: Path, trained_model: Path
             train(tiny_model, data, tmp_path / "m", **wrong)
     with pytest.raises(InputError, match="no augment"):
         distill(trained_model, make_texts(20), tmp_path / "m", augment={"swap": 0.1})
+
+
+# ---------------------------------------------------------------------------------- pseudo-labels
+
+
+def test_what_a_first_model_is_sure_of_is_learnt_and_counted(tmp_path: Path) -> None:
+    data, judged, more = labelled(200), labelled(80, seed=5), make_texts(200, seed=6)
+    more += [e.input.upper() for e in judged[:30]] + [data[0].input]
+    settings_ = {"epochs": 4, "learning_rate": 0.1, "model_options": {"ngrams": 1}}
+    told = {}
+    for threshold in (0.6, 0.999999):
+        out = tmp_path / str(threshold)
+        done = train("linear", data, out, evaluate=judged, unlabelled=more, pseudo_threshold=threshold, **settings_)
+        told[threshold] = done.expansion
+        assert not out.with_name(f"{out.name}.training").exists()
+        again = train("linear", data, out, evaluate=judged, unlabelled=more, pseudo_threshold=threshold, **settings_)
+        assert again.expansion == done.expansion  # it is done: the first model is not trained again
+    assert told[0.6]["labelled"] > told[0.999999]["labelled"]
+    for one in told.values():
+        assert one["unlabelled"] == 231
+        assert one["known_already"] >= 31  # none of the evaluation data is learnt from
+        assert sum(one["by_class"].values()) == one["labelled"]
+    with pytest.raises(OutputExists):
+        train("linear", data, tmp_path / "0.6", evaluate=judged, unlabelled=more, pseudo_threshold=0.7, **settings_)
+
+
+def test_an_ended_run_with_pseudo_labels_goes_on(tmp_path: Path) -> None:
+    data, more = labelled(120), make_texts(100, seed=6)
+    chosen = {"epochs": 6, "learning_rate": 0.1, "checkpoint_every": 9, "unlabelled": more, "pseudo_threshold": 0.5}
+    whole = train("linear", data, tmp_path / "whole", **chosen)
+    for ended in (11, 40):  # in the first model, in the second one
+        out, seen = tmp_path / f"ended{ended}", 0
+
+        def end(done: Any, message: str, ended: int = ended) -> None:
+            nonlocal seen
+            seen += "loss" in message
+            if seen == ended:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train("linear", data, out, progress=end, **chosen)
+        again = train("linear", data, out, **chosen)
+        assert again.expansion["labelled"] == whole.expansion["labelled"] > 0
+        assert load(again.folder).model.digest == load(whole.folder).model.digest
+
+
+def test_labels_that_may_be_several_are_sure_when_all_of_them_are() -> None:
+    class Fake:
+        model = SimpleNamespace(problem_type="multi_label_classification")
+
+        def outputs(self, values: Any) -> Any:
+            return values
+
+        task = SimpleNamespace(
+            probabilities=lambda outputs, model: np.array([[0.99, 0.01], [0.99, 0.5]]),
+            answers=lambda outputs, model: [SimpleNamespace(label=["a"]), SimpleNamespace(label=["a", "b"])],
+        )
+
+    assert pseudo.sure(Fake(), [0, 1], 0.9) == [["a"], None]  # type: ignore[arg-type]
+
+
+def test_pseudo_labels_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    numbers = [Example(t, i + 0.5) for i, t in enumerate(make_texts(16))]
+    for data, more in (
+        (labelled(20), {"pseudo_threshold": 0.2}),
+        (labelled(20), {"pseudo_threshold": 1.0}),
+        (numbers, {}),
+    ):
+        with pytest.raises(InputError):
+            train("linear", data, tmp_path / "m", unlabelled=make_texts(9), **more)
+    with pytest.raises(DataError, match="already"):
+        train("linear", labelled(20), tmp_path / "m", unlabelled=[e.input for e in labelled(20)])

@@ -24,6 +24,15 @@ def train(
     evaluate: Annotated[
         str | None, typer.Option("--eval", help="Examples that the model is judged on after each epoch.")
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabelled", help="More examples; a first model labels them, and what it is sure of is learnt from."
+        ),
+    ] = None,
+    pseudo_threshold: Annotated[
+        float, typer.Option("--pseudo-threshold", help="Least probability of such a label.")
+    ] = 0.95,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data; 3 (linear: 5).")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", help="Or its padded tokens; 0: rows decide.")] = 0,
@@ -137,6 +146,7 @@ def train(
             live = stack.enter_context(Live(tensorboard, settings, histograms)).update
         done = fine_tune(
             model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, on_update=live,
+            unlabelled=o.read_data(unlabelled, text_column, pair_column, None, encoding, on_error) if unlabelled else None, pseudo_threshold=pseudo_threshold,
             **settings,
         )  # fmt: skip
     o.tell_skipped(examples)
