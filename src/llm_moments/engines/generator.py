@@ -13,8 +13,6 @@ from llm_moments.core import NULL, Recorder
 
 GENERATORS = {
     "transformers": "transformers_generate:TransformersGenerate",
-    "openvino-genai": "openvino_genai:OpenVinoGenAI",
-    "llama.cpp": "llama_cpp:LlamaCpp",
     "ctranslate2": "ctranslate2_generate:CTranslate2Generate",
     "remote": "remote:Remote",
 }
@@ -107,6 +105,10 @@ class Generator(Protocol):
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         """float32 [len(ids) - start, vocabulary]: log-probabilities of the tokens ids[start:], each given all before
         it (of an encoder-decoder: given prompt, too). EngineError where the engine cannot tell."""
+        ...
+
+    def forget(self) -> None:
+        """Drops what is kept of earlier prompts: a pass that is timed must not find its own prompts in it."""
         ...
 
     def close(self) -> None: ...

@@ -84,6 +84,7 @@ class TransformersGenerate:
         self.threads = int(settings.get("threads", 0))
         self.speech = hasattr(module.config, "num_mel_bins")
         self.encodes = bool(getattr(module.config, "is_encoder_decoder", False))
+        self.phase = 0  # 1 while it reads a prompt, 2 while it makes tokens: for whoever watches its layers
         self._cache: tuple[list[int], Any] | None = (
             None  # tokens of the last prompt and answer, and their keys and values
         )
@@ -135,11 +136,13 @@ class TransformersGenerate:
         begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 0 if self.encodes else widths
         watch = _Watch(self, begun, decoding.stop, on_text)
         start = time.perf_counter()
+        self.phase = 1
         with torch.inference_mode():
             out = self.module.generate(
                 **inputs, **self._options(decoding), stopping_criteria=[watch], return_dict_in_generate=True
             )
         end = time.perf_counter()
+        self.phase = 0
         rows = out.sequences[:, begun:].tolist()
         answers = [self._answer(row, decoding) for row in rows]
         first = (watch.times[0] if watch.times else end) - start
@@ -235,7 +238,8 @@ class TransformersGenerate:
         same = min(same, len(ids) - 1, cache.get_seq_length())
         if same < 1:
             return 0
-        cache.crop(same)
+        if over := cache.get_seq_length() - same:
+            cache.crop(-over)
         inputs["past_key_values"] = cache
         return same
 
@@ -255,6 +259,10 @@ class TransformersGenerate:
                 logits = self.module(input_ids=tokens).logits
             told = torch.log_softmax(logits[0, start - 1 : len(ids) - 1].float(), dim=-1)
             return np.asarray(told.cpu().numpy())
+
+    def forget(self) -> None:
+        """What was kept of earlier prompts: a pass that is timed must not find its own prompts in it."""
+        self._cache = None
 
     def close(self) -> None:
         self.module = self._cache = self.draft = None
@@ -285,6 +293,7 @@ class _Watch:
         torch = self.engine.torch
         if not self.times:
             self.times.append(time.perf_counter())
+            self.engine.phase = 2
         self.steps = ids.shape[1] - self.begun
         done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
         if (self.stop or self.on_text) and self.engine.tokenizer is not None:

@@ -35,6 +35,7 @@ __all__ = [
 COLOURS = {
     "free": "green",
     "harmful": "green",
+    "helps": "green",
     "cheap": "yellow",
     "needed": "red",
     "unclear": "cyan",
@@ -208,6 +209,8 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         ("budget", within),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
+    if found.get("assumes"):
+        say(console, found["assumes"])
 
 
 def show_doctor(found: Mapping[str, Any], console: Console) -> None:
