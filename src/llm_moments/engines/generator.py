@@ -62,7 +62,8 @@ class Decoding:
 class Generated:
     """One answer. ids: new tokens, end token and what follows a stop string left out; None where the engine
     does not tell them (text says all then). first_s: seconds from the call to the first token; later_s: seconds
-    of all later tokens of this answer together. reused: prompt tokens that a cache spared."""
+    of all later tokens of this answer together. reused: prompt tokens that a cache spared. score: mean
+    log-probability of its tokens; silence: how likely no speech was heard; None where the engine does not tell."""
 
     ids: list[int] | None
     text: str | None = None
@@ -70,6 +71,8 @@ class Generated:
     first_s: float | None = None
     later_s: float | None = None
     reused: int = 0
+    score: float | None = None
+    silence: float | None = None
 
 
 class Generator(Protocol):

@@ -127,6 +127,8 @@ class TransformersGenerate:
     ) -> list[Generated]:
         torch = self.torch
         torch.manual_seed(decoding.seed)
+        if self.speech:
+            return self._heard(prompts, decoding, recorder, on_text)
         inputs, widths = self._inputs(prompts)
         if (decoding.lookup or self.draft is not None) and len(prompts) > 1:
             raise EngineError("transformers guesses tokens ahead for one prompt at a time; set forward.streams = 1")
@@ -153,13 +155,29 @@ class TransformersGenerate:
         recorder.spent("decode", end - start - first, max(watch.steps - 1, 0), tokens=sum(map(_new, answers)))
         return answers
 
+    def _heard(
+        self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder, on_text: OnText | None
+    ) -> list[Generated]:
+        from llm_moments.engines.transformers_speech import together
+
+        if on_text is not None:
+            raise EngineError("a transcript is given when it is whole; it cannot be told piece by piece")
+        return together(self, prompts, decoding, recorder, _Watch(self, len(prompts[0].decoder), (), None))
+
+    def languages(self, features: Sequence[np.ndarray], tokens: Any) -> list[str]:
+        """The likeliest language of each chunk's features, such as `en`. tokens: a SpeechTokens."""
+        from llm_moments.engines.transformers_speech import languages
+
+        return languages(self, features, tokens)
+
     def _inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Any], int]:
         torch = self.torch
         inputs: dict[str, Any] = {}
         width = 0
         if self.speech:
-            features = np.stack([p.features for p in prompts])  # type: ignore[misc]
-            inputs["input_features"] = torch.from_numpy(features).to(self.device, self.module.dtype)
+            from llm_moments.engines.transformers_speech import encode
+
+            inputs["encoder_outputs"] = encode(self, [p.features for p in prompts])
         else:
             width = max(len(p.ids) for p in prompts)
             pad = self._pad()
