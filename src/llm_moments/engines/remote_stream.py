@@ -170,7 +170,8 @@ class Server:
             try:
                 return self._create(prompt, decoding)
             except (self.openai.BadRequestError, self.openai.UnprocessableEntityError) as error:
-                unknown = [name for name, word in OPTIONAL if word in str(error) and name not in self._left_out]
+                said = f"{error} {error.body}"
+                unknown = [name for name, word in OPTIONAL if word in said and name not in self._left_out]
                 if not unknown:
                     raise
                 self._left_out.update(unknown)
