@@ -12,20 +12,26 @@ from pathlib import Path
 
 from llm_moments.errors import WriteError
 
+FULL = "the disk is full; make room or choose another place"
+
 
 @contextmanager
 def writing(path: Path, kept: str) -> Iterator[None]:
-    """Makes an OSError of the block a WriteError that names the file and the cure. kept: what is left."""
+    """Makes an OSError of the block, or a full disk told otherwise, a WriteError that names the file and the cure. kept: what is left."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = "the disk is full; make room or choose another place"
+            why = FULL
         elif error.errno == errno.EFBIG:
             why = "the file would be larger than is allowed here (ulimit -f)"
         else:
             why = error.strerror or str(error)
         raise WriteError(f"{path} could not be written: {why}. {kept}") from error
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise WriteError(f"{path} could not be written: {FULL}. {kept}") from error  # as safetensors tells it
 
 
 def sync(path: Path) -> None:

@@ -34,9 +34,18 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
             local_files_only=True, **options,
         )  # fmt: skip
     except Exception as error:
-        raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
+        raise ModelError(f"{model.name} cannot be loaded by transformers: {_why(error)}") from error
     fitted(module, model).eval()
     return skip(module, list(skip_layers)) if skip_layers else module
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    if "mismatched_sizes" in text:
+        return "its weights have other shapes than its config.json states (as many classes as id2label has, for one)"
+    if "deserializing header" in text:
+        return f"its *.safetensors are not whole ({text}). Copy or download them again"
+    return text
 
 
 def best_device(wanted: str) -> str:

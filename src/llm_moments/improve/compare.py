@@ -56,7 +56,7 @@ def compare(
     """
     tick = progress or (lambda done, message: None)
     one, two = load(a, device=device), load(b, device=device)
-    examples, _ = gather(data, **read)
+    examples, _ = gather(data, judge=one, **read)
     part, other = evaluation(one, examples), evaluation(two, examples)
     tick(0.0, "answers of A")
     outputs_a, cost_a = _answered(one, part.values)
