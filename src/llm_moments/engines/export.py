@@ -137,6 +137,7 @@ def to_onnx(module: Any, example: dict[str, Any], names: list[str], file: Path) 
 
 def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own places
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 

@@ -12,6 +12,7 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import build, calibrated_on, failing_as, free_axes, quiet, to_onnx, traced
 from llm_moments.engines.layers import float_parts, matching
+from llm_moments.engines.proof import prove
 from llm_moments.errors import EngineError
 
 GRAPH = "openvino_model.xml"
@@ -94,6 +95,8 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     precision = settings.get("precision", "fp32")
     module, example, names = traced(model, settings)
     graph = _graph(module, example, names, folder)
+    plain = OpenVino(ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), names, 1)
+    prove(module, names, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO")
     if precision == "int8":
         rows = calibrated_on(calibration, example)
         graph = _calibrated(graph, names, rows, _ignored(graph, module, settings), model)

@@ -37,7 +37,8 @@ class Training:
     """A trained model folder, how it went, and what its steps cost.
 
     history: one entry every ten updates (update, epoch, loss, learning_rate, norm) and one after each epoch
-    that was judged (update, epoch, score). warnings: what a reader of the score must know.
+    that was judged (update, epoch, score). warnings: what a reader of the score must know. expansion: what a first
+    model has labelled, how much of it and how surely; empty if nothing was to be labelled.
     """
 
     folder: Path
@@ -47,12 +48,13 @@ class Training:
     evaluation: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    expansion: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": "training", "format": 1, "out": str(self.folder), "settings": dict(self.settings),
             "seconds": round(self.seconds, 1), "warnings": list(self.warnings), "evaluation": self.evaluation,
-            "history": self.history, "session": self.session.to_dict() if self.session else None,
+            "expansion": dict(self.expansion), "history": self.history, "session": self.session.to_dict() if self.session else None,
         }  # fmt: skip
 
     @classmethod
@@ -64,7 +66,7 @@ class Training:
             session = Session.from_dict(told["session"]) if told["session"] else None
             return cls(
                 Path(folder), session, told["history"], tuple(told["warnings"]), told["evaluation"], told["settings"],
-                told["seconds"],
+                told["seconds"], told.get("expansion") or {},
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder} holds no finished training: {error!r:.200}") from error
@@ -95,6 +97,7 @@ class Job:
     judged: tuple[Evaluation | None, str] = (None, "")
     warnings: Sequence[str] = ()
     read_s: float = 0.0
+    expansion: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -124,7 +127,9 @@ def fit(
     session = _session(recorder, seen, loop, job)
     settings = plain(asdict(job.settings))
     final = _evaluated(loop, *job.judged)
-    done = Training(out, session, loop.position.history, tuple(job.warnings), final, settings, session.root.wall_s)
+    done = Training(
+        out, session, loop.position.history, tuple(job.warnings), final, settings, session.root.wall_s, job.expansion
+    )
     _save(done, changed.merge_and_unload() if job.settings.lora else changed, job)
     return done
 

@@ -76,3 +76,8 @@ def precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
         kept = now.get("keep_float", [])
         for name in [part for part in parts if part not in kept]:
             yield Change(f"{name} kept in float", "forward", {"forward.keep_float": [*kept, name]})
+
+
+def step_of(choices: dict[str, Any]) -> str:
+    """The step that a change is of: the first one's, where it touches several."""
+    return next(iter(choices)).partition(".")[0]
