@@ -64,7 +64,9 @@ class Model:
     def labels(self) -> list[str]:
         named = self.config.get("id2label")
         if not named:
-            return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))]
+            if told := (self.config.get("pretrained_cfg") or {}).get("label_names"):
+                return [str(name) for name in told]
+            return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", self.config.get("num_classes", 2))))]
         try:
             names = [str(named[key]) for key in sorted(named, key=int)]
         except (TypeError, ValueError) as error:

@@ -71,6 +71,7 @@ class TorchEager:
         import torch
 
         self.module, self.device = module, device
+        self.dtype = next((p.dtype for p in module.parameters()), None)
         self.threads = int(settings.get("threads", 0)) or _all_threads()
         self._torch = torch
 
@@ -99,6 +100,8 @@ class TorchEager:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
             inputs = {name: torch.from_numpy(array) for name, array in fields.items()}
+            if self.dtype not in (None, torch.float32):  # pixels; ids stay whole numbers
+                inputs = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
             if self.device != "cpu":
                 with recorder.step("transfer"):
                     inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
