@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llm_moments.errors import InputError, PlanError
+from llm_moments.errors import InputError, PlanError, Unfinished
 
 WINDOW = 2048  # examples that are tokenized, sorted and batched together; bounds the memory of `run`
 
@@ -319,7 +319,8 @@ class Pipeline:
     @property
     def window(self) -> int:
         """How many inputs `run` holds at a time: they are tokenized, sorted and batched together."""
-        return int(self.plan.settings("batch").get("window", self.task.pace.window))
+        held = int(self.plan.settings("batch").get("window", self.task.pace.window))
+        return max(held, int(self.plan.settings("forward").get("streams", 1)))
 
     def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int | None = None) -> Iterator[Any]:
         """Answers in the order of the inputs, which may be endless; `window` bounds what is held."""
@@ -330,7 +331,12 @@ class Pipeline:
                 recorder.count(items=len(values))
             if not values:
                 return
-            outputs = self.outputs(values, recorder)
+            try:
+                outputs = self.outputs(values, recorder)
+            except Unfinished as cut:  # what was answered until then is not lost
+                if len(cut.outputs):
+                    yield from self.task.answers(cut.outputs, self.model)
+                raise
             with recorder.step("postprocess", items=len(values)):
                 answers = self.task.answers(outputs, self.model)
             yield from answers

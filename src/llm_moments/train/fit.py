@@ -127,6 +127,8 @@ def _fitted(
         device=device, folder=run_folder(out) / CHECKPOINTS, judged=job.judged[0],
     )  # fmt: skip
     changed.to(loop.device)
+    if getattr(changed, "input_shape", None):
+        changed.to(memory_format=loop.torch.channels_last)  # of images: convolutions take half the time on a CPU
     if loop.resume():
         tick(None, f"going on after update {loop.position.updates}")
     seen = _run(loop, tick, on_update)
@@ -279,6 +281,8 @@ def _session(recorder: Recorder, seen: Mapping[str, Any], loop: Loop, job: Job) 
 
 def _save(done: Training, module: Any, job: Job) -> None:
     """The model folder is put in its place in one step; only then do the checkpoints go."""
+    from transformers.utils import logging
+
     s = done.settings
     notes = {name: s[name] for name in ("epochs", "learning_rate", "seed")}
     if "truncate" in job.pipe.plan:
@@ -286,6 +290,7 @@ def _save(done: Training, module: Any, job: Job) -> None:
     if done.evaluation:
         notes["evaluation"] = done.evaluation
     with sibling(done.folder) as folder:
+        logging.disable_progress_bar()
         module.save_pretrained(folder)
         job.pipe.task.save_inputs(job.pipe.model, job.pipe.plan, folder)
         (folder / NOTES).write_text(json.dumps(notes), encoding="utf-8")

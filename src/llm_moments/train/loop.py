@@ -398,6 +398,9 @@ class _Live:
     def get(self, settings: Any) -> Any:
         return self.engine
 
+    def model_for(self, settings: Any) -> Any:
+        return None
+
 
 def fast_bf16(device: str) -> bool:
     import torch
