@@ -146,7 +146,7 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
     stages = [stage for stage in (pipe.dear, pipe.dear and pipe.cheap) if stage]
     needed = {"": not slim}  # by name of the weights: whether any stage loads them as they are
     for stage in stages:
-        settings = stage.plan.settings("forward")
+        settings = stage.engine_settings
         name = settings.get("weights", "")
         needed.setdefault(name, not slim)
         if engine_class(settings.get("engine", "torch")).builds:

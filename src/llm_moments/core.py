@@ -13,11 +13,26 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llm_moments.errors import InputError, PlanError
+from llm_moments.errors import InputError, PlanError, Unfinished
 
 WINDOW = 2048  # examples that are tokenized, sorted and batched together; bounds the memory of `run`
 
 Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many examples are a handful: a classifier answers hundreds while a language model answers one.
+
+    window: rows that `run` holds at a time. block: fewest rows that are timed at a time; warm: rows on which an
+    engine is opened. few, most: fewest and most rows of the splits that `improve` searches and certifies on.
+    """
+
+    window: int = WINDOW
+    block: int = 32
+    warm: int = 8
+    few: Mapping[str, int] = field(default_factory=lambda: {"search": 150, "certify": 400})
+    most: Mapping[str, int] = field(default_factory=lambda: {"calibrate": 200, "search": 800, "certify": 4000})
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +241,7 @@ class Task(Protocol):
     """What the pipeline asks of a task; the whole contract is in `tasks/base.py`."""
 
     name: str
+    pace: Pace
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]: ...
 
@@ -303,7 +319,8 @@ class Pipeline:
     @property
     def window(self) -> int:
         """How many inputs `run` holds at a time: they are tokenized, sorted and batched together."""
-        return int(self.plan.settings("batch").get("window", getattr(self.task, "window", WINDOW)))
+        held = int(self.plan.settings("batch").get("window", self.task.pace.window))
+        return max(held, int(self.plan.settings("forward").get("streams", 1)))
 
     def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int | None = None) -> Iterator[Any]:
         """Answers in the order of the inputs, which may be endless; `window` bounds what is held."""
@@ -314,7 +331,12 @@ class Pipeline:
                 recorder.count(items=len(values))
             if not values:
                 return
-            outputs = self.outputs(values, recorder)
+            try:
+                outputs = self.outputs(values, recorder)
+            except Unfinished as cut:  # what was answered until then is not lost
+                if len(cut.outputs):
+                    yield from self.task.answers(cut.outputs, self.model)
+                raise
             with recorder.step("postprocess", items=len(values)):
                 answers = self.task.answers(outputs, self.model)
             yield from answers
@@ -326,10 +348,7 @@ class Pipeline:
 
     def _outputs(self, batch: Batch, recorder: Recorder) -> np.ndarray:
         if self.cheap is None:
-            for step in self.steps:
-                with recorder.step(step.name, items=batch.size):
-                    batch = step(batch, recorder)
-            return batch["outputs"]
+            return self._through(batch, recorder)
         with recorder.step("cascade", items=batch.size):
             outputs = self.cheap._outputs(batch, recorder)
             asked = np.flatnonzero(self.task.margins(outputs, self.model) < self.plan["cascade"]["threshold"])
@@ -337,6 +356,22 @@ class Pipeline:
         if len(asked):
             outputs = outputs.copy()
             outputs[asked] = self.dear._outputs(batch.take(asked), recorder)
+        return outputs
+
+    def _through(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+        """All steps, one after the other; some rows at a time where a task cannot hold them all (images)."""
+        many = getattr(self.task, "rows_at_once", None)
+        most = many(batch, self.model, self.plan) if many else batch.size
+        if batch.size > most:
+            parts = (np.arange(at, min(at + most, batch.size)) for at in range(0, batch.size, most))
+            return np.concatenate([self._through_steps(batch.take(rows), recorder) for rows in parts])
+        return self._through_steps(batch, recorder)
+
+    def _through_steps(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+        for step in self.steps:
+            with recorder.step(step.name, items=batch.size):
+                batch = step(batch, recorder)
+        outputs: np.ndarray = batch["outputs"]
         return outputs
 
     def arrays(self, values: Sequence[Any]) -> list[dict[str, np.ndarray]]:
@@ -347,6 +382,14 @@ class Pipeline:
                 break
             batch = step(batch, NULL)
         return [fields for _, fields in batch["batches"]]
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """What the engine of its forward step is opened with: the plan's choices, and what the task adds to them."""
+        for step in self.steps:
+            if step.name == "forward" and hasattr(step, "settings"):
+                return dict(step.settings)
+        return self.plan.settings("forward")
 
     @property
     def dear(self) -> Pipeline:

@@ -52,7 +52,11 @@ KEPT = 20  # reported rows that are kept in full; all are counted
 
 @dataclass
 class Data:
-    """A re-iterable stream of Examples in constant memory. `errors` counts what the last pass skipped."""
+    """A re-iterable stream of Examples in constant memory. `errors` counts what the last pass skipped.
+
+    images: whether the column `text` holds images; with on_error "skip" each is decoded, so that damaged ones
+    are known before any step sees them.
+    """
 
     path: str
     columns: dict[str, str | None]
@@ -60,6 +64,7 @@ class Data:
     on_error: str = "fail"
     limit: int | None = None
     max_chars: int = MAX_CHARS
+    images: bool = False
     errors: Counter[str] = field(default_factory=Counter)
     reported: list[str] = field(default_factory=list)
 
@@ -84,6 +89,8 @@ class Data:
                     self.reported.append(f"row {bad.row}: {bad}")
 
     def _example(self, number: int, row: Mapping[str, Any]) -> Example:
+        if self.images:
+            return Example(self._image(number, row), self._label(row), self._id(number, row))
         if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
             return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
         if self.columns["text"] in ("audio", "audio_path"):
@@ -122,6 +129,13 @@ class Data:
             )
         return value
 
+    def _image(self, number: int, row: Mapping[str, Any]) -> Any:
+        from llm_moments.image_formats import image_in
+
+        place = Path(self.path)
+        root = (place if place.is_dir() else place.parent).resolve()
+        return image_in(row, str(self.columns["text"]), number, root, whole=self.on_error == "skip")
+
     def _label(self, row: Mapping[str, Any]) -> Any:
         value = row.get(self.columns["label"] or "")
         missing = value == "" or (isinstance(value, float) and math.isnan(value))  # NaN: a gap, as pandas writes it
@@ -152,9 +166,16 @@ def read(
     rows = reader(file, encoding)
     # A pipe is read once: what is peeked at would be lost, and its only column is known.
     peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
-    columns = find_columns(peeked, path, text=text, pair=pair, label=label, id=id)
+    images = _image_column(peeked, text)
+    columns = find_columns(peeked, path, text=images or text, pair=pair, label=label, id=id)
     columns["text"] = columns["text"] or "text"
-    return Data(str(path), columns, rows, on_error, limit, max_chars)
+    return Data(str(path), columns, rows, on_error, limit, max_chars, bool(images))
+
+
+def _image_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
+    from llm_moments.image_formats import image_column
+
+    return image_column(rows, named)
 
 
 def _whole_characters(number: int, value: str) -> None:

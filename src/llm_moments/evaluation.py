@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments import stats
 from llm_moments.core import Example, Pipeline
 from llm_moments.errors import DataError
 
@@ -43,9 +44,24 @@ class Evaluation:
             return task.agreement(outputs, baseline, model)
         return task.scores(outputs, self.references, model)
 
+    def drop(self, before: np.ndarray, after: np.ndarray) -> stats.Bound:
+        """Bounds for the drop from one array of scores [n] to the other, in the range that such scores have."""
+        told = getattr(self.pipe.task, "bounds", None)  # a task may leave it to the scores themselves
+        return stats.drop_bound(before, after, bounds=told(self.pipe.model) if told else None)
+
     def take(self, rows: Sequence[int]) -> Evaluation:
         references = None if self.references is None else [self.references[i] for i in rows]
         return Evaluation(self.pipe, [self.values[i] for i in rows], references)
+
+
+def assumption(bound: stats.Bound) -> str:
+    """What a bound takes for granted, in words; empty where it takes nothing."""
+    if bound.assumed is None:
+        return ""
+    return (
+        "These scores have no least value: the bound holds if no example, seen or not, "
+        f"loses more than {bound.assumed:.3g} (taken from the scores that were seen)."
+    )
 
 
 def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
@@ -64,7 +80,8 @@ def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
 def _plain(value: Any) -> tuple[Any, Any]:
     if isinstance(value, dict):
         label = next((value[k] for k in ("label", "labels", "reference") if k in value), None)
-        return {k: value[k] for k in ("text", "text_pair", "messages", "prompt", "audio") if k in value}, label
+        known = ("text", "text_pair", "image", "messages", "prompt", "audio")
+        return {k: value[k] for k in known if k in value}, label
     return value, None
 
 

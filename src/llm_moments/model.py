@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"transformers": ("*.safetensors",), "gguf": ("*.gguf",), "ctranslate2": ("model.bin", "model-*.bin")}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+LINEAR = "moments-linear"  # model_type of a linear model of words
 NOTES = "moments.json"  # what `moments train` leaves in a model folder: the length it trained at
 
 
@@ -64,11 +65,19 @@ class Model:
         if not named:
             return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))]
         try:
-            return [str(named[key]) for key in sorted(named, key=int)]
+            names = [str(named[key]) for key in sorted(named, key=int)]
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"{self.path / 'config.json'}: id2label should number its labels, not {named!r:.80}"
             ) from error
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            numbers = ", ".join(str(i) for i, name in enumerate(names) if name == twice)
+            raise ModelError(
+                f"{self.path / 'config.json'}: id2label calls the classes {numbers} all {twice!r}, so that answers "
+                "could not be told apart. Give each a name of its own there."
+            )
+        return names
 
     @property
     def problem_type(self) -> str:
@@ -76,8 +85,21 @@ class Model:
         guess = "regression" if len(self.labels) == 1 else "single_label_classification"
         return str(self.config.get("problem_type") or guess)
 
+    @property
+    def is_linear(self) -> bool:
+        return self.config.get("model_type") == LINEAR
+
+    @cached_property
+    def vectorizer(self) -> Any:
+        """What makes a linear model's features."""
+        from llm_moments.engines.linear import load_vectorizer
+
+        return load_vectorizer(self.path, self.config)
+
     @cached_property
     def tokenizer(self) -> Any:
+        if self.is_linear:
+            raise ModelError(f"{self.name} is a linear model of words: it has no tokenizer, and no length in tokens")
         from transformers import AutoTokenizer
 
         # A GGUF file brings its tokenizer along; a folder with one may have the original beside it.

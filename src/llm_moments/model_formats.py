@@ -105,6 +105,8 @@ def ctranslate2(path: Path, source: str) -> Model:
 def remote(address: str) -> Model:
     """A model behind an OpenAI-compatible server: its address, and after a # the name the server knows it by."""
     parts = urlsplit(address)
+    if parts.query:
+        raise ModelError("an address of a server takes no ?query; a key belongs into the environment, MOMENTS_API_KEY")
     if not parts.hostname or parts.username or parts.password:
         raise ModelError(f"{address} is no address of a server such as http://127.0.0.1:8080/v1#model-name")
     config = {"architectures": ["RemoteForCausalLM"], "name": parts.fragment, "address": address.partition("#")[0]}

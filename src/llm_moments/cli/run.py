@@ -91,7 +91,7 @@ def line_of(answer: Any, asked: Any) -> str:
     """One answer for a person: the text that was made, or label, score and the beginning of what was asked."""
     if not hasattr(answer, "label"):
         return str(answer.text)
-    shown = asked if isinstance(asked, str) else " | ".join(map(str, asked))
+    shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
     score = "" if answer.score is None else f"{answer.score:.3f}"
     return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
 
@@ -109,8 +109,12 @@ def _to_file(pipe: Any, source: Any, path: str, out: Path, overwrite: bool, fmt:
             print(f"going on after {writer.done:,} finished rows", file=sys.stderr)
         examples = itertools.islice(iter(source), writer.done, None)
         for chunk in _chunks(examples, pipe.window):
-            answers = pipe.run([e.input for e in chunk])
-            writer.write([{"id": e.id, **row_of(a)} for e, a in zip(chunk, answers, strict=True)])
+            rows: list[dict[str, Any]] = []
+            try:
+                for example, answer in zip(chunk, pipe.run([e.input for e in chunk]), strict=True):
+                    rows.append({"id": example.id, **row_of(answer)})
+            finally:  # an engine that failed in the middle has answered the first of them
+                writer.write(rows)
             tick(None, f"{writer.done:,} rows")
         total = writer.done
         writer.finish()

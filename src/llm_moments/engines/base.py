@@ -32,8 +32,14 @@ PLAIN = {  # nothing is asked
     "kv_precision": "", "prefix_reuse": False, "draft": "",
 }  # fmt: skip
 ONLY_AT = {"keep_float": ("int8", "int8-dynamic"), "bf16_layers": ("fp32",)}  # without effect in other precisions
-GRAPH_KEYS = ("skip_layers", "weights", "keep_float", "calibration")  # what changes the graph that is built
-ALWAYS = ("skip_layers", "weights")  # of these, what changes a graph in float, too
+GRAPH_KEYS = (
+    "skip_layers",
+    "weights",
+    "image_size",
+    "keep_float",
+    "calibration",
+)  # what changes the graph that is built
+ALWAYS = ("skip_layers", "weights", "image_size")  # of these, what changes a graph in float, too
 
 
 class Engine(Protocol):
@@ -56,7 +62,8 @@ class Engine(Protocol):
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> Engine: ...
 
     def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
-        """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids).
+        """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids), or float32
+        pixel_values `[rows, channels, height, width]`.
 
         Returns {"logits": float32 [rows, classes]}.
         """
@@ -108,6 +115,17 @@ def _cannot(setting: str, value: Any, engine: str, precision: str) -> str:
     )
 
 
+def _check_linear(settings: Mapping[str, Any], engine: str, precision: str) -> None:
+    if (engine, precision) != ("torch", "fp32"):
+        raise EngineError(
+            f"a linear model runs in torch fp32 only, not in {engine} {precision}: it is one sum over sparse rows, and "
+            "nearly all of its time goes into the words"
+        )
+    for setting in ("skip_layers", "bf16_layers"):
+        if settings.get(setting):
+            raise EngineError(f"a linear model has no layers for forward.{setting} = {settings[setting]!r}")
+
+
 class Engines:
     """Opened engines of one model by their settings: the most recently used few stay open."""
 
@@ -119,6 +137,8 @@ class Engines:
         self._open: OrderedDict[str, Engine] = OrderedDict()
 
     def get(self, settings: Mapping[str, Any]) -> Engine:
+        if not engine_class(settings.get("engine", "torch")).builds:  # one module for images of all sizes
+            settings = {name: value for name, value in settings.items() if name != "image_size"}
         key = json.dumps(settings, sort_keys=True)
         if key not in self._open:
             self._open[key] = self._start(settings)
@@ -142,6 +162,8 @@ class Engines:
         if cls.cpu_only and self.device not in ("auto", "cpu"):
             raise EngineError(f"{name} runs on the CPU only here, not on {self.device!r}; use the engine torch")
         model = self.model_for(settings)
+        if getattr(model, "is_linear", False):
+            _check_linear(settings, name, precision)
         return cls.open(model, settings, self.store(settings), self.calibration, self.device)
 
     def model_for(self, settings: Mapping[str, Any]) -> Any:

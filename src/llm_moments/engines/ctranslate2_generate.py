@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,8 +64,11 @@ class CTranslate2Generate:
         raise NotImplementedError
 
 
-def opened(kind: str, model: Any, settings: Mapping[str, Any], device: str) -> Any:
-    """A `ctranslate2.models.Whisper` or `ctranslate2.Translator` (kind) of the model's folder."""
+def opened(kind: str, model: Any, settings: Mapping[str, Any], device: str, workers: int = 1) -> Any:
+    """A `ctranslate2.models.Whisper` or `ctranslate2.Translator` (kind) of the model's folder.
+
+    workers: batches it computes at the same time, each with the threads of the plan; they share the weights.
+    """
     import ctranslate2
 
     device = {"auto": "cuda" if ctranslate2.get_cuda_device_count() else "cpu"}.get(device, device)
@@ -77,16 +81,17 @@ def opened(kind: str, model: Any, settings: Mapping[str, Any], device: str) -> A
             f"ctranslate2 does not compute in {asked} on this {device}; it does in {', '.join(sorted(known))}"
         )
     cls = ctranslate2.models.Whisper if kind == "Whisper" else ctranslate2.Translator
+    ctranslate2.set_log_level(logging.ERROR)  # that weights are converted to what the CPU computes in is no news
     try:
         return cls(
-            str(model.path), device=device, compute_type=asked, inter_threads=1,
-            intra_threads=int(settings.get("threads", 0)) or _cores(),
+            str(model.path), device=device, compute_type=asked, inter_threads=workers,
+            intra_threads=int(settings.get("threads", 0)) or cores(),
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{model.name} cannot be loaded by ctranslate2: {error}") from error
 
 
-def _cores() -> int:
+def cores() -> int:
     """ctranslate2's own default is 4 threads at most; the others here take all cores."""
     import os
 

@@ -16,22 +16,26 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | None = None) -> Any:
     """The `torch.nn.Module` of a model folder in eval mode, float32, some layers left out."""
-    from transformers import AutoModelForSequenceClassification
+    if model.is_linear:
+        from llm_moments.engines.linear import load_linear
+
+        return load_linear(model)
     from transformers.utils import logging
 
     from llm_moments.engines.layers import skip
+    from llm_moments.nets.kinds import auto_class, fitted
 
     logging.disable_progress_bar()  # weights load in a moment; the verbs show progress of their own
 
     options = {"attn_implementation": attention} if attention else {}
     try:
-        module = AutoModelForSequenceClassification.from_pretrained(
+        module = auto_class(model.config).from_pretrained(
             model.path, dtype="float32", use_safetensors=True, trust_remote_code=model.trust_remote_code,
             local_files_only=True, **options,
         )  # fmt: skip
     except Exception as error:
         raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
-    module.eval()
+    fitted(module, model).eval()
     return skip(module, list(skip_layers)) if skip_layers else module
 
 
@@ -117,6 +121,8 @@ def _bf16_layers(module: Any, names: Iterable[str]) -> None:
     from llm_moments.engines.layers import blocks
 
     wanted = set(names)
+    if not wanted:
+        return
     known = {block.name: block.module for block in blocks(module)}
     if wanted - known.keys():
         raise EngineError(f"no layer {sorted(wanted - known.keys())} in this model; it has {', '.join(known)}")

@@ -19,7 +19,7 @@ BLUE, SKY, PALE, GREEN = "#0072B2", "#56B4E9", "#A6D8F2", "#009E73"
 ORANGE, RED, PINK, GREY = "#E69F00", "#D55E00", "#CC79A7", "#8a929c"
 VERDICTS = {
     "free": (GREEN, "circle"), "cheap": (ORANGE, "diamond"), "needed": (RED, "square"),
-    "harmful": (BLUE, "star"), "unclear": (GREY, "circle-open"),
+    "harmful": (BLUE, "star"), "helps": (BLUE, "triangle-up"), "unclear": (GREY, "circle-open"),
 }  # fmt: skip
 WIDTH = 1080  # of the picture area of the page on a laptop, for what is placed by hand
 MOST_BARS = 60

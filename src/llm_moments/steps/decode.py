@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
 from llm_moments.engines.generator import GENERATORS, Decoding, Generated, Prompt, settle
-from llm_moments.errors import EngineError
+from llm_moments.errors import EngineError, Unfinished
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "int4", "as-is")
 
@@ -78,11 +78,17 @@ class Decode:
         order = sorted(range(len(prompts)), key=lambda i: -size(prompts[i])) if self.by_length else range(len(prompts))
         told = self.on_text and (lambda at, piece: self.on_text(order[at], piece))  # type: ignore[misc]
         made: list[Any] = [None] * len(prompts)
-        results = engine.generate([prompts[i] for i in order], decoding, recorder, told)
+        try:
+            results = engine.generate([prompts[i] for i in order], decoding, recorder, told)
+        except Unfinished as cut:
+            cut.outputs = self.texts([] if self.by_length else cut.done)
+            raise
         for at, one in zip(order, results, strict=True):
             made[at] = one
-        texts = [finished(one, self.text, decoding.stop) for one in made]
-        return batch.with_(outputs=np.array(texts, dtype=np.str_), generated=made)
+        return batch.with_(outputs=self.texts(made), generated=made)
+
+    def texts(self, made: Sequence[Generated]) -> np.ndarray:
+        return np.array([finished(one, self.text, self.decoding.stop) for one in made], dtype=np.str_)
 
 
 def size(prompt: Prompt) -> int:

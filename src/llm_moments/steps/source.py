@@ -63,11 +63,15 @@ class Languages:
             if self.begins:
                 self._known(source, "source_lang")
             elif source:
-                raise PlanError(f"{self.model.name} finds the source language by itself; leave translate.source_lang out")
+                raise PlanError(
+                    f"{self.model.name} finds the source language by itself; leave translate.source_lang out"
+                )
             return source, target, prefix if self.begins else f">>{target}<< {prefix}"
         if prefix or not (source or target or self.sentences):
             if source or target:
-                raise PlanError("translate.prefix says which languages are meant; leave source_lang and target_lang out")
+                raise PlanError(
+                    "translate.prefix says which languages are meant; leave source_lang and target_lang out"
+                )
             return "", "", prefix
         if not self.sentences:
             raise PlanError(

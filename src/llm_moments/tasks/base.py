@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from llm_moments.core import Knob, Plan, Step
+from llm_moments.core import Knob, Pace, Plan, Step
 from llm_moments.errors import InputError, ModelError
 
 TASKS = {
     "text-classification": "text_classification:TextClassification",
+    "image-classification": "image_classification:ImageClassification",
     "chat": "chat:Chat",
     "text-generation": "chat:TextGeneration",
     "translation": "translation:Translation",
@@ -21,10 +23,12 @@ TASKS = {
 # What an architecture's name ends with, and the task that is meant where none is named; the first that fits.
 MEANT = (
     ("SequenceClassification", "text-classification"),
+    ("ImageClassification", "image-classification"),
     ("WhisperForConditionalGeneration", "automatic-speech-recognition"),
     ("ForCausalLM", "chat"), ("LMHeadModel", "chat"),
     ("MarianMTModel", "translation"), ("ForConditionalGeneration", "translation"),
 )  # fmt: skip
+OF_MODELS = {"linear-text": "linear_text:LinearText"}  # the same task, by a model that takes other steps
 
 
 class Task(Protocol):
@@ -34,6 +38,8 @@ class Task(Protocol):
     """
 
     name: str
+    pace: Pace
+    sorts: Mapping[str, Any]  # changes of a plan that put rows of like length together: no answer changes by them
 
     def metric(self, model: Any) -> str: ...
 
@@ -41,6 +47,10 @@ class Task(Protocol):
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
     def stock(self, model: Any) -> Mapping[str, Mapping[str, Any]]:
         """The plan that transformers' own pipeline follows."""
+        ...
+
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+        """Writes what a model folder needs beside its weights to prepare inputs: tokenizer, image sizes."""
         ...
 
     def normalise(self, value: Any) -> Any:
@@ -54,6 +64,10 @@ class Task(Protocol):
 
     def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
         """float64 [n], higher is better."""
+        ...
+
+    def bounds(self, model: Any) -> tuple[float, float]:
+        """The least and the highest score that an example can have, also one not seen; an end may be infinite."""
         ...
 
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
@@ -90,9 +104,12 @@ class Task(Protocol):
 def task_for(model: Any, name: str | None = None, metric: str | None = None) -> Task:
     """The task of that name, or the one that the model's architecture is for."""
     name = name or _meant(model)
-    if name not in TASKS:
+    if name == "text-classification" and model.is_linear:
+        name = "linear-text"
+    known = {**TASKS, **OF_MODELS}
+    if name not in known:
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
-    module, _, cls = TASKS[name].partition(":")
+    module, _, cls = known[name].partition(":")
     made = getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)
     if metric is None:
         return made()
@@ -103,6 +120,8 @@ def task_for(model: Any, name: str | None = None, metric: str | None = None) -> 
 
 def _meant(model: Any) -> str:
     architectures = [str(a) for a in model.config.get("architectures") or []]
+    if "pretrained_cfg" in model.config:  # timm's own layout
+        return "image-classification"
     for end, task in MEANT:
         if any(end in name for name in architectures):
             if task == "chat" and not _templated(model):

@@ -10,7 +10,7 @@ from llm_moments.engines.generator import Prompt
 from llm_moments.errors import DataError
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
-from llm_moments.tasks.generation import Generation, whole_text
+from llm_moments.tasks.generation import Generation, decoding_tries, engine_tries, whole_text
 
 
 class TextGeneration(Generation):
@@ -43,9 +43,24 @@ class TextGeneration(Generation):
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
         """transformers' `generate`, one prompt a call, greedy: what others are held against."""
         return {
-            "forward": {"engine": first_engine(model), "precision": "fp32"},
+            "forward": {"engine": first_engine(model), "precision": "as-is" if model.format == "remote" else "fp32"},
             "decode": {"max_new_tokens": min(256, max(model.max_length // 2, 1)), "temperature": 0.0},
         }
+
+    def tries(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
+        """What a search may change: (name, changes, whether the answers stay the same)."""
+        return [*engine_tries(model), *decoding_tries(plan, model)]
+
+    def priced_changes(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
+        """What `weigh` prices, each alone on top of this plan."""
+        new = int(plan.settings("decode").get("max_new_tokens", 256))
+        shorter = [(f"at most {n} tokens", {"decode.max_new_tokens": n}, False) for n in (32, 64, 128) if n < new]
+        room = min(int(plan.settings("context").get("max_tokens", 0)) or model.max_length, model.max_length)
+        less = [
+            (f"a context of {n} tokens", {"context.max_tokens": n}, False) for n in (512, 1024, 2048) if new < n < room
+        ]
+        found = [*self.tries(model, plan), *shorter, *less]
+        return [one for one in found if plan.with_(**one[1]) != plan]
 
     def normalise(self, value: Any) -> Any:
         if isinstance(value, Mapping) and "prompt" in value:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Knob, one_of
+from llm_moments.core import Knob, Pace, one_of
 from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.decode import FORWARD, Decode
 from llm_moments.tasks.metrics import common_prefix, text_metric
@@ -35,7 +35,8 @@ class Generation:
     name = "generation"
     default_metric = "chrF"
     engines_open = 2  # each holds all weights
-    window = 32  # rows that are answered before the next are read: an answer takes seconds, not microseconds
+    pace = Pace(32, 4, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
+    sorts: Mapping[str, Any] = {"batch.order": "length"}
 
     def __init__(self, metric: str | None = None):
         self.metric_name = metric or self.default_metric
@@ -76,6 +77,9 @@ class Generation:
         self._score = self._score or text_metric(self.metric_name)
         return np.array([self._score(str(o), str(r)) for o, r in zip(outputs, references, strict=True)], np.float64)
 
+    def bounds(self, model: Any) -> tuple[float, float]:
+        return (0.0, 1.0)
+
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         return np.array([common_prefix(str(o), str(b)) for o, b in zip(outputs, baseline, strict=True)], np.float64)
 
@@ -103,3 +107,44 @@ def whole_text(value: Any, what: str) -> str:
         broken = value[error.start]
         raise DataError(f"{what} holds {broken!r}, half a character: it was not decoded rightly") from None
     return value
+
+
+Try = tuple[str, dict[str, Any], bool]
+
+
+def engine_tries(model: Any) -> list[Try]:
+    """Every engine that is here and reads this model's format, in each of its precisions, lower ones first."""
+    from llm_moments.engines.base import available, engine_class, put_on
+    from llm_moments.engines.generator import GENERATORS
+
+    order = ("int4", "int8", "bf16", "fp16", "as-is", "fp32")
+    found: list[Try] = []
+    for name in available(GENERATORS):
+        cls = engine_class(name)
+        if model.format not in getattr(cls, "formats", ()):
+            continue
+        for precision in sorted(cls.precisions, key=order.index):
+            found.append((f"{name} {precision}", put_on(name, precision), precision == "fp32"))
+    return found
+
+
+def decoding_tries(plan: Any, model: Any) -> list[Try]:
+    """Knobs of the engine that the plan has: those it cannot follow are left out."""
+    from llm_moments.engines.base import engine_class
+
+    forward, decode = plan.settings("forward"), plan.settings("decode")
+    cls: Any = engine_class(forward.get("engine", "transformers"))
+    found: list[Try] = []
+    if "streams" in cls.takes:
+        found += [
+            (f"{n} together", {"forward.streams": n}, True) for n in (2, 4, 8, 16, 32) if n > forward.get("streams", 1)
+        ]
+    if "lookup" in cls.decodes and not decode.get("lookup"):
+        found.append(("prompt lookup", {"decode.lookup": 5}, True))
+    if "prefix_reuse" in cls.takes and not forward.get("prefix_reuse"):
+        found.append(("prefix reuse", {"forward.prefix_reuse": True}, True))
+    if "kv_precision" in cls.takes and not forward.get("kv_precision"):
+        found.append(("int8 cache", {"forward.kv_precision": "int8"}, False))
+    if decode.get("beams", 1) > 1:
+        found += [(f"beams {n}", {"decode.beams": n}, False) for n in (2, 1) if n < decode["beams"]]
+    return found

@@ -54,7 +54,9 @@ class Translation(Generation):
         told = generation_config(model)
         most = positions(model) - 1
         new = int(told.get("max_new_tokens") or int(told.get("max_length") or NEW_TOKENS + 1) - 1)
-        languages = {k: v for k, v in model.notes.get("translate", {}).items() if k in {n.name for n in Translate.knobs}}
+        languages = {
+            k: v for k, v in model.notes.get("translate", {}).items() if k in {n.name for n in Translate.knobs}
+        }
         return {
             "translate": languages,
             "forward": {"engine": "ctranslate2" if model.format == "ctranslate2" else "transformers", "precision": "fp32"},
@@ -77,8 +79,7 @@ class Translation(Generation):
         """(name, changes, lossless): in the order in which a search should try them, each on top of the last kept."""
         forward, decode = plan.settings("forward"), plan.settings("decode")
         found: list[Change] = [
-            (f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True)
-            for n in (8, 32)
+            (f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True) for n in (8, 32)
         ]
         if forward.get("engine") != "ctranslate2" and not forward.get("skip_layers"):
             fast = {"forward.engine": "ctranslate2", "batch.order": "length", "forward.streams": 32}
@@ -124,4 +125,6 @@ def positions(model: Any) -> int:
 
 def start_token(model: Any) -> int:
     told = generation_config(model)
-    return int(next(told[k] for k in ("decoder_start_token_id", "bos_token_id", "eos_token_id") if told.get(k) is not None))
+    return int(
+        next(told[k] for k in ("decoder_start_token_id", "bos_token_id", "eos_token_id") if told.get(k) is not None)
+    )

@@ -24,7 +24,6 @@ from llm_moments.train.problem import with_head
 from llm_moments.train.weather import leaks
 
 JUDGES = 64  # examples by which layers are chosen
-SORTED = {"batch.order": "length", "batch.size": 32}
 COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 
 
@@ -53,7 +52,8 @@ def distill(
     settings: fields of `Settings`. evaluate: examples with references, or without: then the teacher's answers
     are held against the student's.
     """
-    base = load(teacher, device=device).with_(**SORTED)
+    base = load(teacher, device=device)
+    base = base.with_(**base.task.sorts)
     examples, _ = gather(data)
     judged = gather(evaluate) if evaluate is not None else ([], "")
     out = Path(out)
@@ -68,6 +68,8 @@ def distill(
         wanted = Settings(**settings)
     except TypeError as error:
         raise InputError(str(error).replace("Settings.__init__() ", "distill ")) from error
+    if wanted.augment or wanted.balance:
+        raise InputError("a student learns what the teacher said of the examples as they are: no augment, no balance")
     question = {
         "teacher": base.model.digest, "student": student, "data": digest_of(examples, judged[0]),
         "settings": plain(asdict(wanted)), "temperature": temperature, "hidden": hidden, "seconds": seconds,

@@ -53,8 +53,9 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     """The module in float32 with a head for these labels; one that knows them all is kept, with its own order
     and names, unless own_labels is false."""
     import torch
-    from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
+
+    from llm_moments.nets.kinds import auto_class, fitted
 
     config = checked_config(path, False)
     old = Model(path, config)
@@ -66,7 +67,7 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # a fresh head is what is wanted here, not a fault to report
     try:
-        module = AutoModelForSequenceClassification.from_pretrained(
+        module = auto_class(config).from_pretrained(
             path, num_labels=len(labels), id2label=names, label2id={v: k for k, v in names.items()},
             problem_type=problem, dtype="float32", use_safetensors=True, local_files_only=True,
             ignore_mismatched_sizes=True,
@@ -76,7 +77,8 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     finally:
         logging.set_verbosity(before)
     described = {**config, "id2label": {str(k): v for k, v in names.items()}, "problem_type": problem}
-    return module, Model(path, described, known_digest=old.digest)
+    model = Model(path, described, known_digest=old.digest)
+    return fitted(module, model), model
 
 
 def targets_of(references: Sequence[Any], model: Model) -> Any:
