@@ -31,6 +31,12 @@ def run(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    system: o.System = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
@@ -50,6 +56,10 @@ def run(
     if not inputs and not data and sys.stdin.isatty():
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task)
+    if chosen := o.sampling(system, max_new_tokens, temperature, top_p, seed, stop):
+        pipe = pipe.with_(**chosen)
+    if inputs and len(inputs) == 1 and fmt == "human" and _piece_by_piece(pipe, inputs[0]):
+        return
     if inputs:
         _show(enumerate(inputs, 1), pipe, fmt)
         return
@@ -80,6 +90,15 @@ def _show(rows: Any, pipe: Any, fmt: str) -> None:
             elif fmt == "human":
                 print(line_of(answer, asked), flush=size == 1)
         size = min(size * 2, pipe.window)
+
+
+def _piece_by_piece(pipe: Any, asked: str) -> bool:
+    """A made text is shown while it is made; False for a task that gives its answers whole."""
+    from llm_moments.chat import Stream, generates
+
+    if generates(pipe):
+        o.print_pieces(Stream(pipe, asked))
+    return generates(pipe)
 
 
 def row_of(answer: Any) -> dict[str, Any]:
