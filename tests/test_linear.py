@@ -33,8 +33,8 @@ def labelled(count: int, seed: int = 0) -> list[Example]:
 @pytest.fixture(scope="module", params=["tf-idf", "hashed"])
 def linear_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("linear") / request.param
-    features = {"kind": request.param, "most": 4096, "ngrams": 1}
-    return train("linear", labelled(1200, seed=1), out, features=features, epochs=10, learning_rate=0.1).folder
+    options = {"features": request.param, "vocabulary": 4096, "ngrams": 1}
+    return train("linear", labelled(1200, seed=1), out, model_options=options, epochs=10, learning_rate=0.1).folder
 
 
 # ---------------------------------------------------------------------------------- features
@@ -179,7 +179,7 @@ def test_a_linear_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert load(again.folder).model.digest == load(whole.folder).model.digest
     assert train("linear", data, again.folder, **settings).history == again.history
     with pytest.raises(OutputExists):
-        train("linear", data, again.folder, features={"ngrams": 1}, **settings)
+        train("linear", data, again.folder, model_options={"ngrams": 1}, **settings)
 
 
 def test_it_can_be_trained_on_with_its_own_features(linear_model: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_it_can_be_trained_on_with_its_own_features(linear_model: Path, tmp_path
     other = [Example(e.input, f"new {e.reference}") for e in labelled(100)]
     assert load(train(linear_model, other, tmp_path / "new", epochs=1).folder).model.labels[0].startswith("new")
     with pytest.raises(InputError, match="has its features already"):
-        train(linear_model, labelled(50), tmp_path / "x", features={"ngrams": 1})
+        train(linear_model, labelled(50), tmp_path / "x", model_options={"ngrams": 1})
 
 
 def test_what_says_nothing_about_a_linear_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -197,11 +197,13 @@ def test_what_says_nothing_about_a_linear_model_is_refused(tiny_model: Path, tmp
                         ("gradient_checkpointing", True)):  # fmt: skip
         with pytest.raises(InputError, match="says nothing about a linear model"):
             train("linear", labelled(20), tmp_path / "m", **{name: value})
-    with pytest.raises(InputError, match="only a linear model"):
-        train(tiny_model, labelled(20), tmp_path / "m", features={"ngrams": 1})
-    module, pipe = begun("linear", ["a b", "a b"], ["x", "y"], "single_label_classification", {})
-    assert pipe.model.name == "linear"
-    assert sum(p.numel() for p in module.parameters()) == 2 * len(pipe.model.vectorizer.vocabulary) + 2
+    with pytest.raises(InputError, match="what begins fresh"):
+        train(tiny_model, labelled(20), tmp_path / "m", model_options={"ngrams": 1})
+    _, module, described, _ = begun("linear", ["a b", "a b"], ["x", "y"], "single_label_classification", {})
+    assert described.name == "linear"
+    assert sum(p.numel() for p in module.parameters()) == 2 * len(described.vectorizer.vocabulary) + 2
+    with pytest.raises(InputError, match="unknown model option 'grams'"):
+        train("linear", labelled(20), tmp_path / "m", model_options={"grams": 1})
 
 
 # ---------------------------------------------------------------------------------- every verb

@@ -19,7 +19,7 @@ from llm_moments.model import Model, _read_json, checked_config
 MANIFEST = "MANIFEST.json"
 PLAN = "moments.toml"
 FORMAT = 1
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 
 
 def is_artefact(ref: Any) -> bool:

@@ -220,7 +220,7 @@ def _download(ref: str) -> Path:
         from huggingface_hub.errors import HFValidationError
     except ImportError as error:
         raise ModelError(f"{ref}: there is no such folder, and huggingface_hub is not installed") from error
-    keep = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    keep = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]
     try:
         return Path(snapshot_download(ref, allow_patterns=keep))
     except (OSError, ValueError, HFValidationError) as error:

@@ -204,11 +204,17 @@ def write_views(
     if tensorboard:
         from llm_moments.render.tensorboard import write
 
-        write(tensorboard, **{name: result for name, result in results.items() if name != "training"})
+        write(tensorboard, **{name: result for name, result in results.items() if name not in ("training", "learning")})
+    if tensorboard and results.get("learning") is not None:
+        from llm_moments.render.learning import write_scalars
+
+        write_scalars(tensorboard, results["learning"])
     if csv or parquet:
         from llm_moments.render.table import rows, write_csv, write_parquet
 
-        table = rows(next(r for r in (results.get(k) for k in ("session", "worths", "study")) if r is not None))
+        learning = results.get("learning")
+        tables = [*(results.get(k) for k in ("session", "worths", "study")), learning.worths if learning else None]
+        table = rows(next(r for r in tables if r is not None))
         if csv:
             write_csv(table, csv)
         if parquet:

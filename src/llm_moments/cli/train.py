@@ -1,7 +1,6 @@
-"""Train a classifier of texts or images from a model folder, or a small network (cnn) from nothing.
+"""Train a classifier of texts or images: from a model folder, or afresh (cnn: images, linear: words of texts).
 
-In the place of a folder, `linear` stands for a linear model of words, from scratch. The same command with the
-same --out goes on where it was ended.
+The same command with the same --out goes on where it was ended.
 
 Examples: moments train encoder/ --data train.csv --eval test.csv --out my-model;
 moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3"""
@@ -18,13 +17,22 @@ from llm_moments.cli import options as o
 
 def train(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder; or linear: a linear model of words, from scratch.")
+        str, typer.Argument(metavar="MODEL", help="A model folder; or afresh: linear (words of texts), cnn (images).")
     ],
     data: o.DataOpt,
     out: Annotated[Path, typer.Option("--out", help="The folder that the model is saved to.")],
     evaluate: Annotated[
         str | None, typer.Option("--eval", help="Examples that the model is judged on after each epoch.")
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabelled", help="More examples; a first model labels them, and what it is sure of is learnt from."
+        ),
+    ] = None,
+    pseudo_threshold: Annotated[
+        float, typer.Option("--pseudo-threshold", help="Least probability of such a label.")
+    ] = 0.95,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data; 3 (linear: 5).")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", help="Or its padded tokens; 0: rows decide.")] = 0,
@@ -33,15 +41,6 @@ def train(
         float | None, typer.Option("--learning-rate", help="At its peak; 0.0001 (linear: 0.03).")
     ] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens a row is cut at; 128.")] = None,
-    features: Annotated[
-        str | None, typer.Option("--features", help="Of a linear model: tf-idf (of a vocabulary) or hashed; tf-idf.")
-    ] = None,
-    ngrams: Annotated[
-        int | None, typer.Option("--ngrams", help="Runs of up to so many words are features of a linear model; 2.")
-    ] = None,
-    vocabulary: Annotated[
-        int | None, typer.Option("--vocabulary", help="Most features of a linear model; 50000.")
-    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
     optimizer: Annotated[
         str, typer.Option("--optimizer", help="sgd, momentum, nesterov, adam, adamw, adafactor or one of torch.optim.")
@@ -61,7 +60,11 @@ def train(
     ] = 0,
     model_option: Annotated[
         list[str] | None,
-        typer.Option("--model-option", metavar="NAME=VALUE", help="Of cnn: channels=[32,64], hidden=512 …"),
+        typer.Option(
+            "--model-option",
+            metavar="NAME=VALUE",
+            help="Of cnn: channels=[32,64], hidden=512 …; of linear: features=hashed (else tf-idf), ngrams=2, vocabulary=50000.",
+        ),
     ] = None,
     class_weights: Annotated[str | None, typer.Option("--class-weights", help="balanced: every class alike.")] = None,
     dropout: Annotated[float | None, typer.Option("--dropout", help="0 to 1; else the model's own.")] = None,
@@ -76,6 +79,15 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            "--augment",
+            metavar="NAME=AMOUNT,…",
+            help="Texts: word-dropout, swap, synonym. Images: flip, crop, colour, mixup, cutmix.",
+        ),
+    ] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Rare classes again until all are as common.")] = False,
     early_stopping: Annotated[
         int, typer.Option("--early-stopping", help="Epochs without a better score; 0: never.")
     ] = 0,
@@ -104,6 +116,7 @@ def train(
     import sys
     from contextlib import ExitStack
 
+    from llm_moments.steps.augment import IMAGE, TEXT, parse
     from llm_moments.train.train import train as fine_tune
 
     fmt = o.output_format(format, json_)
@@ -119,11 +132,11 @@ def train(
         "order": order, "attention": attention, "freeze": tuple(freeze or ()),
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
         "checkpoint_every": checkpoint_every, "image_size": image_size,
+        "balance": balance, "augment": parse(augment or "", {**TEXT, **IMAGE}),
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
     said = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}
     settings |= {name: value for name, value in said.items() if value is not None}
-    words = {"kind": features, "ngrams": ngrams, "most": vocabulary}
     with ExitStack() as stack:
         tick = stack.enter_context(o.progress(fmt))
         live = None
@@ -133,7 +146,8 @@ def train(
             live = stack.enter_context(Live(tensorboard, settings, histograms)).update
         done = fine_tune(
             model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, on_update=live,
-            features={name: value for name, value in words.items() if value is not None}, **settings,
+            unlabelled=o.read_data(unlabelled, text_column, pair_column, None, encoding, on_error) if unlabelled else None, pseudo_threshold=pseudo_threshold,
+            **settings,
         )  # fmt: skip
     o.tell_skipped(examples)
     for warning in done.warnings:

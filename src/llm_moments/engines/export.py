@@ -86,6 +86,21 @@ def _tokens(encoder: Any, vocabulary: int) -> dict[str, Any]:
     return example | ({"token_type_ids": torch.zeros_like(ids)} if "token_type_ids" in encoder.names else {})
 
 
+def calibrated_on(calibration: Any, example: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calibration arrays, images scaled to the size that this graph is made for."""
+    import torch
+
+    size = tuple(example["pixel_values"].shape[-2:]) if "pixel_values" in example else ()
+    made = []
+    for fields in calibration or ():
+        if size and fields["pixel_values"].shape[-2:] != size:
+            images = torch.from_numpy(fields["pixel_values"])
+            scaled = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+            fields = {**fields, "pixel_values": scaled.numpy()}
+        made.append(fields)
+    return made
+
+
 def free_axes(name: str) -> dict[int, str]:
     """The axes of an input that vary from batch to batch; a graph for images is made for one size of them."""
     return {0: "rows"} if name == "pixel_values" else {0: "rows", 1: "tokens"}
@@ -122,6 +137,7 @@ def to_onnx(module: Any, example: dict[str, Any], names: list[str], file: Path) 
 
 def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own places
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 

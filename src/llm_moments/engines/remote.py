@@ -74,6 +74,9 @@ class Remote:
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         raise EngineError("a server does not tell the log-probability of every token; use an engine that runs here")
 
+    def forget(self) -> None:
+        """What the server keeps of earlier prompts is its own; it cannot be told to drop it."""
+
     def close(self) -> None:
         self.server.close()
 

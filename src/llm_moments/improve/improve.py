@@ -41,7 +41,6 @@ SHARE = 0.3  # of the budget, for the original's answers
 REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 ROUNDS = 7  # of interleaved timing
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
-CALIBRATION_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,8 @@ def improve(
     if not 0 < max_drop < 1:
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
     pipe = load(model, device=device)
+    if heal is not False and not getattr(pipe.task, "heals", False):
+        raise InputError(f"healing is for models of texts so far, not for {pipe.task.name}")
     examples, source = gather(data, **read)
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
@@ -278,13 +279,13 @@ class _Run:
 
     def calibrate(self) -> None:
         """Arrays that int8 engines are calibrated with: one row at a time, so that no padding counts."""
-        if "truncate" not in self.pipe.task.knobs(self.pipe.model):
+        changes = self.pipe.task.calibrating(self.pipe.model) if hasattr(self.pipe.task, "calibrating") else None
+        if changes is None:
             return  # nothing that would be calibrated
         values = self.parts["calibrate"].values
-        length = min(CALIBRATION_LENGTH, self.pipe.model.max_length)
-        one = self.pipe.with_(**{"truncate.max_length": length, "batch.size": 1, "batch.order": "input"})
-        self.pipe.engines.calibration = one.arrays(values)
-        digest = hashlib.sha256(json.dumps([length, *values]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        self.pipe.engines.calibration = self.pipe.with_(**changes).arrays(values)
+        said = json.dumps([changes, *values], default=str)
+        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         self.study.note("calibration", digest)
 
     def healing(self) -> Any:

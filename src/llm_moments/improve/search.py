@@ -20,7 +20,6 @@ from llm_moments.measure import measure
 
 Tick = Callable[[float | None, str], None]
 
-PRECUT = {"precut.chars_per_token": 8}
 STREAMS = 4  # most batches at a time that plans begin with, a core each; `tune` tries others
 QUICK = 96  # most rows on which engines and lossless variants are timed before whole splits are
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
@@ -146,13 +145,17 @@ class Search:
     # -- plans
 
     def plan_of(self, engine: str, precision: str, length: int, **more: Any) -> Plan:
-        """The stock plan sorted and pre-cut, in that engine and precision, cut at that length."""
-        changes: dict[str, Any] = {**self.stock.task.sorts, **PRECUT, **put_on(engine, precision)}
+        """The stock plan sorted and pre-cut, in that engine and precision, cut at that length (images: of that size)."""
+        changes: dict[str, Any] = {
+            **self.stock.task.sorts,
+            **self.stock.task.extent.before,
+            **put_on(engine, precision),
+        }
         if self.objective == "throughput" and follows(engine_class(engine), "streams", precision):
             changes["forward.streams"] = min(usable_cores(), STREAMS)
         if precision == "int8":
             changes["forward.calibration"] = self.study.notes["calibration"]
-        return self.stock.plan.with_(**{**changes, "truncate.max_length": length, **more})
+        return self.stock.plan.with_(**{**changes, self.stock.task.extent.knob: length, **more})
 
     def answer_as_stock(self) -> None:
         """The original's answers, from a sorted run of the same engine: the same numbers, sooner."""

@@ -10,10 +10,9 @@ from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
-from llm_moments.improve.search import PRECUT, Search
+from llm_moments.improve.search import Search
 from llm_moments.improve.study import Trial
 
-LADDER = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 SURE = 0.95  # chance to pass from which more length is not needed
 HEALS = 0.65  # of the time that is left, for teaching a smaller model
 SATURATED = 2  # rungs that are sure before a longer one is left out
@@ -31,7 +30,7 @@ def run(search: Search) -> list[Trial]:
 
 def lossless(search: Search) -> None:
     """Order, padding, pre-cutting and graph engines, at full length and precision."""
-    base = search.stock.plan.with_(**search.stock.task.sorts, **PRECUT)
+    base = search.stock.plan.with_(**search.stock.task.sorts, **search.stock.task.extent.before)
     search.try_plan(base, "lossless", lossless=True, rows=search.quick_rows)
     for engine in [e for e in ENGINES if e in available() and not e.startswith("torch")]:
         if search.late():
@@ -58,9 +57,9 @@ def by_hand(search: Search) -> None:
 
 
 def hand_plan(search: Search, engine: str, precision: str) -> Plan:
-    model = search.stock.model
-    length = min(model.trained_length or model.max_length, model.max_length)
-    return search.plan_of(engine, precision, length, **{"precut.chars_per_token": None, "forward.streams": None})
+    task = search.stock.task
+    back = dict.fromkeys(["forward.streams", *task.extent.before])
+    return search.plan_of(engine, precision, task.by_hand(search.stock.model, search.stock.plan), **back)
 
 
 def lengths(search: Search) -> None:
@@ -86,7 +85,7 @@ def heal(search: Search) -> None:
     if search.heal is None or not teachers or search.late(HEALS * search.left()):
         return
     sure = [t for t in teachers if search.odds(t) >= SURE] or teachers
-    taught = _taught_at(search, teachers[0].plan["truncate"]["max_length"])
+    taught = _taught_at(search, search.stock.task.extent.of(teachers[0].plan))
     name = search.heal(search.pipe(sure[0]), taught, HEALS * search.left())
     if not name:
         return
@@ -98,19 +97,15 @@ def _taught_at(search: Search, single: int) -> int:
     """The length to teach at: what a good plan needs or, where a cascade is the fastest, a rung more than its
     cheap stage reads, for that is the place that a smaller model takes."""
     fastest = Plan(search.good()[0].plan)
-    short = fastest.settings("cascade").get("cheap", {}).get("truncate.max_length")
+    short = fastest.settings("cascade").get("cheap", {}).get(search.stock.task.extent.knob)
     longer = [n for n in rungs(search) if short and short < n < single]
     return min(longer, default=single)
 
 
 def rungs(search: Search) -> list[int]:
-    """Lengths below the model's limit that cut some rows of this data, shortest first, and the limit."""
-    values = search.part.values[:200]
-    tokenize = next(s for s in search.stock.steps if s.name == "tokenize")
-    texts = [v if isinstance(v, str) else " ".join(v) for v in values]
-    longest = max(map(len, tokenize.encoder.encode(texts))) + 4  # type: ignore[attr-defined]
-    most = search.stock.model.max_length
-    return sorted({n for n in LADDER if n < min(most, longest)} | {most})
+    """Extents that are worth a try, smallest first, up to the model's own."""
+    found: list[int] = search.stock.task.rungs(search.stock, search.part.values[:200])
+    return found
 
 
 def variants(search: Search) -> list[tuple[str, str]]:
@@ -169,7 +164,7 @@ def _told(search: Search, changes: dict[str, Any]) -> dict[str, Any]:
 def tune(search: Search) -> None:
     """Lossless knobs of the fastest good plan, one after the other, kept when they are faster."""
     best = next(iter(search.good()), None)
-    for name, value in tunable():
+    for name, value in tunable(search):
         if best is None or search.late():
             return
         plan = Plan(best.plan).with_(**{name: value}, **_in_cheap(best.plan, name, value))
@@ -178,13 +173,11 @@ def tune(search: Search) -> None:
             best = trial
 
 
-def tunable() -> list[tuple[str, Any]]:
+def tunable(search: Search) -> list[tuple[str, Any]]:
     cores = usable_cores()
     options: list[tuple[str, tuple[Any, ...]]] = [
         ("forward.streams", tuple(sorted({1, 2, max(cores // 2, 1), cores}))),
-        ("batch.tokens", (2048, 4096, 16384)),
-        ("precut.chars_per_token", (6, 10)),
-        ("batch.multiple", (8, 16)),
+        *((name, tuple(values)) for name, values in search.stock.task.extent.tunable),
         ("forward.threads", (1,)),
     ]
     return [(name, value) for name, values in options for value in values]
@@ -198,16 +191,14 @@ def _in_cheap(plan: Any, name: str, value: Any) -> dict[str, Any]:
     return {"cascade.cheap": {**cascade["cheap"], name: value}}
 
 
-def sides(search: Search) -> None:
-    """The tail, or head and tail, in the place of the head, for the fastest good single plans."""
+def others(search: Search) -> None:
+    """Other ways to cut a text or prepare an image, for the fastest good single plans."""
     single = [t for t in search.good() if "cascade" not in t.plan]
     for trial in single[:2]:
-        if trial.plan["truncate"]["max_length"] >= search.stock.model.max_length:
-            continue
-        for side in ("head+tail", "tail"):
+        for changes in search.stock.task.others(search.stock, Plan(trial.plan), search.part.values):
             if search.late():
                 return
-            search.try_plan(Plan(trial.plan).with_(**{"truncate.side": side}), "side")
+            search.try_plan(Plan(trial.plan).with_(**changes), "input")
 
 
 def keep_float(search: Search) -> None:
@@ -241,7 +232,7 @@ def compiled(search: Search) -> None:
     single = [t for t in search.good() if "cascade" not in t.plan]
     if not single or "torch.compile" not in available() or search.late(2 * COMPILE_SECONDS):
         return
-    start, length = single[0], single[0].plan["truncate"]["max_length"]
+    start, length = single[0], search.stock.task.extent.of(single[0].plan)
     for precision in ("bf16", "fp32"):
         if search.late(COMPILE_SECONDS):
             return
@@ -295,5 +286,5 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, cascades, lossless, heal, cascades, tune, sides, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, cascades, lossless, heal, cascades, tune, others, keep_float, compiled, skips, cascades, tune,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from llm_moments.core import Batch, Knob, Recorder, one_of, whole
 from llm_moments.engines.generator import GENERATORS, Decoding, Generated, Prompt, settle
 from llm_moments.errors import EngineError, Unfinished
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4", "as-is")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "int4", "as-is")
 
 
 def share(low: float, high: float) -> Callable[[Any], bool]:

@@ -16,6 +16,7 @@ from llm_moments.steps.decode_image import Decode
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.resize import Resize
 from llm_moments.tasks.classification import CASCADE, Classification
+from llm_moments.tasks.extents import PIXELS, Changes
 from llm_moments.tasks.preprocessing import Preprocessing, preprocessing, write
 
 ROOM = 512 << 20  # bytes of decoded pixels and of arrays that are held at a time
@@ -25,7 +26,8 @@ PEEK = 8  # images whose header is read to know how many may be decoded together
 class ImageClassification(Classification):
     name = "image-classification"
     pace = Pace(window=1024)
-    sorts: Mapping[str, Any] = {"batch.size": 64, "batch.reuse": True}
+    sorts: Mapping[str, Any] = {"batch.size": 64}
+    extent = PIXELS
 
     # -- the pipeline
 
@@ -78,6 +80,37 @@ class ImageClassification(Classification):
             "decode": {"channels": 1 if wanted.channels == 1 else 3},
             "resize": {"size": wanted.size, "fit": wanted.fit, "crop": wanted.crop, "resample": wanted.resample},
         }
+
+    # -- what a search tries
+
+    def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
+        """Sizes below that of the plan, from about a third of it on, smallest first, and the plan's own."""
+        now, knob = PIXELS.of(pipe.plan), next(k for k in self.knobs(pipe.model)["resize"] if k.name == "size")
+        return sorted({n for n in knob.values if 0.3 * now <= n < 0.95 * now} | {now})
+
+    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
+        """What would change something for these images: drafts are for files, grey for colours."""
+        wanted = preprocessing(pipe.model)
+        chosen = {
+            **{f"decode.{k}": v for k, v in plan.settings("decode").items()},
+            **{f"resize.{k}": v for k, v in plan.settings("resize").items()},
+        }
+        files = any(image.array is None for image in values[:PEEK])
+        found = []
+        for change in PIXELS.others:
+            ((name, value),) = change.items()
+            idle = (name == "decode.draft" and not files) or (name == "decode.channels" and wanted.channels == 1)
+            alike = name == "resize.resample" and PIXELS.of(plan) == wanted.size and not files
+            if not idle and not alike and chosen.get(name, 0) != value:
+                found.append(change)
+        return found
+
+    def by_hand(self, model: Any, plan: Plan) -> int:
+        """The size that a careful engineer would take: the model's own."""
+        return PIXELS.of(plan)
+
+    def calibrating(self, model: Any) -> dict[str, Any] | None:
+        return {"batch.size": 1}
 
     def rows_at_once(self, batch: Batch, model: Any, plan: Plan) -> int:
         """How many images may be decoded and batched before any is computed, by the headers of a few."""

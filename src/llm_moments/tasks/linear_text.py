@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llm_moments.core import Knob, Plan, Step
@@ -33,5 +34,5 @@ class LinearText(TextClassification):
             "forward": {"engine": "torch", "precision": "fp32"},
         }
 
-    def save_inputs(self, model: Any, plan: Plan, folder: Any) -> None:
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
         """Nothing beside the weights: the vocabulary is in them."""

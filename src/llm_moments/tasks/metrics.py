@@ -6,13 +6,14 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from llm_moments.errors import EngineMissing, InputError
 
 Score = Callable[[str, str], float]
-METRICS = ("exact match", "token F1", "chrF")
+METRICS = ("exact match", "token F1", "chrF", "BLEU")
 
 
 def text_metric(name: str) -> Score:
@@ -24,6 +25,8 @@ def text_metric(name: str) -> Score:
         return _token_f1
     if name == "chrF":
         return _chrf()
+    if name == "BLEU":
+        return _bleu()
     raise InputError(f"unknown metric {name!r}; known are {', '.join(METRICS)}")
 
 
@@ -40,13 +43,31 @@ def _token_f1(answer: str, reference: str) -> float:
     return 2 * same / (len(mine) + len(theirs))
 
 
-def _chrf() -> Score:
+def _sacrebleu() -> Any:
     try:
-        from sacrebleu.metrics import CHRF
+        from sacrebleu import metrics
     except ImportError as error:
         raise EngineMissing("sacrebleu", "generate") from error
-    scorer = CHRF()
+    return metrics
+
+
+def _chrf() -> Score:
+    scorer = _sacrebleu().CHRF()
     return lambda answer, reference: scorer.sentence_score(answer, [reference]).score / 100
+
+
+def _bleu() -> Score:
+    """Of a sentence: counted up to the longest n-gram that it has (effective order), as sacrebleu advises."""
+    scorer = _sacrebleu().BLEU(effective_order=True)
+    return lambda answer, reference: scorer.sentence_score(answer, [reference]).score / 100
+
+
+def corpus_scores(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """chrF and BLEU of all sentences together, which is not the mean of the sentences' own; shares, as above."""
+    metrics = _sacrebleu()
+    told = {name: metric.corpus_score(list(answers), [list(references)]).score / 100 for name, metric in (("corpus chrF", metrics.CHRF()), ("corpus BLEU", metrics.BLEU()))}  # fmt: skip
+    same = sum(a.strip() == r.strip() for a, r in zip(answers, references, strict=True))
+    return {**told, "identical": same / max(len(references), 1)}
 
 
 def common_prefix(one: str, other: str) -> float:

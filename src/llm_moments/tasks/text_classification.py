@@ -15,19 +15,25 @@ from llm_moments.steps.sparse import linear_steps
 from llm_moments.steps.tokenize import Encoder, Tokenize
 from llm_moments.steps.truncate import Truncate
 from llm_moments.tasks.classification import CASCADE, Answer, Classification
+from llm_moments.tasks.extents import TOKEN_RUNGS, TOKENS, Changes
 
 __all__ = ["Answer", "TextClassification"]
+
+CALIBRATION_LENGTH = 128
 
 
 class TextClassification(Classification):
     name = "text-classification"
     sorts: Mapping[str, Any] = {"batch.order": "length", "batch.size": 64, "batch.tokens": 8192, "batch.reuse": True}
 
+    extent = TOKENS
+    heals = True  # a smaller model can be taught in `improve`
+
     # -- the pipeline
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        own = engines.model_for(plan.settings("forward"))
-        if getattr(own, "is_linear", False):  # other weights with features of their own: a cascade's cheap stage
+        forward = plan.settings("forward")
+        if forward.get("weights") and (own := engines.model_for(forward)).is_linear:  # with features of its own
             return linear_steps(own, plan, engines)
         encoder = _encoder(model)
         cut = plan.settings("truncate")
@@ -67,6 +73,27 @@ class TextClassification(Classification):
             "batch": {"order": "input", "size": 32},
             "forward": {"engine": "torch", "precision": "fp32"},
         }
+
+    # -- what a search tries
+
+    def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
+        """Lengths below the model's limit that cut some of these rows, shortest first, and the limit."""
+        texts = [v if isinstance(v, str) else " ".join(v) for v in values]
+        longest = max(map(len, _encoder(pipe.model).encode(texts))) + 4
+        most = pipe.model.max_length
+        return sorted({n for n in TOKEN_RUNGS if n < min(most, longest)} | {most})
+
+    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
+        return list(TOKENS.others) if TOKENS.of(plan) < pipe.model.max_length else []
+
+    def by_hand(self, model: Any, plan: Plan) -> int:
+        """The length that a careful engineer would cut at: where the model was trained, if that is known."""
+        return int(min(model.trained_length or model.max_length, model.max_length))
+
+    def calibrating(self, model: Any) -> dict[str, Any] | None:
+        """Changes by which int8 is calibrated: one row at a time, so that no padding counts."""
+        length = min(CALIBRATION_LENGTH, model.max_length)
+        return {"truncate.max_length": length, "batch.size": 1, "batch.order": "input"}
 
     def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
         model.tokenizer.save_pretrained(folder)

@@ -72,6 +72,7 @@ def restore(path: Path, module: Any, optimizer: Any, scheduler: Any) -> dict[str
         load_model(module, path / WEIGHTS)
         random = tensors.pop("random")
         optimizer.load_state_dict(_deep(tensors, state["optimiser"]))
+        _laid_out(optimizer)
         scheduler.load_state_dict(state["schedule"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise ArtefactError(f"{path} is a checkpoint of another model or optimiser: {error!s:.300}") from error
@@ -116,6 +117,16 @@ def _deep(tensors: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any
         number, name = key.split("/", 1)
         state.setdefault(int(number), {})[name] = value
     return {"state": state, "param_groups": plain["groups"]}
+
+
+def _laid_out(optimizer: Any) -> None:
+    """Puts moments in the memory order of their parameters: in another one the last bits of sums may differ."""
+    import torch
+
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _plain(value: Any) -> Any:

@@ -68,6 +68,8 @@ def distill(
         wanted = Settings(**settings)
     except TypeError as error:
         raise InputError(str(error).replace("Settings.__init__() ", "distill ")) from error
+    if wanted.augment or wanted.balance:
+        raise InputError("a student learns what the teacher said of the examples as they are: no augment, no balance")
     question = {
         "teacher": base.model.digest, "student": student, "data": digest_of(examples, judged[0]),
         "settings": plain(asdict(wanted)), "temperature": temperature, "hidden": hidden, "seconds": seconds,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm_moments.core import Pipeline, Plan
-from llm_moments.engines.base import Engines
+from llm_moments.core import Plan
 from llm_moments.engines.linear import config_of, load_linear, make_module
 from llm_moments.errors import InputError
 from llm_moments.model import LINEAR, Model, checked_config
@@ -18,11 +18,12 @@ from llm_moments.tasks.linear_text import LinearText
 
 NAME = "linear"  # what stands for a model folder where one is to be made from scratch
 USUAL = {"epochs": 5, "learning_rate": 0.03}  # where they are not said: a convex loss, and sparse rows
-FEATURES = {"kind": "tf-idf", "ngrams": 2, "most": 50_000}
+FEATURES = {"features": "tf-idf", "ngrams": 2, "vocabulary": 50_000}
+OPTIONS = {"features": "kind", "ngrams": "ngrams", "vocabulary": "most"}
 WITHOUT = {
     "max_length": "it sees all words of a text (in a plan: vectorize.words)", "lora": "it has no layers for adapters",
     "freeze": "it has no blocks", "dropout": "it has no layers with one", "precision": "it is always fp32",
-    "gradient_checkpointing": "it keeps no activations",
+    "gradient_checkpointing": "it keeps no activations", "image_size": "it reads texts",
 }  # fmt: skip
 
 
@@ -43,31 +44,34 @@ def settings_for(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begun(
-    model: Any, values: Sequence[Any], labels: list[str], problem: str, features: Mapping[str, Any]
-) -> tuple[Any, Pipeline]:
-    """The module and its pipeline: from scratch, with features of the training inputs, or those of a folder."""
+    model: Any, inputs: Sequence[Any], labels: list[str], problem: str, options: Mapping[str, Any]
+) -> tuple[LinearText, Any, Model, Plan]:
+    """From scratch, with features of the training inputs, or with those of a folder. options: features (tf-idf or
+    hashed), ngrams, vocabulary (most features)."""
+    task = LinearText()
     if str(model) == NAME:
-        vectorizer = Vectorizer.fit(values, **{**FEATURES, **features})
+        vectorizer = Vectorizer.fit(map(task.normalise, inputs), **_checked(options))
         config = config_of(vectorizer, labels, problem)
         described = Model(Path(NAME), config, known_digest=_digest(config, vectorizer))
-        described.__dict__["vectorizer"] = vectorizer
-        return make_module(config, vectorizer), pipeline(described)
-    if features:
-        raise InputError(
-            f"{', '.join(features)}: {model} has its features already; they are chosen with `train linear`"
-        )
-    old = Model(Path(model), checked_config(Path(model), False))
-    if old.problem_type == problem and set(labels) <= set(old.labels) and problem != "regression":
-        return load_linear(old).train(), pipeline(old)
-    config = config_of(old.vectorizer, labels, problem)
-    described = Model(old.path, config, known_digest=old.digest)
-    described.__dict__["vectorizer"] = old.vectorizer
-    return make_module(config, old.vectorizer), pipeline(described)
+        module = make_module(config, vectorizer)
+    else:
+        if options:
+            raise InputError(f"{', '.join(options)}: {model} has its features already; `train linear` chooses them")
+        described = Model(Path(model), checked_config(Path(model), False))
+        vectorizer, module = described.vectorizer, None
+        if described.problem_type == problem and set(labels) <= set(described.labels) and problem != "regression":
+            module = load_linear(described)
+        else:
+            described = replace(described, config=config_of(vectorizer, labels, problem), known_digest=described.digest)
+            module = make_module(described.config, vectorizer)
+    described.__dict__["vectorizer"] = vectorizer
+    return task, module, described, Plan(task.stock(described))
 
 
-def pipeline(model: Model) -> Pipeline:
-    task = LinearText()
-    return Pipeline(task, model, Plan(task.stock(model)), engines=Engines(model))
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise InputError(f"unknown model option {unknown[0]!r}; a linear model has {', '.join(OPTIONS)}")
+    return {OPTIONS[name]: options.get(name, value) for name, value in FEATURES.items()}
 
 
 def _digest(config: Mapping[str, Any], vectorizer: Vectorizer) -> str:

@@ -14,6 +14,7 @@ from llm_moments.core import Plan
 from llm_moments.errors import InputError
 from llm_moments.model import Model, checked_config
 from llm_moments.nets.kinds import is_image_model
+from llm_moments.train import linear
 from llm_moments.train.loop import Settings
 from llm_moments.train.problem import with_head
 
@@ -32,11 +33,13 @@ class Start:
 
 
 def start(model: str | Path, inputs: Sequence[Any], labels: list[str], problem: str, settings: Settings) -> Start:
-    """model: a folder, or the name of a network that begins fresh: cnn. inputs: of the training examples."""
+    """model: a folder, or the name of one that begins fresh: cnn, linear. inputs: of the training examples."""
+    if linear.is_linear(model):
+        return Start(*linear.begun(model, inputs, labels, problem, settings.model_options))
     fresh = str(model) in FRESH and not (Path(model) / "config.json").exists()
     if settings.model_options and not fresh:
         raise InputError(
-            "model options are for a network that begins fresh (cnn); a folder has a configuration of its own"
+            "model options are for what begins fresh (cnn, linear); a folder has a configuration of its own"
         )
     if fresh:
         return _fresh_cnn(inputs, labels, problem, settings)

@@ -13,8 +13,8 @@ from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, InputError
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import Model
-from llm_moments.tasks.linear_text import LinearText
-from llm_moments.train import linear
+from llm_moments.train import linear, pseudo
+from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
@@ -34,23 +34,21 @@ def train(
     device: str = "auto",
     on_update: Callable[[Loop], None] | None = None,
     read: Mapping[str, Any] | None = None,
-    features: Mapping[str, Any] | None = None,
+    unlabelled: Any = None,
+    pseudo_threshold: float = 0.95,
     **settings: Any,
 ) -> Training:
     """Fine-tunes a classifier of texts or images, with or without a head, on examples with references.
 
-    model: a folder in the Hugging Face layout, "cnn" for a small network for images that begins fresh, or `linear`
-    for a linear model of word features (then features may say kind, ngrams and most of them, see
-    `Vectorizer.fit`). settings: the fields of `Settings`. The problem goes with the
-    references: names or whole numbers are single labels, lists are several, other numbers a regression; the
-    loss goes with the problem unless it is named. The same call with the same out goes on after an
-    interruption, bit for bit as if there had been none (on a CPU), and gives the finished model as it is.
+    model: a folder in the Hugging Face layout; or what begins fresh: "cnn", a small network for images, "linear", a
+    linear model of words. settings: the fields of `Settings`. The problem goes with the references: names or
+    whole numbers are single labels, lists are several, other numbers a regression; the loss goes with the problem
+    unless it is named. unlabelled: more examples, to which a first model gives labels; those with a probability of
+    at least pseudo_threshold are learnt from, too. The same call with the same out goes on after an interruption, bit for bit as if there had
+    been none (on a CPU), and gives the finished model as it is.
     """
-    words = linear.is_linear(model)
-    if words:
+    if linear.is_linear(model):
         settings = linear.settings_for(settings)
-    elif features:
-        raise InputError(f"{', '.join(features)}: only a linear model has such features (`train linear`)")
     try:
         wanted = Settings(**settings)
     except TypeError as error:
@@ -64,27 +62,50 @@ def train(
     out = Path(out)
     references = [e.reference for e in examples]
     labels, problem = labels_of(references, name)
-    inputs = [e.input for e in examples]
-    if words:
-        module, pipe = linear.begun(model, [LinearText().normalise(x) for x in inputs], labels, problem, features or {})
-    else:
-        begun = start(model, inputs, labels, problem, wanted)
-        module = begun.module
-        pipe = Pipeline(begun.task, begun.model, begun.plan, engines=Engines(begun.model))
-    task, described = pipe.task, pipe.model
+    begun = start(model, [e.input for e in examples], labels, problem, wanted)
+    task, module, described = begun.task, begun.module, begun.model
+    check_augment(wanted.augment, wanted.balance, task, problem)
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
+    more = [] if unlabelled is None else pseudo.checked(unlabelled, pseudo_threshold, problem)
+    if more:
+        question["unlabelled"] = [digest_of(more), pseudo_threshold]
     if (finished := made_way(out, question, overwrite)) is not None:
         return finished
-    values = [task.normalise(x) for x in inputs]
+    expansion: dict[str, Any] = {}
+    if more:
+
+        def first(folder: Path, tick: Tick) -> Training:
+            return train(
+                model, labelled, folder, evaluate=judged[0] or None, device=device, progress=tick, **settings
+            )  # fmt: skip
+
+        labelled = examples
+        added, expansion = pseudo.labelled(
+            first, out, more, [*examples, *judged[0]], pseudo_threshold, progress or (lambda done, message: None)
+        )
+        examples = [*examples, *added]
+        references = [e.reference for e in examples]
+    pipe = Pipeline(task, described, begun.plan, engines=Engines(described))
     known = task.references(references, described)
     part = evaluation(pipe, judged[0]) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
+    values = [task.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
     said = warnings(values, known, described.labels, held[0], problem, held[1])
     loss = loss_of(wanted, problem, known, described)
     job = Job(
-        module, pipe, values, targets_of(known, described), loss, wanted, question, (part, judged[1]), said, read_s
+        module,
+        pipe,
+        values,
+        targets_of(known, described),
+        loss,
+        wanted,
+        question,
+        (part, judged[1]),
+        said,
+        read_s,
+        expansion,
     )
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 
