@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,8 @@ from llm_moments.cli.settings import take
 
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline, Plan
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 Config = Annotated[
     str | None,
@@ -53,6 +56,16 @@ Task = Annotated[
 Metric = Annotated[
     str | None, typer.Option("--metric", help="What texts are judged by: 'exact match', 'token F1' or chrF.")
 ]
+System = Annotated[str | None, typer.Option("--system", help="System prompt of a dialogue that has none.")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", min=0.0, help="0: the likeliest token; above: drawn, more freely.")
+]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", help="Draw from the likeliest tokens that have this share together.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends an answer; may be given again.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model folder.")]
 Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
@@ -95,6 +108,28 @@ def _plan(file: Path) -> Plan:
         return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
     except (PlanError, UnicodeDecodeError) as error:
         raise PlanError(f"--plan {file}: {error}") from error
+
+
+def sampling(
+    system: str | None, max_new_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None,
+    stop: list[str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The options as choices of the plan; those that were not given are left out."""
+    named = {
+        "template.system": system, "decode.max_new_tokens": max_new_tokens, "decode.temperature": temperature,
+        "decode.top_p": top_p, "decode.seed": seed, "decode.stop": list(stop) if stop else None,
+    }  # fmt: skip
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def print_pieces(pieces: Iterable[str]) -> None:
+    """Each piece as it comes; on a terminal without what would steer it (a model may write anything)."""
+    shown = sys.stdout.isatty()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    for piece in pieces:
+        print(CONTROL.sub("", piece) if shown else piece, end="", flush=True)
+    print(flush=True)
 
 
 def named_values(words: list[str] | None, option: str) -> dict[str, Any]:

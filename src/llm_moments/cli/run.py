@@ -33,6 +33,12 @@ def run(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    system: o.System = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
@@ -54,6 +60,10 @@ def run(
     o.free(out, data=data or "-", overwrite=True)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task)
     columns = {"text": text_column, "pair": pair_column}
+    if chosen := o.sampling(system, max_new_tokens, temperature, top_p, seed, stop):
+        pipe = pipe.with_(**chosen)
+    if inputs and len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
+        return
     if inputs:
         source = given(inputs, on_error=on_error, limit=limit)
     else:
@@ -91,6 +101,15 @@ def _show(source: Any, pipe: Any, fmt: str) -> int:
         count += len(some)
         size = min(size * 2, pipe.window)
     return count
+
+
+def _piece_by_piece(pipe: Any, asked: str) -> bool:
+    """A made text is shown while it is made; False for a task that gives its answers whole."""
+    from llm_moments.chat import Stream, generates
+
+    if generates(pipe):
+        o.print_pieces(Stream(pipe, asked))
+    return generates(pipe)
 
 
 def row_of(answer: Any) -> dict[str, Any]:

@@ -86,7 +86,9 @@ class Translation(Generation):
             # With beams the two engines may stop looking at different moments: not the same answers for certain.
             same = int(decode.get("beams", 1)) == 1
             found.append(("CTranslate2 fp32", {**fast, "forward.precision": "fp32"}, same))
-            found += [(f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")]
+            found += [
+                (f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")
+            ]
         found += [(f"{n} beams", {"decode.beams": n}, False) for n in (2, 1) if n < int(decode.get("beams", 1))]
         return found
 
