@@ -126,11 +126,12 @@ class EfficientNetLiteForImageClassification(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, **options: Any) -> Any:
+    def from_pretrained(cls, path: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         """config.json may be timm's own, or what `save_pretrained` has made of it."""
         told = json.loads((Path(path) / "config.json").read_text(encoding="utf-8-sig"))
         given = {k: options.pop(k) for k in ("num_labels", "id2label", "label2id", "problem_type") if k in options}
-        given.pop("num_labels" if "id2label" in given else "", None)
+        if "id2label" in given:
+            given.pop("num_labels", None)
         told.pop("model_type", None)
         return super().from_pretrained(path, *args, config=EfficientNetLiteConfig(**{**told, **given}), **options)
 
