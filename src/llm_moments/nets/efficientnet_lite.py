@@ -110,7 +110,7 @@ class EfficientNetLiteForImageClassification(PreTrainedModel):
         self.conv_stem, self.bn1 = convolution(3, STEM, 3, 2, tf), norm(STEM)
         stages, given = [], STEM
         for kernel, repeats, made, expansion, stride in STAGES:
-            stage = []
+            stage: list[nn.Module] = []
             for at in range(repeats):
                 first = stride if at == 0 else 1
                 if expansion == 1:
