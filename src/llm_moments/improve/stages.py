@@ -102,6 +102,17 @@ def _taught_at(search: Search, single: int) -> int:
     return min(longer, default=single)
 
 
+def first(search: Search) -> None:
+    """A model of another kind, for the cheap stage of a cascade; on its own it is a plan like any other."""
+    if search.first is None or search.late():
+        return
+    teachers = [t for t in search.good() if "cascade" not in t.plan]
+    name = search.first(search.pipe(teachers[0]) if teachers else search.stock)
+    if name:
+        sorts = {**search.stock.task.sorts, **put_on("torch", "fp32"), "forward.calibration": None}
+        search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
+
+
 def rungs(search: Search) -> list[int]:
     """Extents that are worth a try, smallest first, up to the model's own."""
     found: list[int] = search.stock.task.rungs(search.stock, search.part.values[:200])
@@ -286,5 +297,5 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, cascades, lossless, heal, cascades, tune, others, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, first, cascades, lossless, heal, cascades, tune, others, keep_float, compiled, skips, cascades, tune,
 )  # fmt: skip
