@@ -8,6 +8,7 @@ from typing import Any
 from llm_moments.core import Plan
 from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.environment import usable_cores
+from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.search import Search
@@ -281,7 +282,11 @@ def layer_count(search: Search) -> int:
     from llm_moments.engines.torch_eager import load_module
 
     if "layers" not in search.study.notes:
-        search.study.note("layers", count(load_module(search.stock.model)))
+        try:
+            found = count(load_module(search.stock.model))
+        except EngineError:  # a model without layers: none can be left out
+            found = 0
+        search.study.note("layers", found)
     return int(search.study.notes["layers"])
 
 
