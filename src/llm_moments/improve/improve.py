@@ -128,7 +128,7 @@ def improve(
 ) -> Improvement:
     """Searches plans of a pipeline, model folder or artefact on the user's examples and certifies one.
 
-    heal: also teach a model of half the layers to answer as the original does, on a part of the examples, or,
+    heal: also teach models of a third or half of the layers to answer as the original does, on a part of the examples, or,
     where heal is itself data (a path or examples, without labels if you like), on those.
 
     max_drop: most that the mean score may drop (1 = all). budget: seconds, or "90s", "10m", "1h".

@@ -11,10 +11,12 @@ from llm_moments.environment import usable_cores
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.search import PRECUT, SORTED, Search
 from llm_moments.improve.study import Trial
+from llm_moments.train.distill import SHARES, of_layers
 
 LADDER = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 SURE = 0.95  # chance to pass from which more length is not needed
-HEALS = 0.65  # of the time that is left, for teaching a smaller model
+HEALS = {"third": 0.4, "half": 0.65}  # of the time that is left, for teaching a model of so many of the layers
+USEFUL = 0.97  # of the time of the best plan before; what is no faster than that is not worth its weights
 SATURATED = 2  # rungs that are sure before a longer one is left out
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
@@ -80,17 +82,41 @@ def _ladder(search: Search, engine: str, precision: str, stage: str, most: int =
 
 
 def heal(search: Search) -> None:
-    """Half the layers, taught by the fastest good plan; then its own lengths on the fastest engines."""
-    teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
-    if search.heal is None or not teachers or search.late(HEALS * search.left()):
-        return
+    """A third of the layers, which learns and answers fastest, and half of them where that was of no use."""
+    made: set[int] = set()
+    for student, share in HEALS.items():
+        layers = of_layers(layer_count(search), SHARES[student])
+        if layers in made:
+            continue
+        made.add(layers)
+        teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
+        if search.heal is None or not teachers or search.late(share * search.left()):
+            return
+        before = search.good()[0].cost or 0.0
+        name = _healed(search, teachers, student, share)
+        if not name:
+            return
+        cascades(search)
+        if _uses(search.good()[0], name) and (search.good()[0].cost or 0.0) < USEFUL * before:
+            return
+
+
+def _healed(search: Search, teachers: list[Trial], student: str, share: float) -> str:
+    """Teaches it by the fastest good plan, and tries its own lengths on the fastest engines."""
+    assert search.heal is not None
     sure = [t for t in teachers if search.odds(t) >= SURE] or teachers
     taught = _taught_at(search, teachers[0].plan["truncate"]["max_length"])
-    name = search.heal(search.pipe(sure[0]), taught, HEALS * search.left())
-    if not name:
-        return
-    for engine, precision in variants(search)[:2]:
-        _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+    name = search.heal(search.pipe(sure[0]), taught, share * search.left(), student)
+    if name:
+        for engine, precision in variants(search)[:2]:
+            _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+    return name
+
+
+def _uses(trial: Trial, name: str) -> bool:
+    """Whether these weights are the plan's own, or those of its cheap stage."""
+    cheap = trial.plan.get("cascade", {}).get("cheap", {})
+    return name in (trial.plan["forward"].get("weights"), cheap.get("forward.weights"))
 
 
 def _taught_at(search: Search, single: int) -> int:
@@ -294,5 +320,5 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, cascades, lossless, heal, cascades, tune, sides, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, cascades, lossless, heal, tune, sides, keep_float, compiled, skips, cascades, tune,
 )  # fmt: skip
