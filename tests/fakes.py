@@ -172,6 +172,12 @@ OTHERS: dict[str, dict[str, Any]] = {
     "xlnet": {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 64},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 80},
     "llama": {**SMALL, "num_key_value_heads": 2},
+    "roformer": {**SMALL, "embedding_size": 32},
+}
+# Those that some engine cannot take.
+ODD: dict[str, dict[str, Any]] = {
+    "longformer": {**SMALL, "attention_window": [8, 8, 8]},
+    "funnel": {"d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64, "block_sizes": [2, 1], "num_decoder_layers": 1},
 }
 TOKENIZERS: dict[str, Any] = {
     "roberta": byte_level,
@@ -201,7 +207,7 @@ def make_model(
     config = AutoConfig.for_model(
         arch, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, id2label=dict(enumerate(names)),
         label2id={n: i for i, n in enumerate(names)}, problem_type=problem_type,
-        **({**ARCHITECTURES, **OTHERS}[arch] | sizes),
+        **({**ARCHITECTURES, **OTHERS, **ODD}[arch] | sizes),
     )  # fmt: skip
     torch.manual_seed(seed)
     module = AutoModelForSequenceClassification.from_config(config)

@@ -103,6 +103,55 @@ def test_bad_rows_are_named_or_skipped_and_counted(
     assert sum(source.errors.values()) == 1
 
 
+OPEN = [
+    ("to the end", 'text,label\n"bad,x\nfine,y\nlast,z\n', [2, 3]),
+    ("to the next quote", 'text,label\n"bad,x\nfine,y\n"last, really",z\n', [2, 3]),
+    ("to a quote that closes", 'text,label\n"bad,x\nfine,y\nlast,z"\n', [2, 3]),
+    ("in the last row", 'text,label\nfine,y\nlast,z\nbad,"x\n', [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "rows"), OPEN, ids=[o[0] for o in OPEN])
+def test_an_open_quote_is_one_bad_row(tmp_path: Path, name: str, content: str, rows: list[int]) -> None:
+    file = _write(tmp_path / "a.csv", content)
+    source = data.read(file, on_error="skip")
+    assert [e.id for e in source] == rows
+    assert source.errors == {"open quote": 1}
+    with pytest.raises(DataError, match=r"a\.csv, row \d: on line \d.*quote.*close it.*--on-error skip"):
+        list(data.read(file))
+
+
+def test_an_open_quote_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_moments.quotes.MOST_LINES", 50)
+    file = _write(tmp_path / "a.csv", 'text,label\n"bad,x\n' + "fine,y\n" * 200)
+    source = data.read(file, on_error="skip")
+    assert sum(1 for _ in source) == 200
+    assert source.errors == {"open quote": 1}
+
+
+def test_quotes_in_tab_separated_files_are_characters_unless_they_fit(tmp_path: Path) -> None:
+    lines = ['"open\tx', 'a "b" c\tx', '"whole"\tx', '"two ""parts"""\tx', '"a "b" c"\tx', '"with\ttab"\tx', "end\tx"]
+    found = data.read(_write(tmp_path / "a.tsv", "text\tlabel\n" + "\r\n".join(lines)))
+    assert [e.input for e in found] == [
+        '"open', 'a "b" c', "whole", 'two "parts"', '"a "b" c"', "with\ttab", "end",
+    ]  # fmt: skip
+    assert {e.reference for e in found} == {"x"}
+    over = data.read(_write(tmp_path / "b.tsv", 'id\ttext\n1\t"two\nlines"\n2\t"open\n3\tend"\n'))
+    assert [e.input for e in over] == ["two\nlines", '"open', 'end"']
+
+
+@given(st.lists(st.tuples(text, text), min_size=1, max_size=5), st.sampled_from([(".csv", ","), (".tsv", "\t")]))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_the_csv_module_writes_quoted_comes_back(
+    tmp_path: Path, rows: list[tuple[str, str]], kind: tuple[str, str]
+) -> None:
+    file = tmp_path / f"a{kind[0]}"
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, delimiter=kind[1], quoting=csv.QUOTE_ALL)
+        writer.writerows([("text", "note"), *rows])
+    assert [e.input for e in data.read(file)] == [text for text, _ in rows]
+
+
 def test_json_rows_that_are_none(tmp_path: Path) -> None:
     file = _write(tmp_path / "a.jsonl", '{"text": "ok"}\n{broken\n[1]\n{"text": 5}\n{"text": null}\n{"text": "end"}\n')
     source = data.read(file, on_error="skip")

@@ -11,7 +11,7 @@ from llm_moments.improve.heal import STUDENTS, name_of
 from llm_moments.improve.stages import HEALS
 from llm_moments.model import load
 from llm_moments.train import distill as distilling
-from llm_moments.train.distill import SHARES, chosen_layers, distill, of_layers
+from llm_moments.train.distill import chosen_layers, distill, layers_of
 from tests.fakes import make_model, make_texts
 
 
@@ -34,10 +34,10 @@ def test_layers_that_are_shared_are_refused_with_the_reason(tmp_path: Path) -> N
 
 
 def test_a_share_of_the_layers_is_at_least_one() -> None:
-    assert [of_layers(total, SHARES["third"]) for total in (1, 2, 3, 6, 12)] == [1, 1, 1, 2, 4]
-    assert [of_layers(total, SHARES["half"]) for total in (1, 2, 3, 6, 12)] == [1, 1, 1, 3, 6]
-    assert tuple(HEALS) == STUDENTS
-    assert set(STUDENTS) <= set(SHARES)
+    assert [layers_of(total, "third") for total in (1, 2, 3, 6, 12)] == [1, 1, 1, 2, 4]
+    assert [layers_of(total, "half") for total in (1, 2, 3, 6, 12)] == [1, 1, 1, 3, 6]
+    assert [layers_of(6, word) for word in ("one", "4")] == [1, 4]
+    assert tuple(HEALS) == tuple(STUDENTS)
     assert name_of("third") == "healed-third"
 
 

@@ -133,8 +133,8 @@ def test_healing_teaches_fewer_layers_on_examples_that_judge_nothing(
     result = lm.improve(trained_model, rows, max_drop=0.08, budget="60s", heal=taught, out=tmp_path / "out")
     healed = [t for t in result.study if t.stage == "healed"]
     assert healed
-    assert {t.plan["forward"]["weights"] for t in healed} <= {"healed-third", "healed-half"}
-    assert result.to_dict()["healing"]["students"]["third"] > 0
+    assert {t.plan["forward"]["weights"] for t in healed} <= {"healed-one", "healed-third", "healed-half"}
+    assert result.to_dict()["healing"]["students"]["one"] > 0
     assert lm.load(tmp_path / "out")("good movie").label
     assert result.to_dict()["healing"]["examples"] > 0
     kept = without(["A good film!", "bad"], ["a good  FILM"])

@@ -69,6 +69,9 @@ def test_configs_that_are_odd(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": {"a": "b"}}))
     with pytest.raises(ModelError, match="id2label should number"):
         _ = open_model(tmp_path).labels
+    (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b", "2": "a"}}))
+    with pytest.raises(ModelError, match="the classes 0, 2 all 'a'.*name of its own"):
+        _ = open_model(tmp_path).labels
     for broken in ("[]", "{", "[" * 200_000):
         (tmp_path / "config.json").write_text(broken)
         with pytest.raises(ModelError, match="config.json"):

@@ -40,6 +40,10 @@ TEXT = [
 ]
 PAIR = ["text_pair", "hypothesis", "sentence2", "question2", "text_b", "text2", "passage"]
 LABEL = ["label", "labels", "class", "category", "target", "y", "sentiment", "intent", "rating", "score", "topic"]
+# A file with one of these columns is of a task that makes texts; its references have names of their own.
+MADE_FROM = ["messages", "prompt", "source", "src", "audio", "audio_path"]
+REFERENCE = ["reference", "references", "answer", "completion", "response", "target", "tgt", "translation", "transcript",
+             "transcription", "text", "sentence", "output"]  # fmt: skip
 IDS = ("id", "idx", "row_id", "uid", "guid")
 MAX_CHARS = 1_000_000
 PEEK = 200  # rows looked at to find the columns
@@ -48,7 +52,11 @@ KEPT = 20  # reported rows that are kept in full; all are counted
 
 @dataclass
 class Data:
-    """A re-iterable stream of Examples in constant memory. `errors` counts what the last pass skipped."""
+    """A re-iterable stream of Examples in constant memory. `errors` counts what the last pass skipped.
+
+    images: whether the column `text` holds images; with on_error "skip" each is decoded, so that damaged ones
+    are known before any step sees them.
+    """
 
     path: str
     columns: dict[str, str | None]
@@ -56,8 +64,13 @@ class Data:
     on_error: str = "fail"
     limit: int | None = None
     max_chars: int = MAX_CHARS
+    images: bool = False
     errors: Counter[str] = field(default_factory=Counter)
     reported: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("fail", "skip"):
+            raise DataError(f"on_error is fail or skip, not {self.on_error!r}")
 
     def __iter__(self) -> Iterator[Example]:
         self.errors.clear()
@@ -75,17 +88,37 @@ class Data:
             except BadRow as bad:
                 if self.on_error == "fail":
                     raise DataError(f"{self.path}, row {bad.row}: {bad}. Mend it or pass --on-error skip.") from None
-                self.errors[bad.kind] += 1
-                if len(self.reported) < KEPT:
-                    self.reported.append(f"row {bad.row}: {bad}")
+                self.skipped(bad.kind, f"row {bad.row}: {bad}")
+
+    def skipped(self, kind: str, what: str) -> None:
+        self.errors[kind] += 1
+        if len(self.reported) < KEPT:
+            self.reported.append(what)
 
     def _example(self, number: int, row: Mapping[str, Any]) -> Example:
+        if self.images:
+            return Example(self._image(number, row), self._label(row), self._id(number, row))
+        if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
+            return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
+        if self.columns["text"] in ("audio", "audio_path"):
+            return Example({"audio": self._file(number, row)}, self._label(row), self._id(number, row))
         text = self._text(number, row, self.columns["text"])
         if self.columns["pair"]:
             return Example(
                 (text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row)
             )
         return Example(text, self._label(row), self._id(number, row))
+
+    def _file(self, number: int, row: Mapping[str, Any]) -> str:
+        """The path in a row, beside the file of the data; one that leaves its folder is refused."""
+        root = Path(self.path).parent.resolve()
+        name = self._text(number, row, self.columns["text"])
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            raise BadRow(number, "outside", f"{name!r} is outside of {root}, where the data are")
+        if not file.is_file():
+            raise BadRow(number, "no such file", f"{name!r}: there is no such file in {root}")
+        return str(file)
 
     def _text(self, number: int, row: Mapping[str, Any], column: str | None) -> str:
         value = row.get(column or "")
@@ -102,6 +135,13 @@ class Data:
                 f"column {column!r} has {len(value):,} characters ({value[:30]!r}…), over {self.max_chars:,}",
             )
         return value
+
+    def _image(self, number: int, row: Mapping[str, Any]) -> Any:
+        from llm_moments.image_formats import image_in
+
+        place = Path(self.path)
+        root = (place if place.is_dir() else place.parent).resolve()
+        return image_in(row, str(self.columns["text"]), number, root, whole=self.on_error == "skip")
 
     def _label(self, row: Mapping[str, Any]) -> Any:
         value = row.get(self.columns["label"] or "")
@@ -123,8 +163,6 @@ def read(
 ) -> Data:  # fmt: skip
     """The examples of a CSV, TSV, JSONL, JSON, Parquet, text or Orange file, a folder of class folders, or stdin (-)."""
     file = Path(path)
-    if on_error not in ("fail", "skip"):
-        raise DataError(f"on_error is fail or skip, not {on_error!r}")
     if str(path) != "-" and not file.exists():
         near = get_close_matches(file.name, [p.name for p in file.parent.iterdir()], 1) if file.parent.is_dir() else []
         raise DataError(f"{path}: there is no such file" + (f"; did you mean {near[0]}?" if near else ""))
@@ -133,9 +171,22 @@ def read(
     rows = reader(file, encoding)
     # A pipe is read once: what is peeked at would be lost, and its only column is known.
     peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
-    columns = find_columns(peeked, path, text=text, pair=pair, label=label, id=id)
+    images = _image_column(peeked, text)
+    columns = find_columns(peeked, path, text=images or text, pair=pair, label=label, id=id)
     columns["text"] = columns["text"] or "text"
-    return Data(str(path), columns, rows, on_error, limit, max_chars)
+    return Data("stdin" if str(path) == "-" else str(path), columns, rows, on_error, limit, max_chars, bool(images))
+
+
+def _image_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
+    from llm_moments.image_formats import image_column
+
+    return image_column(rows, named)
+
+
+def given(texts: Sequence[str], *, on_error: str = "fail", limit: int | None = None) -> Data:
+    """Texts in memory, such as those of a command line, read as a file of them would be."""
+    return Data("the command line", {"text": "text", "pair": None, "label": None, "id": None},
+                lambda: ((n, {"text": text}) for n, text in enumerate(texts, 1)), on_error, limit)  # fmt: skip
 
 
 def _whole_characters(number: int, value: str) -> None:
@@ -146,8 +197,8 @@ def _whole_characters(number: int, value: str) -> None:
         raise BadRow(number, "undecodable", f"{broken} is half a character (a lone surrogate)") from None
 
 
-def _peek(rows: Any, path: Any) -> list[Mapping[str, Any]]:
-    seen: list[Mapping[str, Any]] = []
+def _peek(rows: Any, path: Any) -> list[Any]:
+    seen: list[Any] = []
     source = rows()
     while len(seen) < PEEK:
         try:
@@ -156,6 +207,9 @@ def _peek(rows: Any, path: Any) -> list[Mapping[str, Any]]:
             break
         except BadRow:
             continue
+    broken = [row for row in seen if getattr(row, "problem", None) is not None]
+    if seen and len(broken) == len(seen):
+        raise DataError(f"{path} has no rows that can be read; row {broken[0].number}: {broken[0].problem}")
     if not seen:
         raise DataError(f"{path} has no rows that can be read")
     return seen
@@ -166,6 +220,7 @@ def _peek(rows: Any, path: Any) -> list[Mapping[str, Any]]:
 
 def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | None) -> dict[str, str | None]:
     """Which column is the text, the second text, the label, the id: as told, by name, or by content."""
+    rows = [row for row in rows if getattr(row, "problem", None) is None] or rows[:1]
     names = list(dict.fromkeys(name for row in rows for name in row))
     for option, name in wanted.items():
         if name is not None and name not in names:
@@ -177,6 +232,9 @@ def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | N
     def known(group: Iterable[str]) -> str | None:
         return next((by_name[word] for word in group if word in by_name), None)
 
+    if (made_from := known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
+        label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if by_name.get(word) != made_from)
+        return {"text": made_from, "pair": None, "label": label, "id": wanted.get("id") or known(IDS)}
     label = wanted.get("label") or known(word for word in LABEL if by_name.get(word) != wanted.get("text"))
     text = wanted.get("text") or known(TEXT) or _longest(rows, [n for n in names if n != label])
     if text is None:

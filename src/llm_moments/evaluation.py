@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments import stats
 from llm_moments.core import Example, Pipeline
 from llm_moments.errors import DataError
 
@@ -43,13 +44,32 @@ class Evaluation:
             return task.agreement(outputs, baseline, model)
         return task.scores(outputs, self.references, model)
 
+    def drop(self, before: np.ndarray, after: np.ndarray) -> stats.Bound:
+        """Bounds for the drop from one array of scores [n] to the other, in the range that such scores have."""
+        told = getattr(self.pipe.task, "bounds", None)  # a task may leave it to the scores themselves
+        return stats.drop_bound(before, after, bounds=told(self.pipe.model) if told else None)
+
     def take(self, rows: Sequence[int]) -> Evaluation:
         references = None if self.references is None else [self.references[i] for i in rows]
         return Evaluation(self.pipe, [self.values[i] for i in rows], references)
 
 
-def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
-    """Examples in memory, and the name of where they came from. data: a path or an iterable."""
+def assumption(bound: stats.Bound) -> str:
+    """What a bound takes for granted, in words; empty where it takes nothing."""
+    if bound.assumed is None:
+        return ""
+    return (
+        "These scores have no least value: the bound holds if no example, seen or not, "
+        f"loses more than {bound.assumed:.3g} (taken from the scores that were seen)."
+    )
+
+
+def gather(data: Any, *, judge: Pipeline | None = None, **options: Any) -> tuple[list[Example], str]:
+    """Examples in memory, and the name of where they came from. data: a path or an iterable.
+
+    judge: a pipeline that is to be judged by the references: one that it does not know is an error that names
+    file and row or, if bad rows are skipped, skipped and counted; so is one reference for all rows an error.
+    """
     from llm_moments import data as readers
 
     if isinstance(data, str | Path):
@@ -58,19 +78,58 @@ def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
     examples = [x if isinstance(x, Example) else Example(*_plain(x)) for x in data]
     if not examples:
         raise DataError(f"{name}: there is no example in it")
-    return examples, name
+    return (examples if judge is None else _judging(judge, examples, data, name)), name
+
+
+def _judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> list[Example]:
+    if sum(map(_has_reference, examples)) * 2 <= len(examples):
+        return examples  # judged by the original's own answers
+    kept, seen = [], set()
+    for number, example in enumerate(examples, 1):
+        try:
+            if _has_reference(example):
+                seen.add(repr(pipe.task.references([example.reference], pipe.model)))
+            kept.append(example)
+        except DataError as error:
+            _unknown(str(error).removeprefix("row 1: "), _row(example, number, data), data, name)
+    if not kept:
+        raise DataError(f"{name}: no row has a reference that {pipe.model.name} knows. Is --label-column right?")
+    if len(kept) > 1 and len(seen) == 1:
+        told = next(e.reference for e in kept if _has_reference(e))
+        raise DataError(
+            f"{name}: every row has the label {told!r}, and what a change costs there says nothing of other "
+            "answers. Add rows of the others, or give rows without labels."
+        )
+    return kept
+
+
+def _has_reference(example: Example) -> bool:
+    return example.reference is not None and example.reference != ""
+
+
+def _row(example: Example, number: int, data: Any) -> str:
+    column = getattr(data, "columns", {}).get("id")
+    return f"the row with {column} {example.id!r}" if column else f"row {example.id or number}"
+
+
+def _unknown(why: str, row: str, data: Any, name: str) -> None:
+    if getattr(data, "on_error", "fail") == "fail":
+        skip = ", pass --on-error skip," if hasattr(data, "on_error") else ""
+        raise DataError(f"{name}, {row}: {why}. Mend it{skip} or name another column with --label-column.")
+    data.skipped("unknown label", f"{row}: {why}")
 
 
 def _plain(value: Any) -> tuple[Any, Any]:
     if isinstance(value, dict):
         label = next((value[k] for k in ("label", "labels", "reference") if k in value), None)
-        return {k: value[k] for k in ("text", "text_pair") if k in value}, label
+        known = ("text", "text_pair", "image", "messages", "prompt", "audio")
+        return {k: value[k] for k in known if k in value}, label
     return value, None
 
 
 def evaluation(pipe: Pipeline, examples: Sequence[Example]) -> Evaluation:
     """All examples if none or all have references; those that have one if most do."""
-    known = [e for e in examples if e.reference is not None and e.reference != ""]
+    known = [e for e in examples if _has_reference(e)]
     used = list(known if len(known) * 2 > len(examples) else examples)
     values = [pipe.task.normalise(e.input) for e in used]
     if used and len(known) * 2 > len(examples):

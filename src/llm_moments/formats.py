@@ -10,9 +10,11 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from llm_moments import quotes
 from llm_moments.errors import DataError
 
 Row = tuple[int, Mapping[str, Any]]  # 1-based row of data, and its columns
@@ -49,8 +51,14 @@ def _told(rows: Iterator[Row], file: Path, encoding: str | None) -> Iterator[Row
 def _rows_of(file: Path, encoding: str | None) -> Callable[[], Iterator[Row]]:
     if str(file) == "-":
         return lambda: stdin_rows(encoding)
+    from llm_moments import image_formats
+
     if file.is_dir():
+        if not any(file.glob("*/*.txt")) and image_formats.image_files(file):
+            return lambda: image_formats.folder_rows(file)
         return lambda: _folder(file, encoding or "utf-8")
+    if image_formats.is_idx(file):
+        return lambda: image_formats.idx_rows(file)
     suffix = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
     if suffix in (".parquet", ".pq"):
         return lambda: _parquet(file)
@@ -60,7 +68,7 @@ def _rows_of(file: Path, encoding: str | None) -> Callable[[], Iterator[Row]]:
     }  # fmt: skip
     if suffix not in readers:
         raise DataError(
-            f"{file}: unknown kind of file {suffix!r}; known are {', '.join(readers)}, .parquet and folders"
+            f"{file}: unknown kind of file {suffix!r}; known are {', '.join(readers)}, .parquet, IDX and folders"
         )
     return lambda: readers[suffix](file, encoding)
 
@@ -98,29 +106,23 @@ def _table(file: Path, encoding: str | None) -> Iterator[Row]:
         kind = [suffix.lower() for suffix in file.suffixes if suffix.lower() != ".gz"][-1]
         delimiter = "\t" if kind in (".tsv", ".tab") else _delimiter(header_line)
         if "\x00" in header_line:
-            raise DataError(f"{file} is not a text file (it has NUL bytes)")
-        reader = csv.reader(stream, delimiter=delimiter)
-        header = [name.strip() for name in next((cells for cells in reader if any(map(str.strip, cells))), [])]
-        if len(set(header)) != len(header):
-            raise DataError(f"{file}: two columns are called {Counter(header).most_common(1)[0][0]!r}")
+            raise DataError(f"{file} is not a text file: it has NUL bytes (try --encoding utf-16-le, if it is UTF-16)")
+        source = quotes.rows(stream, delimiter)
+        header = next((row for row in source if row.fault or any(map(str.strip, row.cells))), None)
+        if header is None:
+            return
+        if header.fault:
+            raise DataError(f"{file}, in the header on line {header.line}: {header.fault}.")
+        names = [name.strip() for name in header.cells]
+        if len(set(names)) != len(names):
+            raise DataError(f"{file}: two columns are called {Counter(names).most_common(1)[0][0]!r}")
         if kind == ".tab":
-            header = _orange(header, next(reader, []), next(reader, []))
-        number = 0
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                number += 1
-                broken = _Cells(number, header, header)
-                broken.problem = BadRow(number, "broken row", str(error))
-                yield number, broken
-                continue
-            if not cells:
-                continue
-            number += 1
-            yield number, _Cells(number, header, cells)
+            names = _orange(names, *([row.cells for row in islice(source, 2)] + [[], []])[:2])
+        for number, row in enumerate(source, 1):
+            cells = _Cells(number, names, row.cells)
+            if row.fault:
+                cells.problem = BadRow(number, "open quote", f"on line {row.line} {row.fault}")
+            yield number, cells
 
 
 class _Cells(dict[str, Any]):
@@ -222,4 +224,4 @@ def _folder(folder: Path, encoding: str) -> Iterator[Row]:
         text = file.read_bytes().decode(encoding, errors="surrogateescape")
         yield number, _Cells(number, ["text", "label", "id"], [text, file.parent.name, str(file.relative_to(folder))])
     if not number:
-        raise DataError(f"{folder} holds no CLASS/*.txt")
+        raise DataError(f"{folder} holds no CLASS/*.txt, and no images (CLASS/*.jpg, .png, …)")

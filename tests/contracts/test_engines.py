@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from llm_moments.engines.base import (
 )
 from llm_moments.errors import EngineError, PlanError
 from llm_moments.model import load, open_model
-from tests.fakes import ARCHITECTURES, make_model, make_texts
+from tests.fakes import ARCHITECTURES, ODD, OTHERS, make_model, make_texts
 
 TOLERANCE = {"fp32": 2e-4, "bf16": 0.15, "int8": 0.5, "int8-dynamic": 0.35, "fp16": 0.05}  # of the logits' spread
 HERE = [e for e in available() if e != "torch.compile"]
@@ -140,6 +142,19 @@ def test_a_layer_that_is_not_there_cannot_be_kept_in_float(base: Pipeline, engin
         _changed(shared, engine, "int8-dynamic", **{"forward.keep_float": ["layer 0"]}).outputs(["good"])
 
 
+@pytest.mark.parametrize("engine", [e for e in HERE if "keep_float" in engine_class(e).takes])
+def test_a_graph_that_is_found_is_asked_what_it_kept_in_float(tiny_model: Path, engine: str, tmp_path: Path) -> None:
+    engines = Engines(open_model(tiny_model), cache=tmp_path)
+    settings = {"engine": engine, "precision": "int8-dynamic", "keep_float": ["layer 0"]}
+    engines.get(settings)
+    engines.close()
+    engines.get(settings)
+    engines.close()
+    (engines.store(settings) / "kept.json").unlink()
+    with pytest.raises(EngineError, match=r"layer 0 stayed in float.*Delete that folder"):
+        engines.get(settings)
+
+
 @pytest.mark.parametrize("name", ["layer 1", "head"])
 @pytest.mark.skipif("onnxruntime" not in HERE, reason="needs onnxruntime")
 def test_onnx_keeps_layers_in_float_too(base: Pipeline, name: str) -> None:
@@ -160,20 +175,65 @@ def test_a_device_that_an_engine_does_not_use_is_refused(tiny_model: Path, engin
         load(tiny_model, device="cuda", plan={"forward.engine": engine}).outputs(["good"])
 
 
+AGREES = ""
+GRAPHS = ("onnxruntime", "openvino")
+COMPILED = (
+    "bert",
+)  # compiling takes half a minute each; every one of ARCHITECTURES and OTHERS agreed when tried by hand
+ALL = {**ARCHITECTURES, **OTHERS, **ODD}
+# Of each architecture and engine: that it agrees with torch in fp32, or the reason that it must give.
+EXPECTED = (
+    {(arch, engine): AGREES for arch in ALL for engine in GRAPHS}
+    | {
+        ("longformer", "onnxruntime"): "the exported graph answers otherwise than the model",
+        ("longformer", "openvino"): "the exported graph fails on rows of another shape",
+        ("funnel", "onnxruntime"): "the exported graph fails on rows of another shape",
+        ("funnel", "openvino"): "the exported graph fails on rows of another shape",
+    }
+    | {(arch, "torch.compile"): AGREES for arch in COMPILED}
+)
+
+
+def test_the_table_of_architectures_is_whole() -> None:
+    assert {engine for _, engine in EXPECTED} == set(ENGINES) - {"torch"}
+    assert all((arch, engine) in EXPECTED for arch in ALL for engine in GRAPHS)
+
+
+@pytest.fixture(scope="module")
+def of_kind(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pipeline]:
+    return functools.cache(lambda arch: load(make_model(tmp_path_factory.mktemp("kinds") / arch, arch)))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
-def test_architectures(arch: str, tmp_path: Path) -> None:
-    """Every engine takes the architecture and agrees with torch, or says why it cannot."""
-    base = load(make_model(tmp_path / arch, arch))
-    texts = make_texts(6, seed=7)
-    expected = base.outputs(texts)
-    for engine in HERE[1:]:
-        try:
-            found = _changed(base, engine, "fp32").outputs(texts)
-        except EngineError as error:
-            assert str(error)
-            continue
-        _check(found, expected, "fp32")
+@pytest.mark.parametrize(("arch", "engine"), sorted(k for k in EXPECTED if k[1] in available()))
+def test_architectures(of_kind: Callable[[str], Pipeline], arch: str, engine: str) -> None:
+    """Each engine agrees with torch, or refuses the model for the reason that is known: nothing else will do."""
+    base, texts = of_kind(arch), make_texts(6, seed=7)
+    pipe, reason = _changed(base, engine, "fp32"), EXPECTED[arch, engine]
+    if reason == AGREES:
+        _check(pipe.outputs(texts), base.outputs(texts), "fp32")
+        return
+    with pytest.raises(EngineError, match=reason):
+        pipe.outputs(texts)
+
+
+@pytest.mark.parametrize("wrong", [1.0, np.nan])
+def test_a_graph_that_answers_otherwise_is_refused(tiny_model: Path, wrong: float) -> None:
+    from llm_moments.engines.export import traced
+    from llm_moments.engines.proof import prove
+
+    model = open_model(tiny_model)
+    module, _, names = traced(model, {})
+
+    def run(fields: dict[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            return module(*(torch.from_numpy(fields[n]) for n in names)).numpy()
+
+    prove(module, names, model, run, "here")
+    with pytest.raises(EngineError, match="here: the exported graph answers otherwise"):
+        prove(module, names, model, lambda fields: run(fields) + wrong, "here")
 
 
 def test_built_key_depends_on_what_is_built_only() -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from llm_moments import stats
 from llm_moments.core import Example, Pipeline, Plan
 from llm_moments.errors import DataError, PlanError
 from llm_moments.evaluation import evaluation
+from llm_moments.improve.certify import look
 from llm_moments.model import load
 from tests.fakes import LABELS, make_model, make_texts
 
@@ -65,6 +67,21 @@ def test_scores_are_the_usual_metrics(pipe: Pipeline) -> None:
     assert scores.mean() == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_bound_says_what_it_takes_for_granted(pipe: Pipeline) -> None:
+    """Scores without a least value: one worse than any seen may come."""
+    raw = _references(pipe, 40)
+    part = evaluation(pipe, [Example(t, r) for t, r in zip(make_texts(40), raw, strict=True)])
+    outputs = pipe.outputs(part.values)
+    found = look(part, outputs, outputs[::-1].copy(), "key", 0.5)
+    if pipe.model.problem_type != "regression":
+        assert found.assumes == ""
+        return
+    assert "no least value" in found.assumes
+    near, far = np.full(40, 0.9), np.full(40, 0.9) - 0.01 * np.arange(40)
+    assert stats.drop_bound(near, far).assumed is None  # as a score between 0 and 1
+    assert part.drop(near, far).assumed == pytest.approx(0.39 * (1 + 20 / 39))
+
+
 def test_a_pipeline_agrees_with_itself(pipe: Pipeline) -> None:
     outputs = pipe.outputs(make_texts(20))
     assert pipe.task.agreement(outputs, outputs, pipe.model).min() == 1.0
@@ -101,6 +118,13 @@ def test_a_label_is_a_name_first_and_an_index_only_where_no_name_is_meant(labels
         for unknown in (3.0, 0, "0"):
             with pytest.raises(DataError, match="row 1.*it knows 1, 2"):
                 model.task.references([unknown], model.model)
+
+
+def test_labels_that_differ_by_case_alone_are_told_apart(tmp_path: Path) -> None:
+    model = load(make_model(tmp_path / "m", labels=["us", "US", "it"]))
+    assert model.task.references(["US", "us", "IT"], model.model) == [1, 0, 2]
+    with pytest.raises(DataError, match="'Us'"):
+        model.task.references(["Us"], model.model)
 
 
 def test_unknown_references_are_named(pipe: Pipeline) -> None:

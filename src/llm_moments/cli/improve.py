@@ -68,6 +68,8 @@ def improve(
     csv: o.Csv = None,
     parquet: o.Parquet = None,
     overwrite: o.Overwrite = False,
+    task: o.Task = None,
+    metric: o.Metric = None,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
@@ -92,9 +94,10 @@ def improve(
     refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
     from llm_moments.improve.improve import improve as search
 
+    o.free(csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
     with o.progress(fmt) as tick:
         done = search(
             pipe,

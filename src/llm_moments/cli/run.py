@@ -4,10 +4,13 @@ Example: moments run my-model --data reviews.csv --out answers.jsonl"""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,87 +33,128 @@ def run(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    system: o.System = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
     format: o.Format = "human",
     json_: o.Json = False,
     overwrite: o.Overwrite = False,
+    task: o.Task = None,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.data import given
     from llm_moments.errors import InputError
-    from llm_moments.formats import stdin_rows
 
     fmt = o.output_format(format, json_)
     if inputs and data:
         raise InputError("give texts or --data, not both")
     if not inputs and not data and sys.stdin.isatty():
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
-    if inputs:
-        _show(enumerate(inputs, 1), pipe, fmt)
+    o.free(out, data=data or "-", overwrite=True)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task)
+    columns = {"text": text_column, "pair": pair_column}
+    if chosen := o.sampling(system, max_new_tokens, temperature, top_p, seed, stop):
+        pipe = pipe.with_(**chosen)
+    if inputs and len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
         return
-    source = (
-        o.read_data(data or "-", text=text_column, pair=pair_column, encoding=encoding, on_error=on_error, limit=limit)
-        if data
-        else None
-    )
-    if out is None:
-        rows = (
-            ((e.id, e.input) for e in source) if source else ((n, dict(row)["text"]) for n, row in stdin_rows(encoding))
-        )
-        _show(rows, pipe, fmt)
+    if inputs:
+        source = given(inputs, on_error=on_error, limit=limit)
     else:
-        _to_file(pipe, source or o.read_data("-"), data or "-", out, overwrite, fmt)
-    if source:
-        o.tell_skipped(source)
+        source = o.read_data(data or "-", **columns, encoding=encoding, on_error=on_error, limit=limit)
+    if out is None:
+        count = _show(source, pipe, fmt)
+    else:
+        count = _to_file(pipe, source, _content(inputs, data), out, overwrite, fmt)
+    o.tell_skipped(source)
+    if not count and not source.errors:
+        raise InputError(f"{source.path}: there is no text in it")
 
 
-def _show(rows: Any, pipe: Any, fmt: str) -> None:
-    """Answers on stdout as they come; small windows, so that the first is soon there."""
-    from llm_moments.core import WINDOW
+def _content(inputs: list[str] | None, data: str | None) -> str:
+    """What answers half written are known by: only those to the same content are gone on with."""
+    from llm_moments.data import fingerprint
 
-    size = 1
-    rows = iter(rows)
+    if inputs:
+        return hashlib.sha256(repr(inputs).encode("utf-8", "surrogateescape")).hexdigest()
+    if (data or "-") != "-":
+        return fingerprint(data or "")
+    return f"stdin at {time.time_ns()}"  # nobody knows whether the next pipe holds the same
+
+
+def _show(source: Any, pipe: Any, fmt: str) -> int:
+    """Answers on stdout as they come; small windows, so that the first is soon there. Gives their number."""
+    size, count = 1, 0
+    rows = ((e.id, e.input) for e in source)
     while some := list(itertools.islice(rows, size)):
-        for (number, text), answer in zip(some, pipe.run([text for _, text in some]), strict=True):
+        for (number, asked), answer in zip(some, pipe.run([value for _, value in some]), strict=True):
             if fmt == "json":
                 print(json.dumps({"id": number, **row_of(answer)}, ensure_ascii=False), flush=size == 1)
             elif fmt == "human":
-                shown = text if isinstance(text, str) else " | ".join(text)
-                score = "" if answer.score is None else f"{answer.score:.3f}"
-                print(f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}", flush=size == 1)
-        size = min(size * 2, WINDOW)
+                print(line_of(answer, asked), flush=size == 1)
+        count += len(some)
+        size = min(size * 2, pipe.window)
+    return count
+
+
+def _piece_by_piece(pipe: Any, asked: str) -> bool:
+    """A made text is shown while it is made; False for a task that gives its answers whole."""
+    from llm_moments.chat import Stream, generates
+
+    if generates(pipe):
+        o.print_pieces(Stream(pipe, asked))
+    return generates(pipe)
 
 
 def row_of(answer: Any) -> dict[str, Any]:
-    return {"label": answer.label, "score": answer.score, "scores": answer.scores}
+    """The fields of an answer, whatever its task."""
+    return {one.name: getattr(answer, one.name) for one in fields(answer)}
 
 
-def _to_file(pipe: Any, source: Any, path: str, out: Path, overwrite: bool, fmt: str) -> None:
-    from llm_moments.data import fingerprint
+def line_of(answer: Any, asked: Any) -> str:
+    """One answer for a person: the text that was made, or label, score and the beginning of what was asked."""
+    if not hasattr(answer, "label"):
+        return str(answer.text)
+    shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
+    score = "" if answer.score is None else f"{answer.score:.3f}"
+    return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
+
+
+def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str) -> int:
+    """Gives the number of answers in the file. told: what identifies the content of the source."""
     from llm_moments.output import AnswerWriter
 
-    data_key = "stdin" if path == "-" else fingerprint(path)
     key = "/".join(
-        [pipe.model.digest, pipe.plan.key, data_key, json.dumps(source.columns), source.on_error, str(source.limit)]
+        [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
     )
     with AnswerWriter(out, key, overwrite=overwrite) as writer, o.progress(fmt) as tick:
         if writer.done:
             print(f"going on after {writer.done:,} finished rows", file=sys.stderr)
         examples = itertools.islice(iter(source), writer.done, None)
-        window = int(pipe.plan.settings("batch").get("window", 2048))
-        for chunk in _chunks(examples, window):
-            answers = pipe.run([e.input for e in chunk])
-            writer.write([{"id": e.id, **row_of(a)} for e, a in zip(chunk, answers, strict=True)])
+        for chunk in _chunks(examples, pipe.window):
+            rows: list[dict[str, Any]] = []
+            try:
+                for example, answer in zip(chunk, pipe.run([e.input for e in chunk]), strict=True):
+                    rows.append({"id": example.id, **row_of(answer)})
+            finally:  # an engine that failed in the middle has answered the first of them
+                writer.write(rows)
             tick(None, f"{writer.done:,} rows")
         total = writer.done
+        if not total and not source.errors:
+            writer.partial.unlink()
+            return 0
         writer.finish()
     if fmt == "json":
         o.print_json({"out": str(out), "rows": total, "skipped": dict(source.errors)})
     elif fmt == "human":
         print(f"{total:,} answers in {out}")
+    return int(total)
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -64,6 +64,9 @@ def weigh(
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,
+    task: o.Task = None,
+    metric: o.Metric = None,
+    overwrite: o.Overwrite = False,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
@@ -93,10 +96,11 @@ def weigh(
     from llm_moments.cli.training import refuse
 
     refuse({"--eval": evaluate, "--budget": budget, "--seeds": seeds}, without="--train")
+    o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     from llm_moments.weigh.weigh import weigh as ablate
 
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
     with o.progress(fmt) as tick:
         worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, progress=tick)
     o.tell_skipped(examples)

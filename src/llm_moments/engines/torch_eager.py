@@ -16,23 +16,36 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | None = None) -> Any:
     """The `torch.nn.Module` of a model folder in eval mode, float32, some layers left out."""
-    from transformers import AutoModelForSequenceClassification
+    if model.is_linear:
+        from llm_moments.engines.linear import load_linear
+
+        return load_linear(model)
     from transformers.utils import logging
 
     from llm_moments.engines.layers import skip
+    from llm_moments.nets.kinds import auto_class, fitted
 
     logging.disable_progress_bar()  # weights load in a moment; the verbs show progress of their own
 
     options = {"attn_implementation": attention} if attention else {}
     try:
-        module = AutoModelForSequenceClassification.from_pretrained(
+        module = auto_class(model.config).from_pretrained(
             model.path, dtype="float32", use_safetensors=True, trust_remote_code=model.trust_remote_code,
             local_files_only=True, **options,
         )  # fmt: skip
     except Exception as error:
-        raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
-    module.eval()
+        raise ModelError(f"{model.name} cannot be loaded by transformers: {_why(error)}") from error
+    fitted(module, model).eval()
     return skip(module, list(skip_layers)) if skip_layers else module
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    if "mismatched_sizes" in text:
+        return "its weights have other shapes than its config.json states (as many classes as id2label has, for one)"
+    if "deserializing header" in text:
+        return f"its *.safetensors are not whole ({text}). Copy or download them again"
+    return text
 
 
 def best_device(wanted: str) -> str:
@@ -58,6 +71,7 @@ class TorchEager:
         import torch
 
         self.module, self.device = module, device
+        self.dtype = next((p.dtype for p in module.parameters()), None)
         self.threads = int(settings.get("threads", 0)) or _all_threads()
         self._torch = torch
 
@@ -86,6 +100,8 @@ class TorchEager:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
             inputs = {name: torch.from_numpy(array) for name, array in fields.items()}
+            if self.dtype not in (None, torch.float32):  # pixels; ids stay whole numbers
+                inputs = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
             if self.device != "cpu":
                 with recorder.step("transfer"):
                     inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
@@ -117,6 +133,8 @@ def _bf16_layers(module: Any, names: Iterable[str]) -> None:
     from llm_moments.engines.layers import blocks
 
     wanted = set(names)
+    if not wanted:
+        return
     known = {block.name: block.module for block in blocks(module)}
     if wanted - known.keys():
         raise EngineError(f"no layer {sorted(wanted - known.keys())} in this model; it has {', '.join(known)}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluation import Evaluation, assumption
 
 CONFIDENCE = 0.95
 
@@ -21,7 +21,8 @@ class Certificate:
 
     drop and drop_high: points of the score, 1 = all. looks: how many candidates have been held
     against the certification split, in an order fixed before, up to the first that failed: so each may
-    spend the whole error (stats.fixed_sequence). hand_speedup: over the plan set by hand.
+    spend the whole error (stats.fixed_sequence). hand_speedup: over the plan set by hand. assumes: what the
+    bound of the drop takes for granted, in words; empty where that is nothing.
     """
 
     certified: bool
@@ -51,6 +52,7 @@ class Certificate:
     data: str
     environment: Mapping[str, Any]
     created: str = ""
+    assumes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "certificate", "format": 1, **asdict(self)}
@@ -76,7 +78,7 @@ class Certificate:
             f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.n_certify:,} examples "
             f"not used for anything else; {self.harmful} answers changed for worse, {self.beneficial} for better), and "
             f"with {self.confidence:.0%} confidence {self.objective} is at least {self.speedup_low:.1f} times better "
-            f"(measured {self.speedup:.1f}).{behind}"
+            f"(measured {self.speedup:.1f}).{self.assumes and f' {self.assumes}'}{behind}"
         )
 
     def _repr_html_(self) -> str:
@@ -98,12 +100,13 @@ class Look:
     harmful: int
     beneficial: int
     needs: int | None
+    assumes: str = ""
 
 
 def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, max_drop: float) -> Look:
     """The test of `drop < max_drop` on examples that nothing was chosen by. outputs: [n, classes]."""
     before, after = part.scores(baseline, baseline), part.scores(outputs, baseline)
-    bound = stats.drop_bound(before, after, confidence=CONFIDENCE)
+    bound = part.drop(before, after)
     harmful, beneficial = stats.flips(before, after)
     n, diffs = len(before), before - after
     if set(np.unique(diffs)) <= {-1.0, 0.0, 1.0}:
@@ -112,5 +115,5 @@ def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, 
         needs = stats.needed_examples_for_scores(max_drop, bound.estimate, float(diffs.std()), confidence=CONFIDENCE)
     return Look(
         key, bound.high < max_drop, bound.estimate, bound.high, float(after.mean()), float(before.mean()),
-        harmful, beneficial, needs,
+        harmful, beneficial, needs, assumption(bound),
     )  # fmt: skip

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.evaluation import evaluation, gather
-from llm_moments.measure import WARM, interleaved
+from llm_moments.evaluation import assumption, evaluation, gather
+from llm_moments.measure import interleaved
 from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]
@@ -40,6 +40,7 @@ class Comparison:
     confidence: float
     max_drop: float | None
     within: bool | None
+    assumes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "comparison", "format": 1, **asdict(self)}
@@ -55,7 +56,7 @@ def compare(
     """
     tick = progress or (lambda done, message: None)
     one, two = load(a, device=device), load(b, device=device)
-    examples, _ = gather(data, **read)
+    examples, _ = gather(data, judge=one, **read)
     part, other = evaluation(one, examples), evaluation(two, examples)
     tick(0.0, "answers of A")
     outputs_a, cost_a = _answered(one, part.values)
@@ -63,7 +64,7 @@ def compare(
     outputs_b, cost_b = _answered(two, other.values)
     outputs_b = _in_order_of(one, two, outputs_b)
     before, after = part.scores(outputs_a, outputs_a), part.scores(outputs_b, outputs_a)
-    bound = stats.drop_bound(before, after)
+    bound = part.drop(before, after)
     harmful, beneficial = stats.flips(before, after)
     speed = _speed(one, two, part.values, {"a": cost_a, "b": cost_b}, rounds, tick)
     same = one.task.argmax_equal(outputs_a, outputs_b, one.model)
@@ -71,13 +72,13 @@ def compare(
     return Comparison(
         str(a), str(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
-        speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop,
+        speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop, assumption(bound),
     )  # fmt: skip
 
 
 def _answered(pipe: Any, values: Any) -> tuple[np.ndarray, float]:
     """Outputs, and roughly the seconds an example."""
-    pipe.outputs(values[:WARM])
+    pipe.outputs(values[: pipe.task.pace.warm])
     start = time.perf_counter()
     outputs = pipe.outputs(values)
     return outputs, (time.perf_counter() - start) / len(values)

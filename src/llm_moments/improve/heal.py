@@ -17,8 +17,9 @@ from llm_moments.train.distill import distill
 from llm_moments.train.fit import run_folder
 from llm_moments.train.weather import plain
 
-STUDENTS = ("third", "half")  # of the layers, in the order in which they are tried
-RATE = 5e-4  # of learning, at its peak; a student made of the teacher's own layers bears it
+STUDENTS = {"one": "1", "third": "third", "half": "half"}  # layers, as `distill` takes them
+RATES = {"one": 1e-3}  # of learning, at its peak; students made of the teacher's own layers bear more than it did
+RATE = 5e-4
 LEARNING = 0.85  # of its time; the rest is for the teacher's answers and the choice of layers
 TELLING = 0.1  # of the original's time for the same examples: what a fast teacher takes for its answers
 
@@ -55,9 +56,10 @@ class Healer:
             if not self._known(student):
                 shutil.rmtree(run_folder(made), ignore_errors=True)
                 distill(
-                    teacher, self.taught, made, student=f"layers={student}", max_length=length, learning_rate=RATE,
+                    teacher, self.taught, made, student=f"layers={STUDENTS[student]}", max_length=length,
+                    learning_rate=RATES.get(student, RATE),
                     seconds=max(LEARNING * (seconds - telling), 5.0), overwrite=made.exists(),
-                    progress=lambda done, said: self.tick(None, f"healing, a {student} of the layers: {said}"),
+                    progress=lambda done, said: self.tick(None, f"healing, layers: {student}: {said}"),
                 )  # fmt: skip
         except (EngineError, InputError, ModelError) as error:
             if not isinstance(self.study.notes.get("heal"), dict):

@@ -26,9 +26,9 @@ from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
 from llm_moments.improve.choices import weighed
 from llm_moments.improve.heal import Healer, without
-from llm_moments.improve.search import SORTED, Search
+from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial, Trials
-from llm_moments.measure import BLOCK, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
+from llm_moments.measure import OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
 from llm_moments.model import load
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session
@@ -37,13 +37,10 @@ from llm_moments.weigh.worth import Worths
 Tick = Callable[[float | None, str], None]
 
 STUDY = "study"  # the folder inside --out that holds the trials
-MOST = {"calibrate": 200, "search": 800, "certify": 4000}  # examples used of each split
-FEWEST = {"search": 150, "certify": 400}  # not less, however short the budget
 SHARE = 0.3  # of the budget, for the original's answers
 REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 ROUNDS = 7  # of interleaved timing
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
-CALIBRATION_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,9 @@ def improve(
     if not 0 < max_drop < 1:
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
     pipe = load(model, device=device)
-    examples, source = gather(data, **read)
+    if heal is not False and not getattr(pipe.task, "heals", False):
+        raise InputError(f"healing is for models of texts so far, not for {pipe.task.name}")
+    examples, source = gather(data, judge=pipe, **read)
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
     if heal is not False:
@@ -230,8 +229,9 @@ class _Run:
         if "stock_cost" not in self.study.notes:
             self.tick(0.0, "timing the original")
             values = self.parts["search"].values
-            self.pipe.outputs(values[:4])
-            fast, few = self.pipe.with_(**SORTED), blocks(values, 2 * BLOCK, 1)[0]
+            block = self.pipe.task.pace.block
+            self.pipe.outputs(values[: min(4, block // 4)])
+            fast, few = self.pipe.with_(**self.pipe.task.sorts), blocks(values, 2 * block, 1, block)[0]
             cost = {
                 name: run_seconds(pipe, some) / len(some)
                 for name, pipe, some in (("stock", self.pipe, few), ("sorted", fast, few))
@@ -244,11 +244,12 @@ class _Run:
         take `SHARE` of it. The reason, if that is too few."""
         rows = self.study.notes.get("rows")
         if rows is None:
-            total = sum(min(len(self.parts[name]), MOST[name]) for name in ("search", "certify"))
+            pace = self.pipe.task.pace
+            total = sum(min(len(self.parts[name]), pace.most[name]) for name in ("search", "certify"))
             share = min(SHARE * self.budget / cost / total, 1.0)
-            rows = {name: min(len(part), MOST[name]) for name, part in self.parts.items()}
+            rows = {name: min(len(part), pace.most[name]) for name, part in self.parts.items()}
             for name in ("search", "certify"):
-                rows[name] = max(int(rows[name] * share), min(FEWEST[name], rows[name]))
+                rows[name] = max(int(rows[name] * share), min(pace.few[name], rows[name]))
             need = sum(rows[name] for name in ("search", "certify")) * cost
             if need > 0.8 * self.budget:
                 return (
@@ -263,7 +264,7 @@ class _Run:
     def search(self, cost: dict[str, float]) -> Search:
         """Its deadline leaves time for the certification, the interleaved timing and the report."""
         answers = len(self.parts["certify"]) * cost["sorted"]
-        timing = ROUNDS * (BLOCK * cost["stock"] + 3 * SHORTEST)
+        timing = ROUNDS * (self.pipe.task.pace.block * cost["stock"] + 3 * SHORTEST)
         reserve = min(answers + timing + REPORT * self.budget, 0.6 * self.budget)
         search = Search(
             self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=len(self.parts["certify"]),
@@ -278,11 +279,13 @@ class _Run:
 
     def calibrate(self) -> None:
         """Arrays that int8 engines are calibrated with: one row at a time, so that no padding counts."""
+        changes = self.pipe.task.calibrating(self.pipe.model) if hasattr(self.pipe.task, "calibrating") else None
+        if changes is None:
+            return  # nothing that would be calibrated
         values = self.parts["calibrate"].values
-        length = min(CALIBRATION_LENGTH, self.pipe.model.max_length)
-        one = self.pipe.with_(**{"truncate.max_length": length, "batch.size": 1, "batch.order": "input"})
-        self.pipe.engines.calibration = one.arrays(values)
-        digest = hashlib.sha256(json.dumps([length, *values]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        self.pipe.engines.calibration = self.pipe.with_(**changes).arrays(values)
+        said = json.dumps([changes, *values], default=str)
+        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         self.study.note("calibration", digest)
 
     def healing(self) -> Any:
@@ -313,7 +316,7 @@ class _Run:
     def answers(self, part: Evaluation) -> np.ndarray:
         """The original's outputs on the certification split, kept in the study."""
         if "certify" not in self.study.trials:
-            outputs = self.pipe.with_(**SORTED).outputs(part.values)
+            outputs = self.pipe.with_(**self.pipe.task.sorts).outputs(part.values)
             self.study.add(Trial({}, "certify", "original", "held out"), outputs)
             return outputs
         return self.study.outputs("certify")
@@ -341,7 +344,8 @@ class _Run:
             hand_speedup=hand, plan=Plan(trial.plan),
         )  # fmt: skip
         self.tick(None, "recording where the time goes")
-        sessions = observe(plans["stock"], values[:BLOCK]), observe(plans["chosen"], values)
+        pace = self.pipe.task.pace
+        sessions = observe(plans["stock"], values[: pace.block]), observe(plans["chosen"], values[: pace.window])
         return self.kept(plans["chosen"], certificate, sessions, self.choices(search, plans["chosen"]))
 
     def choices(self, search: Search, chosen: Pipeline) -> Worths | None:
@@ -370,7 +374,8 @@ class _Run:
             beneficial=seen.beneficial if seen else 0, objective=self.objective, looks=len(self.looks),
             labelled=part.labelled, needs=needs, plan=more["plan"].to_dict(), baseline_plan=self.pipe.plan.to_dict(),
             model=self.pipe.model.name, model_digest=self.pipe.model.digest, data=self.source,
-            environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"), **speed,
+            environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"),
+            assumes=seen.assumes if seen else "", **speed,
         )  # fmt: skip
 
     def kept(

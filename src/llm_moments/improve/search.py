@@ -20,8 +20,6 @@ from llm_moments.measure import measure
 
 Tick = Callable[[float | None, str], None]
 
-SORTED = {"batch.order": "length", "batch.size": 64, "batch.tokens": 8192, "batch.reuse": True}
-PRECUT = {"precut.chars_per_token": 8}
 STREAMS = 4  # most batches at a time that plans begin with, a core each; `tune` tries others
 QUICK = 96  # most rows on which engines and lossless variants are timed before whole splits are
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
@@ -82,7 +80,7 @@ class Search:
         n = len(part)
         base = self.baseline[:n] if len(self.baseline) else measured.outputs
         before, after = part.scores(base, base), part.scores(measured.outputs, base)
-        bound = stats.drop_bound(before, after)
+        bound = part.drop(before, after)
         harmful, beneficial = stats.flips(before, after)
         gain = None if self.base_cost is None else self.base_cost / measured.cost
         return Trial(
@@ -122,8 +120,7 @@ class Search:
         task, model = self.stock.task, self.stock.model
         outputs = self.outputs(trial)
         base = self.baseline[: len(outputs)]
-        near = np.abs(task.probabilities(outputs, model) - task.probabilities(base, model)).max() <= LOSSLESS
-        return bool(near and task.argmax_equal(outputs, base, model).all())
+        return bool(task.close(outputs, base, model, LOSSLESS).all())
 
     def best_lossless(self) -> Trial:
         """The fastest of the plans that gave the original's answers; checked on what they answered."""
@@ -148,17 +145,21 @@ class Search:
     # -- plans
 
     def plan_of(self, engine: str, precision: str, length: int, **more: Any) -> Plan:
-        """The stock plan sorted and pre-cut, in that engine and precision, cut at that length."""
-        changes: dict[str, Any] = {**SORTED, **PRECUT, **put_on(engine, precision)}
+        """The stock plan sorted and pre-cut, in that engine and precision, cut at that length (images: of that size)."""
+        changes: dict[str, Any] = {
+            **self.stock.task.sorts,
+            **self.stock.task.extent.before,
+            **put_on(engine, precision),
+        }
         if self.objective == "throughput" and follows(engine_class(engine), "streams", precision):
             changes["forward.streams"] = min(usable_cores(), STREAMS)
         if precision == "int8":
             changes["forward.calibration"] = self.study.notes["calibration"]
-        return self.stock.plan.with_(**{**changes, "truncate.max_length": length, **more})
+        return self.stock.plan.with_(**{**changes, self.stock.task.extent.knob: length, **more})
 
     def answer_as_stock(self) -> None:
         """The original's answers, from a sorted run of the same engine: the same numbers, sooner."""
-        fast = self.stock.plan.with_(**SORTED)
+        fast = self.stock.plan.with_(**self.stock.task.sorts)
         trial = self.try_plan(fast, "original, sorted", lossless=True)
         if trial.status != "ok":
             raise EngineError(f"the original cannot be run: {trial.reason}")

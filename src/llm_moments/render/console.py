@@ -115,6 +115,12 @@ def show_training(training: Any, console: Console) -> None:
             number(entry.get("score"), ".4f"),
         )  # fmt: skip
     console.print(table)
+    if training.expansion:
+        e = training.expansion
+        say(
+            console, f"  {e['labelled']:,} of {e['unlabelled']:,} unlabelled examples got a label with a probability of at least "
+            f"{e['threshold']:g} ({e['known_already']:,} were known already): {value(e['by_class'])}",
+        )  # fmt: skip
     if training.evaluation:
         e = training.evaluation
         say(console, f"  {e['metric']} {e['score']:.4f} on {e['n']:,} examples of {e['data']}")
@@ -209,6 +215,8 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         ("budget", within),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
+    if found.get("assumes"):
+        say(console, found["assumes"])
 
 
 def show_doctor(found: Mapping[str, Any], console: Console) -> None:

@@ -79,7 +79,13 @@ def label(name: str) -> str:
 def plan_in_short(plan: Mapping[str, Any]) -> str:
     """Engine, precision, length and whatever else decides answers, in a few words."""
     forward, truncate = plan.get("forward", {}), plan.get("truncate", {})
-    words = [forward.get("engine", "torch"), forward.get("precision", "fp32")]
+    words: list[Any] = [forward.get("engine", "torch"), forward.get("precision", "fp32")]
+    decode = plan.get("decode", {})
+    if "max_new_tokens" in decode:
+        told = {"streams": "together", "lookup": "looked up", "beams": "beams", "kv_precision": "cache"}
+        every = {**forward, **decode}
+        words += [f"{every[name]} {word}" for name, word in told.items() if every.get(name) not in (None, 0, 1, "")]
+        words += ["prefix kept"] if forward.get("prefix_reuse") else []
     if "max_length" in truncate:
         words.append(f"{truncate['max_length']} tokens")
     if truncate.get("side", "head") != "head":

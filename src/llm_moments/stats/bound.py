@@ -15,7 +15,8 @@ class Bound:
     """An estimate from n pairs.
 
     Each bound holds alone: P(truth < high) >= confidence and P(truth > low) >= confidence. Both at
-    once hold with 2 * confidence - 1.
+    once hold with 2 * confidence - 1. assumed: the most that one example could lose, where that is an
+    assumption and no fact (scores without a range).
     """
 
     estimate: float
@@ -24,6 +25,7 @@ class Bound:
     confidence: float
     method: str
     n: int
+    assumed: float | None = None
 
 
 def paired(baseline: Any, candidate: Any, what: str = "score") -> tuple[np.ndarray, np.ndarray]:

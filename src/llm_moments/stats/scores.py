@@ -37,19 +37,19 @@ def drop_bound(
 ) -> Bound:
     """Bounds for the drop mean(baseline - candidate) of paired scores [n], in the unit of the scores.
 
-    `bounds` are the least and the highest score there can be, also on examples not seen. If not given:
-    (0, 1) for scores that all lie there; else their observed range, widened where few examples differ. A
-    loss with rare and huge outliers is not covered by that: give its bounds. `seed` is taken because
-    intervals elsewhere draw; nothing is drawn here. ValueError names the score that is not finite or not
-    within bounds.
+    `bounds` are the least and the highest score there can be, also on examples not seen; an end may be
+    infinite, as R² has none below. If not given: (0, 1) for scores that all lie there; else, and where an
+    end is infinite, their observed range, widened where few examples differ. A loss with rare and huge
+    outliers is not covered by that; `assumed` says what was taken. `seed` is taken because intervals
+    elsewhere draw; nothing is drawn here. ValueError names the score that is not finite or not within bounds.
     """
     before, after = paired(baseline_scores, candidate_scores)
     if _right_or_wrong(before, after, bounds):
         return paired_flip_bound(*flips(before, after), len(before), confidence=confidence)
     alpha, drops = error_of(confidence), before - after
-    largest = _largest_drop(before, after, bounds)
+    largest, known = _largest_drop(before, after, bounds)
     high, low = _highest(drops, largest, alpha), -_highest(-drops, largest, alpha)
-    return Bound(float(drops.mean()), low, high, confidence, METHOD, len(drops))
+    return Bound(float(drops.mean()), low, high, confidence, METHOD, len(drops), None if known else largest)
 
 
 def drop_pvalue(
@@ -63,7 +63,7 @@ def drop_pvalue(
     before, after = paired(baseline_scores, candidate_scores)
     if _right_or_wrong(before, after, bounds):
         return flip_pvalue(*flips(before, after), len(before), margin)
-    largest = _largest_drop(before, after, bounds)
+    largest, _ = _largest_drop(before, after, bounds)
     drops, times = np.unique(np.append(before - after, largest), return_counts=True)
     return weighted_mean_exceeds(drops, times, margin)
 
@@ -93,8 +93,8 @@ def _right_or_wrong(before: np.ndarray, after: np.ndarray, bounds: Range | None)
     return bool((((before == 0) | (before == 1)) & ((after == 0) | (after == 1))).all())
 
 
-def _largest_drop(before: np.ndarray, after: np.ndarray, bounds: Range | None) -> float:
-    """The most that one example, seen or not, could lose."""
+def _largest_drop(before: np.ndarray, after: np.ndarray, bounds: Range | None) -> tuple[float, bool]:
+    """The most that one example, seen or not, could lose, and whether that is known."""
     scores = np.concatenate([before, after])
     low, high = bounds or (0.0, 1.0)
     outside = np.flatnonzero((scores < low) | (scores > high))
@@ -102,13 +102,13 @@ def _largest_drop(before: np.ndarray, after: np.ndarray, bounds: Range | None) -
         i = int(outside[0])
         side = "candidate" if i >= len(before) else "baseline"
         raise ValueError(f"the {side} score of example {i % len(before)} is {scores[i]}, not within {bounds}")
-    if not len(outside):
-        return float(high - low)
+    if not len(outside) and np.isfinite(high - low):
+        return float(high - low), True
     drops = np.abs(before - after)
     seen = int((drops > 0).sum())
     if not seen and np.ptp(scores) == 0:
-        return float(max(abs(scores[0]), 1.0))
-    return float(max(np.ptp(scores), drops.max() * (1 + UNSEEN / max(seen, 1))))
+        return float(max(abs(scores[0]), 1.0)), False
+    return float(max(np.ptp(scores), drops.max() * (1 + UNSEEN / max(seen, 1)))), False
 
 
 def _highest(drops: np.ndarray, largest: float, alpha: float) -> float:
