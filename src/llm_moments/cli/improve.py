@@ -34,7 +34,8 @@ def improve(
         Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")
     ] = Path("improved"),
     heal: Annotated[
-        bool, typer.Option("--heal", help="Also teach a model of half the layers, on a part of the examples.")
+        bool,
+        typer.Option("--heal", help="Also teach models of a third or half of the layers, on a part of the examples."),
     ] = False,
     heal_data: Annotated[
         str | None, typer.Option("--heal-data", metavar="FILE", help="Or on these, which need no labels.")
