@@ -20,7 +20,9 @@ Tick = Callable[[float | None, str], None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """B held against A. drop > 0: B is worse; speedup > 1: B is faster. within: drop_high < max_drop."""
+    """B held against A. drop > 0: B is worse; speedup > 1: B is faster. within: drop_high < max_drop.
+
+    None: not measured (results of lm-eval have neither speed nor outputs)."""
 
     a: str
     b: str
@@ -33,11 +35,11 @@ class Comparison:
     drop_high: float
     harmful: int
     beneficial: int
-    agreement: float
-    divergence: float
-    speedup: float
-    speedup_low: float
-    speedup_high: float
+    agreement: float | None
+    divergence: float | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
     confidence: float
     max_drop: float | None
     within: bool | None
