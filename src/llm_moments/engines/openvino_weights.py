@@ -54,7 +54,9 @@ def _replace(user: Any, node: Any, pack: Callable[[np.ndarray], Packed | None], 
     if not turn:
         user.replace_source_output(unpacking(found, rows.shape).output(0))
         return
-    made = op.matmul(product.input_value(0), unpacking(found, rows.shape), product.get_attributes()["transpose_a"], True)
+    made = op.matmul(
+        product.input_value(0), unpacking(found, rows.shape), product.get_attributes()["transpose_a"], True
+    )
     made.set_friendly_name(product.get_friendly_name())
     for further in list(product.output(0).get_target_inputs()):
         further.replace_source_output(made.output(0))
