@@ -243,6 +243,7 @@ def test_weigh_prices_sizes_and_layers(learnt: Path) -> None:
     assert named["skip layer 0"].verdict == "unavailable"
     assert "changes the shape" in named["skip layer 0"].reason
     assert named["images of 8 pixels"].drop is not None
+    assert all(w.drop is not None for w in worths if not w.name.startswith("skip")), [w.reason for w in worths]
     assert "decode" not in {w.step for w in worths}  # of arrays there is nothing to decode
 
 

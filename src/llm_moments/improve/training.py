@@ -74,7 +74,8 @@ class _Run:
     def __init__(self, course: Course, begin: float, allowed: float, max_rise: float, tick: Tick):
         self.course, self.begin, self.allowed, self.max_rise, self.tick = course, begin, allowed, max_rise, tick
         self.base = asdict(course.base)
-        self.base["max_length"] = min(self.base["max_length"], course.described.max_length)
+        if course.task.extent.unit == "tokens":
+            self.base["max_length"] = min(self.base["max_length"], course.described.max_length)
         self.tried: list[dict[str, Any]] = []
         self.looks: list[TrainingLook] = []
         sizes = course.kept("improve", {"budget": allowed, "max_rise": max_rise}, self.sizes)

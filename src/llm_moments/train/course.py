@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from llm_moments.atomic import write_atomic
-from llm_moments.core import Example, Pipeline, Plan
+from llm_moments.core import Example, Pipeline
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, evaluation
-from llm_moments.tasks.text_classification import TextClassification
 from llm_moments.train.fit import digest_of, plain, prepared
 from llm_moments.train.loop import Loop, Settings
-from llm_moments.train.problem import labels_of, targets_of, with_head
+from llm_moments.train.problem import labels_of, targets_of
+from llm_moments.train.start import Start, start
 from llm_moments.train.train import loss_of
 from llm_moments.train.vitals import BlockVitals, Vitals
 
@@ -86,8 +86,8 @@ class Course:
         self.device = best_device(self.device)
         references = [e.reference for e in self.examples]
         self.labels, self.problem = labels_of(references, self.name)
-        self.task = TextClassification()
-        module, self.described = with_head(self.model, self.labels, self.problem, 0)
+        begun = self.begun(replace(self.base, seed=0))
+        module, self.task, self.described = begun.module, begun.task, begun.model
         self.known = self.task.references(references, self.described)
         self.values = [self.task.normalise(e.input) for e in self.examples]
         self.part = self.judged_by(list(self.judged))
@@ -98,24 +98,26 @@ class Course:
         self.block_names = list(Vitals(module).sums) if _has_layers(module) else []
 
     def judged_by(self, examples: list[Example]) -> Evaluation:
-        part = evaluation(self.pipe(self.base, self.described), examples)
+        part = evaluation(self.pipe(self.begun(self.base)), examples)
         if not part.labelled:
             raise DataError("the evaluation examples have no labels, so that nothing can be judged by them")
         return part
 
-    def pipe(self, wanted: Settings, described: Any) -> Pipeline:
-        length = min(wanted.max_length, described.max_length)
-        return Pipeline(self.task, described, Plan({"truncate": {"max_length": length}}), engines=Engines(described))
+    def begun(self, wanted: Settings) -> Start:
+        return start(self.model, [e.input for e in self.examples], self.labels, self.problem, wanted)
+
+    def pipe(self, begun: Start) -> Pipeline:
+        return Pipeline(begun.task, begun.model, begun.plan, engines=Engines(begun.model))
 
     def loop(self, changes: Mapping[str, Any], seed: int, rows: Sequence[int]) -> Loop:
         """A loop ready to go. InputError for a change that no settings have or that this model cannot have."""
         wanted = settings_of({**self.settings, **changes, "seed": seed, "checkpoint_every": 0, "early_stopping": 0})
-        module, described = with_head(self.model, self.labels, self.problem, seed)
-        module = prepared(module, wanted)
+        begun = self.begun(wanted)
+        module, described = prepared(begun.module, wanted), begun.model
         known = [self.known[r] for r in rows]
         loss = loss_of(wanted, self.problem, known, described)
         loop = Loop(
-            module, self.pipe(wanted, described), [self.values[r] for r in rows], targets_of(known, described), wanted,
+            module, self.pipe(begun), [self.values[r] for r in rows], targets_of(known, described), wanted,
             loss, device=self.device,
         )  # fmt: skip
         loop.module.to(loop.device)

@@ -56,6 +56,8 @@ def distill(
     """
     base = load(teacher, device=device)
     base = base.with_(**base.task.sorts)
+    if "truncate" not in base.plan:
+        raise InputError(f"a student can be taught by a classifier of texts so far, not by one of {base.task.name}")
     examples, _ = gather(data)
     judged = gather(evaluate) if evaluate is not None else ([], "")
     out = Path(out)
