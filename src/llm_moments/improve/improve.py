@@ -160,7 +160,11 @@ def improve(
     apart = parts.pop("heal", None)
     run = _Run(pipe, parts, study, max_drop, objective, seconds(budget), tick, source, folder)
     if heal is not False:
-        taught = apart.values if heal is True and apart is not None else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
+        taught = (
+            apart.values
+            if heal is True and apart is not None
+            else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
+        )
         run.taught = without(taught, [*parts["search"].values, *parts["certify"].values])
     if first is not None:
         run.apart = apart
