@@ -13,10 +13,12 @@ from pathlib import Path
 
 from llm_moments.errors import InputError, WriteError
 
+FULL = "the disk is full; make room or choose another place"
+
 
 @contextmanager
 def writing(path: Path, kept: str) -> Iterator[None]:
-    """Makes an OSError of the block a WriteError that names the file and the cure. kept: what is left."""
+    """Makes an OSError of the block, or a full disk told otherwise, a WriteError that names the file and the cure. kept: what is left."""
     try:
         yield
     except Exception as error:
@@ -24,7 +26,7 @@ def writing(path: Path, kept: str) -> Iterator[None]:
         if number is None and not isinstance(error, OSError):
             raise
         if number in (errno.ENOSPC, errno.EDQUOT):
-            why = "the disk is full; make room or choose another place"
+            why = FULL
         elif number == errno.EFBIG:
             why = "the file would be larger than is allowed here (ulimit -f)"
         else:

@@ -34,7 +34,8 @@ def improve(
         Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")
     ] = Path("improved"),
     heal: Annotated[
-        bool, typer.Option("--heal", help="Also teach a model of half the layers, on a part of the examples.")
+        bool,
+        typer.Option("--heal", help="Also teach models of a third or half of the layers, on a part of the examples."),
     ] = False,
     heal_data: Annotated[
         str | None, typer.Option("--heal-data", metavar="FILE", help="Or on these, which need no labels.")
@@ -99,6 +100,7 @@ def improve(
     refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
     from llm_moments.improve.improve import improve as search
 
+    o.free(csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)

@@ -127,7 +127,7 @@ def improve(
 ) -> Improvement:
     """Searches plans of a pipeline, model folder or artefact on the user's examples and certifies one.
 
-    heal: also teach a model of half the layers to answer as the original does, on a part of the examples, or,
+    heal: also teach models of a third or half of the layers to answer as the original does, on a part of the examples, or,
     where heal is itself data (a path or examples, without labels if you like), on those.
 
     first: "linear" for a linear model of words, trained on the same part of the examples and offered to the search as
@@ -145,7 +145,7 @@ def improve(
         raise InputError(f"healing is for models of texts so far, not for {pipe.task.name}")
     if first is not None:
         put_first.check(first, pipe)
-    examples, source = gather(data, **read)
+    examples, source = gather(data, judge=pipe, **read)
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
     if heal is not False:

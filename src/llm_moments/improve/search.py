@@ -42,7 +42,7 @@ class Search:
         self.base_cost: float | None = None
         self.quick_rows = QUICK
         self.built = 0.0  # seconds that the dearest graph so far took to build
-        self.heal: Callable[[Pipeline, int, float], str] | None = None  # (teacher, length, seconds) -> name of weights
+        self.heal: Callable[[Pipeline, int, float, str], str] | None = None  # of improve.heal; gives a name of weights
         self.first: Callable[[Pipeline], str] | None = None  # trains a model to put first; name of its weights
         self._odds: dict[str, float] = {}
 

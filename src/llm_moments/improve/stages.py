@@ -13,9 +13,11 @@ from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Trial
+from llm_moments.train.distill import layers_of
 
 SURE = 0.95  # chance to pass from which more length is not needed
-HEALS = 0.65  # of the time that is left, for teaching a smaller model
+HEALS = {"one": 0.3, "third": 0.4, "half": 0.65}  # of the time that is left, for teaching a model of so many layers
+MUCH = 0.75  # of the time of the best plan before: students of more layers could hardly do better
 SATURATED = 2  # rungs that are sure before a longer one is left out
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
@@ -81,17 +83,41 @@ def _ladder(search: Search, engine: str, precision: str, stage: str, most: int =
 
 
 def heal(search: Search) -> None:
-    """Half the layers, taught by the fastest good plan; then its own lengths on the fastest engines."""
-    teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
-    if search.heal is None or not teachers or search.late(HEALS * search.left()):
-        return
+    """One layer, which learns and answers fastest; a third and half of them where that did not make much faster."""
+    made: set[int] = set()
+    for student, share in HEALS.items():
+        layers = layers_of(layer_count(search), student)
+        if layers in made:
+            continue
+        made.add(layers)
+        teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
+        if search.heal is None or not teachers or search.late(share * search.left()):
+            return
+        before = search.good()[0].cost or 0.0
+        if not (name := _healed(search, teachers, student, share)):
+            return
+        cascades(search)
+        best = search.good()[0]
+        if _uses(best, name) and (best.cost or 0.0) < MUCH * before:
+            return
+
+
+def _healed(search: Search, teachers: list[Trial], student: str, share: float) -> str:
+    """Teaches it by the fastest good plan, and tries its own lengths on the fastest engines."""
+    assert search.heal is not None
     sure = [t for t in teachers if search.odds(t) >= SURE] or teachers
     taught = _taught_at(search, search.stock.task.extent.of(teachers[0].plan))
-    name = search.heal(search.pipe(sure[0]), taught, HEALS * search.left())
-    if not name:
-        return
-    for engine, precision in variants(search)[:2]:
-        _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+    name = search.heal(search.pipe(sure[0]), taught, share * search.left(), student)
+    if name:
+        for engine, precision in variants(search)[:2]:
+            _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+    return name
+
+
+def _uses(trial: Trial, name: str) -> bool:
+    """Whether these weights are the plan's own, or those of its cheap stage."""
+    cheap = trial.plan.get("cascade", {}).get("cheap", {})
+    return name in (trial.plan["forward"].get("weights"), cheap.get("forward.weights"))
 
 
 def _taught_at(search: Search, single: int) -> int:
@@ -302,5 +328,5 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, first, cascades, lossless, heal, cascades, tune, others, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, first, cascades, lossless, heal, tune, others, keep_float, compiled, skips, cascades, tune,
 )  # fmt: skip
