@@ -56,6 +56,8 @@ def distill(
     """
     base = load(teacher, device=device)
     base = base.with_(**base.task.sorts)
+    if base.model.is_linear:
+        raise InputError(f"{base.model.name} is a linear model: nothing smaller can be made of it")
     examples, _ = gather(data)
     judged = gather(evaluate) if evaluate is not None else ([], "")
     out = Path(out)
