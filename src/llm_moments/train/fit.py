@@ -151,7 +151,8 @@ def _run(loop: Loop, tick: Tick, on_update: Callable[[Loop], None] | None) -> di
         def told(done: float | None, message: str) -> None:
             tick(done, message)
             if on_update is not None:
-                on_update(loop)
+                with loop.recorder.step("report"):  # scalars and histograms, where they are asked for
+                    on_update(loop)
 
         start = time.perf_counter()
         loop.run(told)

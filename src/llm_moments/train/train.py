@@ -94,7 +94,12 @@ def train(
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
     values = [task.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
-    said = [head] * bool(head) + warnings(values, known, described.labels, held[0], problem, held[1])
+    never = expansion.get("never") or []
+    said = (
+        [head] * bool(head)
+        + [pseudo.one_sided(never)] * bool(never)
+        + warnings(values, known, described.labels, held[0], problem, held[1])
+    )
     loss = loss_of(wanted, problem, known, described)
     job = Job(
         module,
