@@ -96,18 +96,33 @@ class Data:
             self.reported.append(what)
 
     def _example(self, number: int, row: Mapping[str, Any]) -> Example:
+        if self.columns.get("choices"):
+            asked = "messages" if self.columns["text"] == "messages" else "prompt"
+            value = {asked: row.get(self.columns["text"] or ""), "choices": row.get(self.columns["choices"] or "")}
+            return Example(value, self._label(row), self._id(number, row))
         if self.images:
             return Example(self._image(number, row), self._label(row), self._id(number, row))
         if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
             return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
         if self.columns["text"] in ("audio", "audio_path"):
-            return Example({"audio": self._file(number, row)}, self._label(row), self._id(number, row))
+            return Example({"audio": self._sound(number, row)}, self._label(row), self._id(number, row))
         text = self._text(number, row, self.columns["text"])
         if self.columns["pair"]:
             return Example(
                 (text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row)
             )
         return Example(text, self._label(row), self._id(number, row))
+
+    def _sound(self, number: int, row: Mapping[str, Any]) -> str:
+        """The path of a sound whose header, and where its format allows its end, can be read."""
+        from llm_moments.steps.audio import check
+
+        file = self._file(number, row)
+        try:
+            check(Path(file))
+        except DataError as error:
+            raise BadRow(number, "no sound", str(error)) from None
+        return file
 
     def _file(self, number: int, row: Mapping[str, Any]) -> str:
         """The path in a row, beside the file of the data; one that leaves its folder is refused."""
@@ -232,6 +247,10 @@ def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | N
     def known(group: Iterable[str]) -> str | None:
         return next((by_name[word] for word in group if word in by_name), None)
 
+    if choices := by_name.get("choices"):  # multiple choice: the number of the right one, or its text
+        asked = wanted.get("text") or known([*MADE_FROM, *TEXT])
+        label = wanted.get("label") or known(["answer", "answerkey", "gold", *LABEL])
+        return {"text": asked, "pair": None, "label": label, "id": wanted.get("id") or known(IDS), "choices": choices}
     if (made_from := known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
         label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if by_name.get(word) != made_from)
         return {"text": made_from, "pair": None, "label": label, "id": wanted.get("id") or known(IDS)}

@@ -121,8 +121,8 @@ def _unknown(why: str, row: str, data: Any, name: str) -> None:
 
 def _plain(value: Any) -> tuple[Any, Any]:
     if isinstance(value, dict):
-        label = next((value[k] for k in ("label", "labels", "reference") if k in value), None)
-        known = ("text", "text_pair", "image", "messages", "prompt", "audio")
+        label = next((value[k] for k in ("label", "labels", "reference", "answer") if k in value), None)
+        known = ("text", "text_pair", "image", "messages", "prompt", "audio", "choices")
         return {k: value[k] for k in known if k in value}, label
     return value, None
 
@@ -131,6 +131,8 @@ def evaluation(pipe: Pipeline, examples: Sequence[Example]) -> Evaluation:
     """All examples if none or all have references; those that have one if most do."""
     known = [e for e in examples if _has_reference(e)]
     used = list(known if len(known) * 2 > len(examples) else examples)
+    if prepare := getattr(pipe.task, "prepared", None):  # inputs and references that belong together
+        used = [prepare(example) for example in used]
     values = [pipe.task.normalise(e.input) for e in used]
     if used and len(known) * 2 > len(examples):
         return Evaluation(pipe, values, pipe.task.references([e.reference for e in used], pipe.model))

@@ -263,6 +263,8 @@ def load(
     from llm_moments.tasks.base import task_for
 
     if isinstance(ref, Pipeline):
+        if task or metric:  # the same model and plan, judged in another way
+            ref = Pipeline(task_for(ref.model, task or ref.task.name, metric), ref.model, ref.plan, engines=ref.engines)
         return ref if plan is None else ref.with_(**plan)
     recover(Path(ref))
     if is_artefact(ref):

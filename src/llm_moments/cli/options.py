@@ -54,7 +54,12 @@ Task = Annotated[
     typer.Option("--task", envvar="MOMENTS_TASK", help="What the model is for, if it could be for several things: chat, text-generation, …"),
 ]  # fmt: skip
 Metric = Annotated[
-    str | None, typer.Option("--metric", help="What texts are judged by: 'exact match', 'token F1' or chrF.")
+    str | None,
+    typer.Option(
+        "--metric",
+        help="What texts are judged by: 'exact match', 'token F1', chrF; without making any: likelihood (of the "
+        "references), accuracy or 'normalised accuracy' (of the choices in a row).",
+    ),
 ]
 System = Annotated[str | None, typer.Option("--system", help="System prompt of a dialogue that has none.")]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")]

@@ -8,6 +8,7 @@ from typing import Any
 from llm_moments.core import Plan
 from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.environment import usable_cores
+from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.search import Search
@@ -126,6 +127,17 @@ def _taught_at(search: Search, single: int) -> int:
     short = fastest.settings("cascade").get("cheap", {}).get(search.stock.task.extent.knob)
     longer = [n for n in rungs(search) if short and short < n < single]
     return min(longer, default=single)
+
+
+def first(search: Search) -> None:
+    """A model of another kind, for the cheap stage of a cascade; on its own it is a plan like any other."""
+    if search.first is None or search.late():
+        return
+    teachers = [t for t in search.good() if "cascade" not in t.plan]
+    name = search.first(search.pipe(teachers[0]) if teachers else search.stock)
+    if name:
+        sorts = {**search.stock.task.sorts, **put_on("torch", "fp32"), "forward.calibration": None}
+        search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
 
 
 def rungs(search: Search) -> list[int]:
@@ -296,7 +308,11 @@ def layer_count(search: Search) -> int:
     from llm_moments.engines.torch_eager import load_module
 
     if "layers" not in search.study.notes:
-        search.study.note("layers", count(load_module(search.stock.model)))
+        try:
+            found = count(load_module(search.stock.model))
+        except EngineError:  # a model without layers: none can be left out
+            found = 0
+        search.study.note("layers", found)
     return int(search.study.notes["layers"])
 
 
@@ -312,5 +328,5 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, cascades, lossless, heal, tune, others, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, first, cascades, lossless, heal, tune, others, keep_float, compiled, skips, cascades, tune,
 )  # fmt: skip
