@@ -32,23 +32,18 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tiny_lm(folder: Path, kind: str = "llama", seed: int = 0, ends: bool = True) -> Path:
-    """A Hugging Face folder with random weights, sharp enough that greedy answers do not hang on rounding.
-
-    ends: whether the end token is as likely as others; else it never comes.
-    """
+def tiny_lm(folder: Path, kind: str = "llama", *, seed: int = 0, end: int = 2, sharp: float = 8) -> Path:
+    """A Hugging Face folder with random weights, sharp enough that greedy answers do not hang on rounding."""
     import torch
     import transformers
 
     name, sizes = KINDS[kind]
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**sizes))
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**{**sizes, "eos_token_id": end}))
     with torch.no_grad():
         for weights in model.parameters():
             if weights.ndim == 2:
-                weights.mul_(8)
-        if not ends:
-            model.config.eos_token_id = model.generation_config.eos_token_id = 399
+                weights.mul_(sharp)
     model.save_pretrained(folder)
     byte_level(256, special=False).save_pretrained(folder)
     return folder
