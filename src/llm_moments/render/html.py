@@ -38,9 +38,10 @@ details{margin:.5rem 0}summary{cursor:pointer}li{margin:.2rem 0}
 
 def report(
     *, session: Any = None, after: Any = None, worths: Any = None, study: Sequence[Any] | None = None, certificate: Any = None,
-    training: Any = None, title: str = "llm-moments",
+    training: Any = None, learning: Any = None, faster: Any = None, title: str = "llm-moments",
 ) -> str:  # fmt: skip
-    """The page, from whatever results are given. after: the session of the improved plan."""
+    """The page, from whatever results are given. after: the session of the improved plan; learning and faster: of weigh
+    and of improve with --train."""
     draw = _Pictures()
     parts = []
     if certificate is not None:
@@ -49,6 +50,14 @@ def report(
         parts.append(_section("Every plan that was tried", draw(charts.front, study, certificate), _trials(study)))
     if training is not None:
         parts.append(_section("How it learnt", draw(charts.curves, training), _learnt(training)))
+    if faster is not None:
+        from llm_moments.render import faster as view
+
+        parts += [_section(head, inner) if head else inner for head, inner in view.sections(faster, draw)]
+    if learning is not None:
+        from llm_moments.render.learning import sections
+
+        parts += [_section(head, inner) for head, inner in sections(learning, draw)]
     if session is not None:
         head = "Where the time goes" if after is None else "Where the time went in the original"
         parts.append(_steps(head, session, draw))

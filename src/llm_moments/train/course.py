@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +16,7 @@ import numpy as np
 from llm_moments.atomic import write_atomic
 from llm_moments.core import Example, Pipeline, Plan
 from llm_moments.engines.base import Engines
-from llm_moments.errors import DataError, EngineError, InputError
+from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, evaluation
 from llm_moments.tasks.text_classification import TextClassification
 from llm_moments.train.fit import digest_of, plain, prepared
@@ -168,13 +169,25 @@ class Course:
         asked = json.dumps([self.question, plain(dict(changes)), seed, rows, values, watch], sort_keys=True)
         return self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:20]}.json"
 
-    def pace(self, updates: int = 4, **changes: Any) -> tuple[float, float]:
-        """Seconds an example of training and of judging, by a few updates that are thrown away."""
+    def kept(self, name: str, asked: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was decided for this question before, or now: timings differ from call to call, decisions must not."""
+        if self.folder is None:
+            return make()
+        digest = hashlib.sha256(json.dumps([self.question, plain(dict(asked))], sort_keys=True).encode()).hexdigest()
+        file = self.folder / f"{name}-{digest[:20]}.json"
+        if not file.is_file():
+            write_atomic(file, json.dumps(make()))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def pace(self, updates: int = 4, **changes: Any) -> tuple[float, float, float]:
+        """Seconds of one run's beginning, of an example to train on and of one to judge by; its updates are thrown away."""
+        begin = time.perf_counter()
         wanted = replace(self.base, **changes)
         count = min(len(self.values), wanted.batch_size * wanted.accumulate * updates)
         loop = self.loop({**changes, "epochs": 1}, 0, self.rows(0, count))
         loop.module.train()
         groups = list(loop.groups(0))
+        opening = time.perf_counter() - begin
         loop.update(groups[0], 0)  # what is done for the first time takes longer
         start = time.perf_counter()
         for group in groups:
@@ -183,7 +196,21 @@ class Course:
         some = self.part.values[:48]
         start = time.perf_counter()
         loop.outputs(some)
-        return learning, (time.perf_counter() - start) / max(len(some), 1)
+        return opening, learning, (time.perf_counter() - start) / max(len(some), 1)
+
+
+RUNS = "runs"
+
+
+def room_for(out: Path, overwrite: bool = False) -> Path:
+    """The folder of the runs inside `out`; OutputExists where anything else is in the place."""
+    if overwrite:
+        shutil.rmtree(out / RUNS, ignore_errors=True)
+    strange = out.is_dir() and any(out.iterdir()) and not (out / RUNS).is_dir()
+    if (out.exists() and not out.is_dir()) or (strange and not overwrite):
+        raise OutputExists(out)
+    (out / RUNS).mkdir(parents=True, exist_ok=True)
+    return out / RUNS
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
