@@ -21,7 +21,9 @@ from llm_moments.cli import options as o
 
 def run(
     model: o.ModelArg,
-    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer, or sound files.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", envvar="MOMENTS_DATA", help="A file of inputs, or - for stdin.")
     ] = None,
