@@ -64,8 +64,12 @@ def assumption(bound: stats.Bound) -> str:
     )
 
 
-def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
-    """Examples in memory, and the name of where they came from. data: a path or an iterable."""
+def gather(data: Any, *, judge: Pipeline | None = None, **options: Any) -> tuple[list[Example], str]:
+    """Examples in memory, and the name of where they came from. data: a path or an iterable.
+
+    judge: a pipeline that is to be judged by the references: one that it does not know is an error that names
+    file and row or, if bad rows are skipped, skipped and counted; so is one reference for all rows an error.
+    """
     from llm_moments import data as readers
 
     if isinstance(data, str | Path):
@@ -74,7 +78,45 @@ def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
     examples = [x if isinstance(x, Example) else Example(*_plain(x)) for x in data]
     if not examples:
         raise DataError(f"{name}: there is no example in it")
-    return examples, name
+    return (examples if judge is None else _judging(judge, examples, data, name)), name
+
+
+def _judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> list[Example]:
+    if sum(map(_has_reference, examples)) * 2 <= len(examples):
+        return examples  # judged by the original's own answers
+    kept, seen = [], set()
+    for number, example in enumerate(examples, 1):
+        try:
+            if _has_reference(example):
+                seen.add(repr(pipe.task.references([example.reference], pipe.model)))
+            kept.append(example)
+        except DataError as error:
+            _unknown(str(error).removeprefix("row 1: "), _row(example, number, data), data, name)
+    if not kept:
+        raise DataError(f"{name}: no row has a reference that {pipe.model.name} knows. Is --label-column right?")
+    if len(kept) > 1 and len(seen) == 1:
+        told = next(e.reference for e in kept if _has_reference(e))
+        raise DataError(
+            f"{name}: every row has the label {told!r}, and what a change costs there says nothing of other "
+            "answers. Add rows of the others, or give rows without labels."
+        )
+    return kept
+
+
+def _has_reference(example: Example) -> bool:
+    return example.reference is not None and example.reference != ""
+
+
+def _row(example: Example, number: int, data: Any) -> str:
+    column = getattr(data, "columns", {}).get("id")
+    return f"the row with {column} {example.id!r}" if column else f"row {example.id or number}"
+
+
+def _unknown(why: str, row: str, data: Any, name: str) -> None:
+    if getattr(data, "on_error", "fail") == "fail":
+        skip = ", pass --on-error skip," if hasattr(data, "on_error") else ""
+        raise DataError(f"{name}, {row}: {why}. Mend it{skip} or name another column with --label-column.")
+    data.skipped("unknown label", f"{row}: {why}")
 
 
 def _plain(value: Any) -> tuple[Any, Any]:
@@ -87,7 +129,7 @@ def _plain(value: Any) -> tuple[Any, Any]:
 
 def evaluation(pipe: Pipeline, examples: Sequence[Example]) -> Evaluation:
     """All examples if none or all have references; those that have one if most do."""
-    known = [e for e in examples if e.reference is not None and e.reference != ""]
+    known = [e for e in examples if _has_reference(e)]
     used = list(known if len(known) * 2 > len(examples) else examples)
     if prepare := getattr(pipe.task, "prepared", None):  # inputs and references that belong together
         used = [prepare(example) for example in used]

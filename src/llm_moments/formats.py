@@ -106,7 +106,7 @@ def _table(file: Path, encoding: str | None) -> Iterator[Row]:
         kind = [suffix.lower() for suffix in file.suffixes if suffix.lower() != ".gz"][-1]
         delimiter = "\t" if kind in (".tsv", ".tab") else _delimiter(header_line)
         if "\x00" in header_line:
-            raise DataError(f"{file} is not a text file (it has NUL bytes)")
+            raise DataError(f"{file} is not a text file: it has NUL bytes (try --encoding utf-16-le, if it is UTF-16)")
         source = quotes.rows(stream, delimiter)
         header = next((row for row in source if row.fault or any(map(str.strip, row.cells))), None)
         if header is None:

@@ -93,6 +93,7 @@ def improve(
     refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
     from llm_moments.improve.improve import improve as search
 
+    o.free(csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)

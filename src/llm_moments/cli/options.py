@@ -15,7 +15,7 @@ import typer
 from llm_moments.cli.settings import take
 
 if TYPE_CHECKING:
-    from llm_moments.core import Pipeline
+    from llm_moments.core import Pipeline, Plan
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
@@ -93,7 +93,6 @@ def open_pipe(
     model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool, task: str | None = None,
     metric: str | None = None,
 ) -> Pipeline:  # fmt: skip
-    from llm_moments.core import Plan
     from llm_moments.errors import InputError
     from llm_moments.model import load
 
@@ -101,9 +100,19 @@ def open_pipe(
         raise InputError(f"--device is auto, cpu, cuda or mps, not {device!r}")
     if plan is not None and not plan.is_file():
         raise InputError(f"--plan {plan}: there is no such file")
-    chosen = Plan.from_toml(plan.read_text(encoding="utf-8")) if plan else None
+    chosen = _plan(plan) if plan else None
     pipe = load(model, task=task, metric=metric, plan=chosen, device=device, trust_remote_code=trust)
     return pipe.with_(**named_values(sets, "--set")) if sets else pipe
+
+
+def _plan(file: Path) -> Plan:
+    from llm_moments.core import Plan
+    from llm_moments.errors import PlanError
+
+    try:
+        return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
+    except (PlanError, UnicodeDecodeError) as error:
+        raise PlanError(f"--plan {file}: {error}") from error
 
 
 def sampling(
@@ -152,6 +161,17 @@ def read_data(
     from llm_moments.data import read
 
     return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit)
+
+
+def free(*outputs: Path | None, data: str, overwrite: bool = False) -> None:
+    """Before anything is done: no output is the file of examples, and none replaces what is there unasked."""
+    from llm_moments.errors import InputError, OutputExists
+
+    for path in (p for p in outputs if p is not None and p.exists()):
+        if Path(data).exists() and path.samefile(data):
+            raise InputError(f"{path} is the file of examples itself; choose another place for what is written")
+        if not overwrite:
+            raise OutputExists(path)
 
 
 def tell_skipped(data: Any) -> None:

@@ -41,6 +41,9 @@ def train(
         float | None, typer.Option("--learning-rate", help="At its peak; 0.0001 (linear: 0.03).")
     ] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens a row is cut at; 128.")] = None,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="For the labels of the data, whatever the model's own head knows.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
     optimizer: Annotated[
         str, typer.Option("--optimizer", help="sgd, momentum, nesterov, adam, adamw, adafactor or one of torch.optim.")
@@ -121,6 +124,7 @@ def train(
 
     fmt = o.output_format(format, json_)
     columns = (text_column, pair_column, label_column, encoding, on_error)
+    o.free(html, csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {
@@ -132,7 +136,7 @@ def train(
         "order": order, "attention": attention, "freeze": tuple(freeze or ()),
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
         "checkpoint_every": checkpoint_every, "image_size": image_size,
-        "balance": balance, "augment": parse(augment or "", {**TEXT, **IMAGE}),
+        "balance": balance, "new_head": new_head, "augment": parse(augment or "", {**TEXT, **IMAGE}),
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
     said = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}

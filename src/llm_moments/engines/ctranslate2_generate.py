@@ -19,7 +19,8 @@ KINDS = {  # what a folder's model.bin says it holds, and the class that runs it
     "TransformerSpec": "ctranslate2_translate:CTranslate2Translate",
 }
 # int8 keeps what is no matrix product in fp32; as-is takes the nearest to the file's own that this CPU computes in.
-COMPUTE = {"as-is": "default", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
+COMPUTE = {"as-is": "default", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8",
+           "int8-bf16": "int8_bfloat16"}  # fmt: skip
 
 
 class CTranslate2Generate:
@@ -28,10 +29,10 @@ class CTranslate2Generate:
     name: ClassVar[str] = "ctranslate2"
     extra: ClassVar[str] = "generate"
     package: ClassVar[str] = "ctranslate2"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "as-is")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "as-is")
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams")
     decodes: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "repetition_penalty", "beams", "length_penalty")
-    formats: ClassVar[tuple[str, ...]] = ("ctranslate2",)
+    formats: ClassVar[tuple[str, ...]] = ("transformers", "ctranslate2")
     cpu_only: ClassVar[bool] = False
     builds: ClassVar[bool] = False
 
@@ -39,10 +40,16 @@ class CTranslate2Generate:
     def open(
         cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
     ) -> CTranslate2Generate:
+        if model.format == "transformers" and "num_mel_bins" not in model.config:
+            from llm_moments.engines.ctranslate2_translate import CTranslate2Translate
+
+            return CTranslate2Translate.open(model, settings, store, calibration, device)  # type: ignore[return-value]
         if model.format not in cls.formats:
             raise EngineError(f"ctranslate2 reads no {model.format} model; convert it with ct2-transformers-converter")
         module, _, kind = KINDS[model.config["spec"]].partition(":")
         made = getattr(importlib.import_module(f"llm_moments.engines.{module}"), kind)
+        if kind == "CTranslate2Translate":
+            return made.open(model, settings, store, calibration, device)  # type: ignore[no-any-return]
         return made(model, settings, device)  # type: ignore[no-any-return]
 
     def generate(

@@ -106,6 +106,9 @@ class CTranslate2Whisper(CTranslate2Generate):
         found = self.model.detect_language(self._encoded(features))
         return [row[0][0].strip("<|>") for row in found]
 
+    def forget(self) -> None:
+        """Nothing is kept of earlier prompts."""
+
     def close(self) -> None:
         self.model = None
 

@@ -34,9 +34,18 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
             local_files_only=True, **options,
         )  # fmt: skip
     except Exception as error:
-        raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
+        raise ModelError(f"{model.name} cannot be loaded by transformers: {_why(error)}") from error
     fitted(module, model).eval()
     return skip(module, list(skip_layers)) if skip_layers else module
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    if "mismatched_sizes" in text:
+        return "its weights have other shapes than its config.json states (as many classes as id2label has, for one)"
+    if "deserializing header" in text:
+        return f"its *.safetensors are not whole ({text}). Copy or download them again"
+    return text
 
 
 def best_device(wanted: str) -> str:
@@ -62,6 +71,7 @@ class TorchEager:
         import torch
 
         self.module, self.device = module, device
+        self.dtype = next((p.dtype for p in module.parameters()), None)
         self.threads = int(settings.get("threads", 0)) or _all_threads()
         self._torch = torch
 
@@ -90,6 +100,8 @@ class TorchEager:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
             inputs = {name: torch.from_numpy(array) for name, array in fields.items()}
+            if self.dtype not in (None, torch.float32):  # pixels; ids stay whole numbers
+                inputs = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
             if self.device != "cpu":
                 with recorder.step("transfer"):
                     inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}

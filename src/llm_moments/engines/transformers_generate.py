@@ -133,7 +133,7 @@ class TransformersGenerate:
         if (decoding.lookup or self.draft is not None) and len(prompts) > 1:
             raise EngineError("transformers guesses tokens ahead for one prompt at a time; set forward.streams = 1")
         reused = self._from_cache(prompts, inputs) if self.reuse and len(prompts) == 1 and not self.encodes else 0
-        begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 0 if self.encodes else widths
+        begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1 if self.encodes else widths
         watch = _Watch(self, begun, decoding.stop, on_text)
         start = time.perf_counter()
         self.phase = 1

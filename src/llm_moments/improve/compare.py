@@ -62,7 +62,7 @@ def compare(
     """
     tick = progress or (lambda done, message: None)
     one, two = (load(ref, device=device, task=task, metric=metric) for ref in (a, b))
-    examples, _ = gather(data, **read)
+    examples, _ = gather(data, judge=one, **read)
     part, other = evaluation(one, examples), evaluation(two, examples)
     tick(0.0, "answers of A")
     outputs_a, cost_a = _answered(one, part.values)

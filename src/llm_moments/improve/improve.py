@@ -138,7 +138,7 @@ def improve(
     pipe = load(model, device=device)
     if heal is not False and not getattr(pipe.task, "heals", False):
         raise InputError(f"healing is for models of texts so far, not for {pipe.task.name}")
-    examples, source = gather(data, **read)
+    examples, source = gather(data, judge=pipe, **read)
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
     if heal is not False:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,6 +99,10 @@ class SpeechRecognition(Generation):
     def _errors(self, answer: Any, reference: Any) -> tuple[int, int]:
         plain = normaliser(getattr(answer, "language", "") or "en")
         return METRICS[self.kind](plain(str(answer)), plain(str(reference)))
+
+    def bounds(self, model: Any) -> tuple[float, float]:
+        """A transcript may hold any number of words too many."""
+        return (-math.inf, 1.0)
 
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         """float64 [n]: the score with the baseline's transcripts as references."""

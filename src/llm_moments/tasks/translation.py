@@ -83,7 +83,9 @@ class Translation(Generation):
         ]
         if forward.get("engine") != "ctranslate2" and not forward.get("skip_layers"):
             fast = {"forward.engine": "ctranslate2", "batch.order": "length", "forward.streams": 32}
-            found.append(("CTranslate2 fp32", {**fast, "forward.precision": "fp32"}, True))
+            # With beams the two engines may stop looking at different moments: not the same answers for certain.
+            same = int(decode.get("beams", 1)) == 1
+            found.append(("CTranslate2 fp32", {**fast, "forward.precision": "fp32"}, same))
             found += [
                 (f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")
             ]

@@ -59,6 +59,7 @@ class Settings:
     checkpoint_every: int = 0  # updates; 0: after each epoch only
     seed: int = 0
     image_size: int = 0  # pixels of each side that images are resized to; 0: what the model is for
+    new_head: bool = False  # whatever labels the model's own head knows
     model_options: dict[str, Any] = field(default_factory=dict)  # of a network that begins fresh
 
     def __post_init__(self) -> None:

@@ -18,8 +18,8 @@ from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
-from llm_moments.train.problem import labels_of, targets_of
-from llm_moments.train.start import start
+from llm_moments.train.problem import check_head, labels_of, targets_of
+from llm_moments.train.start import head_of, start
 from llm_moments.train.weather import warnings
 
 
@@ -62,6 +62,8 @@ def train(
     out = Path(out)
     references = [e.reference for e in examples]
     labels, problem = labels_of(references, name)
+    old = None if wanted.new_head else head_of(model)
+    head = check_head(references, labels, problem, old, name) if old else ""
     begun = start(model, [e.input for e in examples], labels, problem, wanted)
     task, module, described = begun.task, begun.module, begun.model
     check_augment(wanted.augment, wanted.balance, task, problem)
@@ -92,7 +94,7 @@ def train(
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
     values = [task.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
-    said = warnings(values, known, described.labels, held[0], problem, held[1])
+    said = [head] * bool(head) + warnings(values, known, described.labels, held[0], problem, held[1])
     loss = loss_of(wanted, problem, known, described)
     job = Job(
         module,
