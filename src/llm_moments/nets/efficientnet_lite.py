@@ -129,7 +129,9 @@ class EfficientNetLiteForImageClassification(PreTrainedModel):
     def from_pretrained(cls, path: Any, *args: Any, **options: Any) -> Any:
         """config.json may be timm's own, or what `save_pretrained` has made of it."""
         told = json.loads((Path(path) / "config.json").read_text(encoding="utf-8-sig"))
-        given: dict[str, Any] = {k: options.pop(k) for k in ("num_labels", "id2label", "label2id", "problem_type") if k in options}
+        given: dict[str, Any] = {
+            k: options.pop(k) for k in ("num_labels", "id2label", "label2id", "problem_type") if k in options
+        }
         if "id2label" in given:
             given.pop("num_labels", None)
         told.pop("model_type", None)
