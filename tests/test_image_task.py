@@ -163,6 +163,17 @@ def test_every_model_can_learn_a_few_by_heart(arch: str, loss: str, tmp_path: Pa
     assert done.evaluation["score"] == 1.0
 
 
+def test_files_are_decoded_once_for_all_epochs(tmp_path: Path) -> None:
+    data = [lm.Example(encoded(e.input), e.reference) for e in make_pictures(20)]
+    settings = {"batch_size": 8, "learning_rate": 1e-3}
+    done = lm.train("cnn", data, tmp_path / "files", epochs=3, **settings)
+    counts = done.session.root.find("decode").counts
+    assert counts["pixels"] == 20 * 16 * 16
+    assert counts["kept_rows"] == 40
+    arrays = lm.train("cnn", make_pictures(20), tmp_path / "arrays", epochs=3, **settings)
+    assert [h["loss"] for h in done.history] == [h["loss"] for h in arrays.history]
+
+
 def test_a_training_that_was_ended_goes_on_bit_for_bit(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
@@ -225,6 +236,7 @@ def test_the_cnn_is_as_it_is_configured(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ weigh and improve
 
 
+@pytest.mark.slow
 def test_weigh_prices_sizes_and_layers(learnt: Path) -> None:
     worths = lm.weigh(load(learnt), make_pictures(60, seed=6))
     named = {w.name: w for w in worths}

@@ -105,13 +105,24 @@ class Data:
         if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
             return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
         if self.columns["text"] in ("audio", "audio_path"):
-            return Example({"audio": self._file(number, row)}, self._label(row), self._id(number, row))
+            return Example({"audio": self._sound(number, row)}, self._label(row), self._id(number, row))
         text = self._text(number, row, self.columns["text"])
         if self.columns["pair"]:
             return Example(
                 (text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row)
             )
         return Example(text, self._label(row), self._id(number, row))
+
+    def _sound(self, number: int, row: Mapping[str, Any]) -> str:
+        """The path of a sound whose header, and where its format allows its end, can be read."""
+        from llm_moments.steps.audio import check
+
+        file = self._file(number, row)
+        try:
+            check(Path(file))
+        except DataError as error:
+            raise BadRow(number, "no sound", str(error)) from None
+        return file
 
     def _file(self, number: int, row: Mapping[str, Any]) -> str:
         """The path in a row, beside the file of the data; one that leaves its folder is refused."""

@@ -92,7 +92,7 @@ class CTranslate2Whisper(CTranslate2Generate):
         results = self.model.generate(
             encoded, [list(p.decoder) for p in prompts], beam_size=1 if drawn else decoding.beams,
             length_penalty=decoding.length_penalty, repetition_penalty=decoding.repetition_penalty,
-            max_length=max(len(p.decoder) for p in prompts) + decoding.max_new_tokens, return_scores=True,
+            max_length=_most(decoding.max_new_tokens, max(len(p.decoder) for p in prompts)), return_scores=True,
             return_no_speech_prob=True, sampling_topk=decoding.top_k if drawn else 1,
             sampling_temperature=decoding.temperature if drawn else 1.0,
         )  # fmt: skip
@@ -113,10 +113,14 @@ class CTranslate2Whisper(CTranslate2Generate):
         self.model = None
 
 
+def _most(new: int, prompt: int) -> int:
+    """The max_length that allows so many new tokens: ctranslate2 gives half of it to an answer, and what a prompt leaves."""
+    return max(2 * new, new + prompt)
+
+
 def _answer(result: Any, decoding: Decoding) -> Generated:
     ids = list(result.sequences_ids[0])
     total = result.scores[0] * max(len(ids), 1) ** decoding.length_penalty  # ctranslate2's score is penalised by length
-    return Generated(
-        ids, finish="length" if len(ids) >= decoding.max_new_tokens else "stop", score=float(total / (len(ids) + 1)),
-        silence=float(result.no_speech_prob),
-    )  # fmt: skip
+    cut = len(ids) >= decoding.max_new_tokens
+    score = float(total / max(len(ids) + (not cut), 1))  # the end is a token, too
+    return Generated(ids, finish="length" if cut else "stop", score=score, silence=float(result.no_speech_prob))

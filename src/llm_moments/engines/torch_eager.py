@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import failing_as
-from llm_moments.errors import EngineError, ModelError
+from llm_moments.errors import EngineError, InputError, ModelError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -49,13 +49,18 @@ def _why(error: Exception) -> str:
 
 
 def best_device(wanted: str) -> str:
+    """The device to run on; InputError for one that torch does not find here."""
     import torch
 
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    able = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [name for name, here in able.items() if here]
+    if wanted == "auto":
+        return found[0]
+    if wanted not in found:
+        raise InputError(
+            f"torch finds no {wanted!r} device here, only {', '.join(found)}: choose one of these, or auto"
+        )
+    return wanted
 
 
 class TorchEager:

@@ -110,7 +110,7 @@ class EfficientNetLiteForImageClassification(PreTrainedModel):
         self.conv_stem, self.bn1 = convolution(3, STEM, 3, 2, tf), norm(STEM)
         stages, given = [], STEM
         for kernel, repeats, made, expansion, stride in STAGES:
-            stage = []
+            stage: list[nn.Module] = []
             for at in range(repeats):
                 first = stride if at == 0 else 1
                 if expansion == 1:
@@ -126,7 +126,7 @@ class EfficientNetLiteForImageClassification(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, **options: Any) -> Any:
+    def from_pretrained(cls, path: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         """config.json may be timm's own, or what `save_pretrained` has made of it."""
         told = json.loads((Path(path) / "config.json").read_text(encoding="utf-8-sig"))
         given: dict[str, Any] = {

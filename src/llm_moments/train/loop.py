@@ -120,6 +120,8 @@ class Loop:
         plan = pipe.plan.with_(**batching(settings, pipe))
         self.pipe = pipe.with_(plan)
         self.steps = self.pipe.steps[:-1]
+        if settings.epochs > 1 and hasattr(pipe.task, "keep"):
+            pipe.task.keep(self.steps, plan)
         self.window = WINDOW if "batch.order" in batching(settings, pipe) else 1  # images have no lengths to group by
         self.values, self.targets = list(values), targets
         self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels))

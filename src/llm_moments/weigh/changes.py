@@ -9,7 +9,7 @@ from typing import Any
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import available, engine_class, follows, put_on
 from llm_moments.steps.truncate import LENGTHS
-from llm_moments.tasks.extents import PIXELS
+from llm_moments.tasks.extents import PIXELS, WORDS
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,20 @@ def inputs(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
     if pipe.task.extent is PIXELS:
         yield from _images(pipe, values)
         return
+    if pipe.task.extent is WORDS:
+        yield from _words(pipe, values)
+        return
     if "truncate" in pipe.plan:
         yield from lengths(pipe, max(int(a["attention_mask"].sum(1).max()) for a in pipe.arrays(values)))
+
+
+def _words(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
+    now = WORDS.of(pipe.plan)
+    for count in pipe.task.rungs(pipe, values):
+        if count and (not now or count < now):
+            yield Change(f"the first {count} words", "vectorize", {WORDS.knob: count})
+    for choices in pipe.task.others(pipe, pipe.plan, values):
+        yield Change("single words only", "vectorize", dict(choices))
 
 
 def _images(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
