@@ -123,6 +123,8 @@ def line_of(answer: Any, asked: Any) -> str:
     """One answer for a person: the text that was made, or label, score and the beginning of what was asked."""
     if not hasattr(answer, "label"):
         return str(answer.text)
+    if isinstance(asked, dict) and "choices" in asked:  # the choice that was made, rather than the question
+        asked = str(asked["choices"][int(answer.label)]) if isinstance(asked["choices"], list) else ""
     shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
     score = "" if answer.score is None else f"{answer.score:.3f}"
     return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
