@@ -73,7 +73,9 @@ def made(name: str, model: str, root: Path = ROOT) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         python = _environment(folder / "venv", PEERS[name])
         words = [PEERS[name].make, str(Path(model).resolve()), str(_plain(model).resolve()), str(out)]
-        _run(f"{name} makes its model", [str(python), "-c", *words], cwd=out)  # they leave caches and logs where they run
+        _run(
+            f"{name} makes its model", [str(python), "-c", *words], cwd=out
+        )  # they leave caches and logs where they run
         found = sorted(out.rglob("*.onnx"))
     if not found:
         raise Failed("it ended well, but left no *.onnx")
@@ -102,7 +104,9 @@ def _plain(model: str) -> Path:
 
 def _run(what: str, command: list[str], cwd: Path | None = None) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | QUIET, cwd=cwd)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | QUIET, cwd=cwd
+        )
     except subprocess.TimeoutExpired:
         raise Failed(f"{what}: not done after {PATIENCE} s") from None
     if done.returncode:
