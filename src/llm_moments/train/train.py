@@ -86,8 +86,8 @@ def train(
     old = None if wanted.new_head else head_of(model)
     head = check_head(references, labels, problem, old, name) if old else ""
     begun = start(model, [e.input for e in examples], labels, problem, wanted)
-    task, module, described = begun.task, begun.module, begun.model
-    check_augment(wanted.augment, wanted.balance, task, problem)
+    kind, module, described = begun.task, begun.module, begun.model
+    check_augment(wanted.augment, wanted.balance, kind, problem)
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
     more = [] if unlabelled is None else pseudo.checked(unlabelled, pseudo_threshold, problem)
     if more:
@@ -108,12 +108,12 @@ def train(
         )
         examples = [*examples, *added]
         references = [e.reference for e in examples]
-    pipe = Pipeline(task, described, begun.plan, engines=Engines(described))
-    known = task.references(references, described)
+    pipe = Pipeline(kind, described, begun.plan, engines=Engines(described))
+    known = kind.references(references, described)
     part = evaluation(pipe, judged[0]) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
-    values = [task.normalise(e.input) for e in examples]
+    values = [kind.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
     never = expansion.get("never") or []
     said = (
