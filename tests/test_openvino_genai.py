@@ -98,7 +98,9 @@ def test_stop_strings(llama: Path, prompts: list[Prompt], expected: list) -> Non
     text = one.tokenizer.decode(expected[1], skip_special_tokens=True)
     stop = text[4:7]
     told: list[str] = []
-    made = one.generate(prompts[1:2], Decoding(max_new_tokens=NEW, stop=(stop,)), on_text=lambda _, piece: told.append(piece))
+    made = one.generate(
+        prompts[1:2], Decoding(max_new_tokens=NEW, stop=(stop,)), on_text=lambda _, piece: told.append(piece)
+    )
     assert made[0].finish == "stop"
     assert len(made[0].ids or ()) < NEW
     assert "".join(told) == text[: text.index(stop)]
@@ -106,7 +108,9 @@ def test_stop_strings(llama: Path, prompts: list[Prompt], expected: list) -> Non
 
 def test_drawn_answers_come_again_with_their_seed(llama: Path, prompts: list[Prompt]) -> None:
     one = engine(llama, "openvino-genai")
-    drawn = [_ids(one, prompts[:2], Decoding(max_new_tokens=NEW, temperature=20.0, top_k=50, seed=s)) for s in (1, 1, 2)]
+    drawn = [
+        _ids(one, prompts[:2], Decoding(max_new_tokens=NEW, temperature=20.0, top_k=50, seed=s)) for s in (1, 1, 2)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 

@@ -49,9 +49,7 @@ class OpenVinoGenAI:
         self._asked = 0
 
     @classmethod
-    def open(
-        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
-    ) -> OpenVinoGenAI:
+    def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> OpenVinoGenAI:
         if model.format not in cls.formats:
             raise EngineError(f"openvino-genai reads no {model.format} model; its own engine does")
         with failing_as("OpenVINO GenAI cannot take this model"):
@@ -90,7 +88,9 @@ class OpenVinoGenAI:
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
     ) -> list[Generated]:
         if decoding.lookup and self.draft is not None:
-            raise EngineError("openvino-genai guesses from the prompt or by a draft model: unset decode.lookup or forward.draft")
+            raise EngineError(
+                "openvino-genai guesses from the prompt or by a draft model: unset decode.lookup or forward.draft"
+            )
         if any(not p.ids for p in prompts):
             raise EngineError("openvino-genai needs at least one token of prompt")
         with failing_as("OpenVINO GenAI failed"):
@@ -140,7 +140,9 @@ class OpenVinoGenAI:
         import openvino as ov
 
         if self._request is None:
-            self._request = ov.Core().compile_model(str(self.folder / GRAPH), "CPU", self.options).create_infer_request()
+            self._request = (
+                ov.Core().compile_model(str(self.folder / GRAPH), "CPU", self.options).create_infer_request()
+            )
         return self._request
 
     def close(self) -> None:
@@ -210,7 +212,9 @@ class _Run:
         status = handle.get_status().name
         stopped = self.watch.ended(at, one.ids, last=end is not None or status != "RUNNING")
         if status == "IGNORED":
-            raise EngineError(f"there was no memory for the keys and values of prompt {at + 1} ({len(self.prompts[at].ids)} tokens)")
+            raise EngineError(
+                f"there was no memory for the keys and values of prompt {at + 1} ({len(self.prompts[at].ids)} tokens)"
+            )
         if end is not None or stopped or status != "RUNNING":
             one.finish = "stop" if end is not None or stopped else "length"
             if status == "RUNNING":

@@ -54,7 +54,9 @@ def _replace(user: Any, node: Any, pack: Callable[[np.ndarray], Packed | None], 
     if not turn:
         user.replace_source_output(unpacking(found, rows.shape).output(0))
         return
-    made = op.matmul(product.input_value(0), unpacking(found, rows.shape), product.get_attributes()["transpose_a"], True)
+    made = op.matmul(
+        product.input_value(0), unpacking(found, rows.shape), product.get_attributes()["transpose_a"], True
+    )
     made.set_friendly_name(product.get_friendly_name())
     for further in list(product.output(0).get_target_inputs()):
         further.replace_source_output(made.output(0))
@@ -68,7 +70,7 @@ def unpacking(packed: Packed, shape: tuple[int, ...]) -> Any:
     if packed.zero is not None:
         values = op.subtract(values, op.constant(packed.zero.astype(np.float16)))
     values = op.multiply(values, op.constant(packed.step.astype(np.float16)))
-    return op.convert(op.reshape(values, op.constant(np.int64(shape)), False), "f32")
+    return op.convert(op.reshape(values, op.constant(np.array(shape, np.int64)), False), "f32")
 
 
 def _constant(packed: Packed) -> Any:
