@@ -24,6 +24,15 @@ def train(
     evaluate: Annotated[
         str | None, typer.Option("--eval", help="Examples that the model is judged on after each epoch.")
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabelled", help="More examples; a first model labels them, and what it is sure of is learnt from."
+        ),
+    ] = None,
+    pseudo_threshold: Annotated[
+        float, typer.Option("--pseudo-threshold", help="Least probability of such a label.")
+    ] = 0.95,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data; 3 (linear: 5).")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", help="Or its padded tokens; 0: rows decide.")] = 0,
@@ -32,6 +41,9 @@ def train(
         float | None, typer.Option("--learning-rate", help="At its peak; 0.0001 (linear: 0.03).")
     ] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens a row is cut at; 128.")] = None,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="For the labels of the data, whatever the model's own head knows.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
     optimizer: Annotated[
         str, typer.Option("--optimizer", help="sgd, momentum, nesterov, adam, adamw, adafactor or one of torch.optim.")
@@ -70,6 +82,15 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            "--augment",
+            metavar="NAME=AMOUNT,…",
+            help="Texts: word-dropout, swap, synonym. Images: flip, crop, colour, mixup, cutmix.",
+        ),
+    ] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Rare classes again until all are as common.")] = False,
     early_stopping: Annotated[
         int, typer.Option("--early-stopping", help="Epochs without a better score; 0: never.")
     ] = 0,
@@ -98,10 +119,12 @@ def train(
     import sys
     from contextlib import ExitStack
 
+    from llm_moments.steps.augment import IMAGE, TEXT, parse
     from llm_moments.train.train import train as fine_tune
 
     fmt = o.output_format(format, json_)
     columns = (text_column, pair_column, label_column, encoding, on_error)
+    o.free(html, csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {
@@ -113,6 +136,7 @@ def train(
         "order": order, "attention": attention, "freeze": tuple(freeze or ()),
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
         "checkpoint_every": checkpoint_every, "image_size": image_size,
+        "balance": balance, "new_head": new_head, "augment": parse(augment or "", {**TEXT, **IMAGE}),
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
     said = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}
@@ -126,6 +150,7 @@ def train(
             live = stack.enter_context(Live(tensorboard, settings, histograms)).update
         done = fine_tune(
             model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, on_update=live,
+            unlabelled=o.read_data(unlabelled, text_column, pair_column, None, encoding, on_error) if unlabelled else None, pseudo_threshold=pseudo_threshold,
             **settings,
         )  # fmt: skip
     o.tell_skipped(examples)

@@ -137,8 +137,6 @@ class Engines:
         self._open: OrderedDict[str, Engine] = OrderedDict()
 
     def get(self, settings: Mapping[str, Any]) -> Engine:
-        if not engine_class(settings.get("engine", "torch")).builds:  # one module for images of all sizes
-            settings = {name: value for name, value in settings.items() if name != "image_size"}
         key = json.dumps(settings, sort_keys=True)
         if key not in self._open:
             self._open[key] = self._start(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,8 @@ KINDS = {  # what a folder's model.bin says it holds, and the class that runs it
     "TransformerSpec": "ctranslate2_translate:CTranslate2Translate",
 }
 # int8 keeps what is no matrix product in fp32; as-is takes the nearest to the file's own that this CPU computes in.
-COMPUTE = {"as-is": "default", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
+COMPUTE = {"as-is": "default", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8",
+           "int8-bf16": "int8_bfloat16"}  # fmt: skip
 
 
 class CTranslate2Generate:
@@ -27,10 +29,10 @@ class CTranslate2Generate:
     name: ClassVar[str] = "ctranslate2"
     extra: ClassVar[str] = "generate"
     package: ClassVar[str] = "ctranslate2"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "as-is")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "as-is")
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams")
     decodes: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "repetition_penalty", "beams", "length_penalty")
-    formats: ClassVar[tuple[str, ...]] = ("ctranslate2",)
+    formats: ClassVar[tuple[str, ...]] = ("transformers", "ctranslate2")
     cpu_only: ClassVar[bool] = False
     builds: ClassVar[bool] = False
 
@@ -40,9 +42,10 @@ class CTranslate2Generate:
     ) -> CTranslate2Generate:
         if model.format not in cls.formats:
             raise EngineError(f"ctranslate2 reads no {model.format} model; convert it with ct2-transformers-converter")
-        module, _, kind = KINDS[model.config["spec"]].partition(":")
+        heard = "WhisperSpec" if "num_mel_bins" in model.config else "TransformerSpec"
+        module, _, kind = KINDS[model.config.get("spec", heard)].partition(":")
         made = getattr(importlib.import_module(f"llm_moments.engines.{module}"), kind)
-        return made(model, settings, device)  # type: ignore[no-any-return]
+        return made.open(model, settings, store, calibration, device)  # type: ignore[no-any-return]
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
@@ -56,8 +59,11 @@ class CTranslate2Generate:
         raise NotImplementedError
 
 
-def opened(kind: str, model: Any, settings: Mapping[str, Any], device: str) -> Any:
-    """A `ctranslate2.models.Whisper` or `ctranslate2.Translator` (kind) of the model's folder."""
+def opened(kind: str, folder: Path, settings: Mapping[str, Any], device: str, workers: int = 1) -> Any:
+    """A `ctranslate2.models.Whisper` or `ctranslate2.Translator` (kind) of a CTranslate2 folder.
+
+    workers: batches it computes at the same time, each with the threads of the plan; they share the weights.
+    """
     import ctranslate2
 
     device = {"auto": "cuda" if ctranslate2.get_cuda_device_count() else "cpu"}.get(device, device)
@@ -70,16 +76,17 @@ def opened(kind: str, model: Any, settings: Mapping[str, Any], device: str) -> A
             f"ctranslate2 does not compute in {asked} on this {device}; it does in {', '.join(sorted(known))}"
         )
     cls = ctranslate2.models.Whisper if kind == "Whisper" else ctranslate2.Translator
+    ctranslate2.set_log_level(logging.ERROR)  # that weights are converted to what the CPU computes in is no news
     try:
         return cls(
-            str(model.path), device=device, compute_type=asked, inter_threads=1,
-            intra_threads=int(settings.get("threads", 0)) or _cores(),
+            str(folder), device=device, compute_type=asked, inter_threads=workers,
+            intra_threads=int(settings.get("threads", 0)) or cores(),
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{model.name} cannot be loaded by ctranslate2: {error}") from error
+        raise ModelError(f"{folder} cannot be loaded by ctranslate2: {error}") from error
 
 
-def _cores() -> int:
+def cores() -> int:
     """ctranslate2's own default is 4 threads at most; the others here take all cores."""
     import os
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,7 +55,7 @@ class CTranslate2Translate:
             folder = model.path
         where = "cuda" if device == "cuda" else "cpu"
         able = ctranslate2.get_supported_compute_types(where)
-        if COMPUTE[precision] not in able and precision != "as-is":
+        if COMPUTE[precision] not in {*able, "default"}:
             told = [name for name, kind in COMPUTE.items() if kind in able]
             raise EngineError(f"CTranslate2 cannot compute in {precision} on this machine; it can in {', '.join(told)}")
         with failing_as("CTranslate2 cannot open the model"):
@@ -77,8 +78,10 @@ class CTranslate2Translate:
         return made
 
     def _together(self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder) -> list[Generated]:
+        # A model that forces its end token has that one as its last, of those that it may make.
+        most = max(decoding.max_new_tokens - (self.forced_end is not None), 1)
         options: dict[str, Any] = {
-            "beam_size": decoding.beams, "max_decoding_length": decoding.max_new_tokens, "min_decoding_length": 0,
+            "beam_size": decoding.beams, "max_decoding_length": most, "min_decoding_length": 0,
             "max_input_length": 0, "repetition_penalty": decoding.repetition_penalty, "replace_unknowns": False,
         }  # fmt: skip
         if decoding.beams > 1:
@@ -86,7 +89,9 @@ class CTranslate2Translate:
         if decoding.temperature > 0:
             options |= {"sampling_temperature": decoding.temperature, "sampling_topp": decoding.top_p}
             options |= {"sampling_topk": decoding.top_k}
-        if prompts[0].decoder[1:]:  # the first of them is the start token, which CTranslate2 sets by itself
+        begun = len(prompts[0].decoder[1:])
+        options["max_decoding_length"] += begun  # CTranslate2 counts them, too
+        if begun:  # the first of them is the start token, which CTranslate2 sets by itself
             options["target_prefix"] = [[self.target[i] for i in p.decoder[1:]] for p in prompts]
         sources = [[self.source[i] for i in p.ids] for p in prompts]
         start = time.perf_counter()
@@ -94,7 +99,7 @@ class CTranslate2Translate:
             results = self.translator.translate_batch(sources, **options)
         spent = time.perf_counter() - start
         answers = [
-            self._answer(one.hypotheses[0][max(len(p.decoder) - 1, 0) :], decoding.max_new_tokens)
+            self._answer(one.hypotheses[0][max(len(p.decoder) - 1, 0) :], most)
             for one, p in zip(results, prompts, strict=True)
         ]
         # Encoding and decoding are one call here; the time of the first token is not told.
@@ -104,10 +109,7 @@ class CTranslate2Translate:
 
     def _answer(self, tokens: Sequence[str], most: int) -> Generated:
         ids = [self.numbers[token] for token in tokens]
-        cut = len(ids) >= most
-        if cut and self.forced_end is not None:
-            ids = ids[: most - 1]  # as the model's own config ends an answer that is too long
-        return Generated(ids, finish="length" if cut else "stop")
+        return Generated(ids, finish="length" if len(ids) >= most else "stop")
 
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         raise EngineError(
@@ -125,14 +127,45 @@ def converted(model: Any, store: Path, weights: str) -> Path:
     if model.trust_remote_code:
         raise EngineError("CTranslate2 converts the architectures that it knows; code from a model folder is not run")
 
+    class Checked(TransformersConverter):
+        def load_model(self, model_class: Any, model_name_or_path: Any, **kwargs: Any) -> Any:
+            kwargs["dtype"] = "float32"
+            module = super().load_model(model_class, model_name_or_path, local_files_only=True, **kwargs)
+            if module.config.model_type == "marian":
+                _starts_from_nothing(module)
+            return module
+
+        def load_tokenizer(self, tokenizer_class: Any, model_name_or_path: Any, **kwargs: Any) -> Any:
+            tokenizer = super().load_tokenizer(tokenizer_class, model_name_or_path, local_files_only=True, **kwargs)
+            if languages := getattr(tokenizer, "lang_token_to_id", None):
+                # transformers 5 lists M2M100's language tokens under another name than the converter looks for
+                tokenizer.get_vocab = partial(_with, tokenizer.get_vocab, languages)
+            return tokenizer
+
     def make(folder: Path) -> list[str]:
         with quiet(), failing_as("CTranslate2 cannot convert this model"):
-            converter = TransformersConverter(str(model.path))
-            converter.convert(str(folder / "model"), quantization=weights)
+            Checked(str(model.path)).convert(str(folder / "model"), quantization=weights)
         return ["tokens"]
 
     build(store, make)
     return store / "model"
+
+
+def _with(vocabulary: Any, more: Mapping[str, int]) -> dict[str, int]:
+    return {**vocabulary(), **more}
+
+
+def _starts_from_nothing(module: Any) -> None:
+    """CTranslate2 takes a Marian's last token for padding, and zeros for its embedding: a decoder starts from it."""
+    pad, table = module.config.pad_token_id, module.get_decoder().get_input_embeddings().weight
+    if pad != len(table) - 1:
+        raise EngineError(
+            f"this Marian's padding token is number {pad} of {len(table)}; CTranslate2 wants it to be the last"
+        )
+    if bool((table[pad] != 0).any()):
+        raise EngineError(
+            "this Marian's decoder starts from a padding token that is not zeros; CTranslate2 would start from zeros"
+        )
 
 
 def _vocabulary(folder: Path, side: str) -> list[str]:

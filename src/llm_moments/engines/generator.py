@@ -14,7 +14,6 @@ from llm_moments.core import NULL, Recorder
 GENERATORS = {
     "transformers": "transformers_generate:TransformersGenerate",
     "openvino-genai": "openvino_genai:OpenVinoGenAI",
-    "llama.cpp": "llama_cpp:LlamaCpp",
     "ctranslate2": "ctranslate2_generate:CTranslate2Generate",
     "remote": "remote:Remote",
 }
@@ -64,7 +63,8 @@ class Decoding:
 class Generated:
     """One answer. ids: new tokens, end token and what follows a stop string left out; None where the engine
     does not tell them (text says all then). first_s: seconds from the call to the first token; later_s: seconds
-    of all later tokens of this answer together. reused: prompt tokens that a cache spared."""
+    of all later tokens of this answer together. reused: prompt tokens that a cache spared. score: mean
+    log-probability of its tokens; silence: how likely no speech was heard; None where the engine does not tell."""
 
     ids: list[int] | None
     text: str | None = None
@@ -72,6 +72,8 @@ class Generated:
     first_s: float | None = None
     later_s: float | None = None
     reused: int = 0
+    score: float | None = None
+    silence: float | None = None
 
 
 class Generator(Protocol):
@@ -104,6 +106,10 @@ class Generator(Protocol):
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         """float32 [len(ids) - start, vocabulary]: log-probabilities of the tokens ids[start:], each given all before
         it (of an encoder-decoder: given prompt, too). EngineError where the engine cannot tell."""
+        ...
+
+    def forget(self) -> None:
+        """Drops what is kept of earlier prompts: a pass that is timed must not find its own prompts in it."""
         ...
 
     def close(self) -> None: ...

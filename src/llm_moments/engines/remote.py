@@ -74,6 +74,9 @@ class Remote:
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         raise EngineError("a server does not tell the log-probability of every token; use an engine that runs here")
 
+    def forget(self) -> None:
+        """What the server keeps of earlier prompts is its own; it cannot be told to drop it."""
+
     def close(self) -> None:
         self.server.close()
 
@@ -151,7 +154,7 @@ def _tell(recorder: Recorder, answered: Mapping[int, Answered]) -> None:
     reused = _sum([a.reused for a in all_of])
     recorder.spent("queue", seconds[0], len(all_of))
     recorder.spent("prefill", seconds[1], len(all_of), **_known(tokens=read, reused_tokens=reused))
-    recorder.spent("decode", seconds[2], len(all_of), **_known(tokens=new))
+    recorder.spent("decode", seconds[2], len(all_of), pieces=sum(len(a.pieces) for a in all_of), **_known(tokens=new))
     recorder.count(**_known(new_tokens=new, prompt_tokens=read))
 
 

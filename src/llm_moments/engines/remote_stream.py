@@ -160,14 +160,18 @@ class Server:
     def _unfinished(self, found: Answered) -> str:
         if found.pieces:
             return f"{self.address} stopped in the middle of an answer, after {len(found.pieces)} pieces"
-        return f"{self.address} answered without a choice (an empty stream)"
+        return (
+            f"{self.address} answered without a choice, an empty stream; its own log may say why "
+            "(some servers end so when a prompt is longer than their context)"
+        )
 
     def _opened(self, prompt: Prompt, decoding: Decoding) -> Any:
         while True:
             try:
                 return self._create(prompt, decoding)
-            except self.openai.BadRequestError as error:
-                unknown = [name for name, word in OPTIONAL if word in str(error) and name not in self._left_out]
+            except (self.openai.BadRequestError, self.openai.UnprocessableEntityError) as error:
+                said = f"{error} {error.body}"
+                unknown = [name for name, word in OPTIONAL if word in said and name not in self._left_out]
                 if not unknown:
                     raise
                 self._left_out.update(unknown)
@@ -180,8 +184,11 @@ class Server:
         }  # fmt: skip
         if "stream_options" not in self._left_out:
             chosen["stream_options"] = {"include_usage": True}
+        neutral = dict(PENALTIES)
         if decoding.temperature > 0:
             chosen["seed"] = decoding.seed
+            neutral |= CUTS
+        chosen["extra_body"] = {k: v for k, v in neutral.items() if k not in self._left_out}
         if decoding.stop:
             chosen["stop"] = list(decoding.stop)
         if prompt.messages:
@@ -241,8 +248,14 @@ class Server:
 
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Settings of the servers' own that are not neutral where nothing is said: llama-cpp-python's penalty is 1.1.
+PENALTIES: dict[str, float] = {"repeat_penalty": 1.0, "repetition_penalty": 1.0}
+CUTS: dict[str, float] = {"top_k": 0, "min_p": 0.0}
 # What is left out, or said otherwise, for a server whose refusal names the word beside it.
-OPTIONAL = (("stream_options", "stream_options"), ("max_tokens", "max_completion_tokens"))
+OPTIONAL = (
+    ("stream_options", "stream_options"), ("max_tokens", "max_completion_tokens"),
+    *((name, name) for name in (*PENALTIES, *CUTS)),
+)  # fmt: skip
 
 
 def _read(chunk: Any, found: Answered) -> str:

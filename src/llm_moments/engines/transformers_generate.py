@@ -84,6 +84,7 @@ class TransformersGenerate:
         self.threads = int(settings.get("threads", 0))
         self.speech = hasattr(module.config, "num_mel_bins")
         self.encodes = bool(getattr(module.config, "is_encoder_decoder", False))
+        self.phase = 0  # 1 while it reads a prompt, 2 while it makes tokens: for whoever watches its layers
         self._cache: tuple[list[int], Any] | None = (
             None  # tokens of the last prompt and answer, and their keys and values
         )
@@ -126,37 +127,57 @@ class TransformersGenerate:
     ) -> list[Generated]:
         torch = self.torch
         torch.manual_seed(decoding.seed)
+        if self.speech:
+            return self._heard(prompts, decoding, recorder, on_text)
         inputs, widths = self._inputs(prompts)
         if (decoding.lookup or self.draft is not None) and len(prompts) > 1:
             raise EngineError("transformers guesses tokens ahead for one prompt at a time; set forward.streams = 1")
         reused = self._from_cache(prompts, inputs) if self.reuse and len(prompts) == 1 and not self.encodes else 0
-        begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 0 if self.encodes else widths
+        begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1 if self.encodes else widths
         watch = _Watch(self, begun, decoding.stop, on_text)
         start = time.perf_counter()
+        self.phase = 1
         with torch.inference_mode():
             out = self.module.generate(
                 **inputs, **self._options(decoding), stopping_criteria=[watch], return_dict_in_generate=True
             )
         end = time.perf_counter()
+        self.phase = 0
         rows = out.sequences[:, begun:].tolist()
         answers = [self._answer(row, decoding) for row in rows]
         first = (watch.times[0] if watch.times else end) - start
         for answer in answers:
             answer.first_s, answer.later_s, answer.reused = first, end - start - first, reused
         if self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1:
-            self._cache = (out.sequences[0].tolist(), out.past_key_values)
+            self._cache = (out.sequences[0].tolist(), getattr(out, _cache_word()))
         read = sum(map(_length, prompts))
         recorder.spent("prefill", first, len(prompts), tokens=read - reused, reused_tokens=reused)
         recorder.spent("decode", end - start - first, max(watch.steps - 1, 0), tokens=sum(map(_new, answers)))
         return answers
+
+    def _heard(
+        self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder, on_text: OnText | None
+    ) -> list[Generated]:
+        from llm_moments.engines.transformers_speech import together
+
+        if on_text is not None:
+            raise EngineError("a transcript is given when it is whole; it cannot be told piece by piece")
+        return together(self, prompts, decoding, recorder, _Watch(self, len(prompts[0].decoder), (), None))
+
+    def languages(self, features: Sequence[np.ndarray], tokens: Any) -> list[str]:
+        """The likeliest language of each chunk's features, such as `en`. tokens: a SpeechTokens."""
+        from llm_moments.engines.transformers_speech import languages
+
+        return languages(self, features, tokens)
 
     def _inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Any], int]:
         torch = self.torch
         inputs: dict[str, Any] = {}
         width = 0
         if self.speech:
-            features = np.stack([p.features for p in prompts])  # type: ignore[misc]
-            inputs["input_features"] = torch.from_numpy(features).to(self.device, self.module.dtype)
+            from llm_moments.engines.transformers_speech import encode
+
+            inputs["encoder_outputs"] = encode(self, [p.features for p in prompts])
         else:
             width = max(len(p.ids) for p in prompts)
             pad = self._pad()
@@ -217,8 +238,9 @@ class TransformersGenerate:
         same = min(same, len(ids) - 1, cache.get_seq_length())
         if same < 1:
             return 0
-        cache.crop(same)
-        inputs["past_key_values"] = cache
+        if over := cache.get_seq_length() - same:
+            cache.crop(-over)
+        inputs[_cache_word()] = cache
         return same
 
     # -- likelihood
@@ -238,12 +260,23 @@ class TransformersGenerate:
             told = torch.log_softmax(logits[0, start - 1 : len(ids) - 1].float(), dim=-1)
             return np.asarray(told.cpu().numpy())
 
+    def forget(self) -> None:
+        """What was kept of earlier prompts: a pass that is timed must not find its own prompts in it."""
+        self._cache = None
+
     def close(self) -> None:
         self.module = self._cache = self.draft = None
 
 
 def _further(on_text: OnText, start: int, at: int, piece: str) -> None:
     on_text(start + at, piece)
+
+
+def _cache_word() -> str:
+    """What `generate` calls its cache: another word since transformers 5.2x."""
+    from transformers.generation import utils
+
+    return "cache" if "cache" in getattr(utils, "ALL_CACHE_NAMES", ()) else "past_key_values"
 
 
 def _length(prompt: Prompt) -> int:
@@ -267,6 +300,7 @@ class _Watch:
         torch = self.engine.torch
         if not self.times:
             self.times.append(time.perf_counter())
+            self.engine.phase = 2
         self.steps = ids.shape[1] - self.begun
         done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
         if (self.stop or self.on_text) and self.engine.tokenizer is not None:

@@ -53,6 +53,12 @@ def taken_back(stock: Plan, chosen: Plan) -> Iterator[tuple[str, str, Plan]]:
     if precisions[0] != precisions[1]:
         plain = {**put_on(engines[1], precisions[0]), "forward.calibration": None}
         yield f"{precisions[1]}, was {precisions[0]}", "forward", chosen.with_(**plain)
+    for knob in (
+        ("streams", "kv_precision", "prefix_reuse", "draft") if "max_new_tokens" in chosen.settings("decode") else ()
+    ):
+        if new.get(knob) != old.get(knob):
+            said = f"{knob.replace('_', ' ')} {new.get(knob)}"
+            yield said, "forward", chosen.with_(**{f"forward.{knob}": old.get(knob)})
 
 
 def _back(step: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

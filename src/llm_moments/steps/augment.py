@@ -62,7 +62,7 @@ def checked(spec: Mapping[str, float], known: Mapping[str, Change]) -> dict[str,
     return {name: float(amount) for name, amount in spec.items() if amount}
 
 
-def drawn(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """The random numbers for what stands at this position of the epoch: the same after a resumption, and
-    other ones when the same row comes again."""
-    return np.random.default_rng([seed, epoch, position, 0xA06])
+def drawn(seed: int, *place: int) -> np.random.Generator:
+    """The random numbers of this place in a run (epoch, row in its order): the same after a resumption, other
+    ones when the same row comes again."""
+    return np.random.default_rng([seed, *place, 0xA06])

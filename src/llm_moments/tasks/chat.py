@@ -51,6 +51,17 @@ class TextGeneration(Generation):
         """What a search may change: (name, changes, whether the answers stay the same)."""
         return [*engine_tries(model), *decoding_tries(plan, model)]
 
+    def priced_changes(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
+        """What `weigh` prices, each alone on top of this plan."""
+        new = int(plan.settings("decode").get("max_new_tokens", 256))
+        shorter = [(f"at most {n} tokens", {"decode.max_new_tokens": n}, False) for n in (32, 64, 128) if n < new]
+        room = min(int(plan.settings("context").get("max_tokens", 0)) or model.max_length, model.max_length)
+        less = [
+            (f"a context of {n} tokens", {"context.max_tokens": n}, False) for n in (512, 1024, 2048) if new < n < room
+        ]
+        found = [*self.tries(model, plan), *shorter, *less]
+        return [one for one in found if plan.with_(**one[1]) != plan]
+
     def normalise(self, value: Any) -> Any:
         if isinstance(value, Mapping) and "prompt" in value:
             value = value["prompt"]

@@ -32,8 +32,8 @@ class TextClassification(Classification):
     # -- the pipeline
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        own = engines.model_for(plan.settings("forward"))
-        if getattr(own, "is_linear", False):  # other weights with features of their own: a cascade's cheap stage
+        forward = plan.settings("forward")
+        if forward.get("weights") and (own := engines.model_for(forward)).is_linear:  # with features of its own
             return linear_steps(own, plan, engines)
         encoder = _encoder(model)
         cut = plan.settings("truncate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from llm_moments.atomic import write_atomic
-from llm_moments.core import Example, Pipeline, Plan
+from llm_moments.core import Example, Pipeline
 from llm_moments.engines.base import Engines
-from llm_moments.errors import DataError, EngineError, InputError
+from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, evaluation
-from llm_moments.tasks.text_classification import TextClassification
+from llm_moments.train import linear
+from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import digest_of, plain, prepared
 from llm_moments.train.loop import Loop, Settings
-from llm_moments.train.problem import labels_of, targets_of, with_head
+from llm_moments.train.problem import labels_of, targets_of
+from llm_moments.train.start import Start, start
 from llm_moments.train.train import loss_of
 from llm_moments.train.vitals import BlockVitals, Vitals
 
@@ -81,12 +84,16 @@ class Course:
     def __post_init__(self) -> None:
         from llm_moments.engines.torch_eager import best_device
 
+        if linear.is_linear(self.model):
+            self.settings = linear.settings_for(self.settings)
         self.base = settings_of(self.settings)
         self.device = best_device(self.device)
         references = [e.reference for e in self.examples]
         self.labels, self.problem = labels_of(references, self.name)
-        self.task = TextClassification()
-        module, self.described = with_head(self.model, self.labels, self.problem, 0)
+        begun = self.begun(replace(self.base, seed=0))
+        self.task, self.described = begun.task, begun.model
+        check_augment(self.base.augment, self.base.balance, self.task, self.problem)
+        self.pipe = Pipeline(self.task, begun.model, begun.plan, engines=Engines(begun.model))
         self.known = self.task.references(references, self.described)
         self.values = [self.task.normalise(e.input) for e in self.examples]
         self.part = self.judged_by(list(self.judged))
@@ -94,28 +101,28 @@ class Course:
             "model": self.described.digest, "data": digest_of(self.examples, self.judged),
             "settings": plain(asdict(self.base)),
         }  # fmt: skip
-        self.block_names = list(Vitals(module).sums) if _has_layers(module) else []
+        self.block_names = list(Vitals(begun.module).sums) if _has_layers(begun.module) else []
 
     def judged_by(self, examples: list[Example]) -> Evaluation:
-        part = evaluation(self.pipe(self.base, self.described), examples)
+        part = evaluation(self.pipe, examples)
         if not part.labelled:
             raise DataError("the evaluation examples have no labels, so that nothing can be judged by them")
         return part
 
-    def pipe(self, wanted: Settings, described: Any) -> Pipeline:
-        length = min(wanted.max_length, described.max_length)
-        return Pipeline(self.task, described, Plan({"truncate": {"max_length": length}}), engines=Engines(described))
+    def begun(self, wanted: Settings) -> Start:
+        return start(self.model, [e.input for e in self.examples], self.labels, self.problem, wanted)
 
     def loop(self, changes: Mapping[str, Any], seed: int, rows: Sequence[int]) -> Loop:
         """A loop ready to go. InputError for a change that no settings have or that this model cannot have."""
         wanted = settings_of({**self.settings, **changes, "seed": seed, "checkpoint_every": 0, "early_stopping": 0})
-        module, described = with_head(self.model, self.labels, self.problem, seed)
-        module = prepared(module, wanted)
+        check_augment(wanted.augment, wanted.balance, self.task, self.problem)
+        begun = self.begun(wanted)
+        module = prepared(begun.module, wanted)
+        pipe = Pipeline(begun.task, begun.model, begun.plan, engines=Engines(begun.model))
         known = [self.known[r] for r in rows]
-        loss = loss_of(wanted, self.problem, known, described)
+        loss = loss_of(wanted, self.problem, known, begun.model)
         loop = Loop(
-            module, self.pipe(wanted, described), [self.values[r] for r in rows], targets_of(known, described), wanted,
-            loss, device=self.device,
+            module, pipe, [self.values[r] for r in rows], targets_of(known, begun.model), wanted, loss, device=self.device,
         )  # fmt: skip
         loop.module.to(loop.device)
         return loop
@@ -164,17 +171,31 @@ class Course:
     def _file(self, changes: Mapping[str, Any], seed: int, rows: int, judged: Evaluation, watch: bool) -> Path | None:
         if self.folder is None:
             return None
-        values = hashlib.sha256(json.dumps(list(judged.values)).encode("utf-8", "surrogatepass")).hexdigest()
+        values = hashlib.sha256(
+            json.dumps(list(judged.values), default=str).encode("utf-8", "surrogatepass")
+        ).hexdigest()
         asked = json.dumps([self.question, plain(dict(changes)), seed, rows, values, watch], sort_keys=True)
         return self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:20]}.json"
 
-    def pace(self, updates: int = 4, **changes: Any) -> tuple[float, float]:
-        """Seconds an example of training and of judging, by a few updates that are thrown away."""
+    def kept(self, name: str, asked: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was decided for this question before, or now: timings differ from call to call, decisions must not."""
+        if self.folder is None:
+            return make()
+        digest = hashlib.sha256(json.dumps([self.question, plain(dict(asked))], sort_keys=True).encode()).hexdigest()
+        file = self.folder / f"{name}-{digest[:20]}.json"
+        if not file.is_file():
+            write_atomic(file, json.dumps(make()))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def pace(self, updates: int = 4, **changes: Any) -> tuple[float, float, float]:
+        """Seconds of one run's beginning, of an example to train on and of one to judge by; its updates are thrown away."""
+        begin = time.perf_counter()
         wanted = replace(self.base, **changes)
         count = min(len(self.values), wanted.batch_size * wanted.accumulate * updates)
         loop = self.loop({**changes, "epochs": 1}, 0, self.rows(0, count))
         loop.module.train()
         groups = list(loop.groups(0))
+        opening = time.perf_counter() - begin
         loop.update(groups[0], 0)  # what is done for the first time takes longer
         start = time.perf_counter()
         for group in groups:
@@ -183,7 +204,21 @@ class Course:
         some = self.part.values[:48]
         start = time.perf_counter()
         loop.outputs(some)
-        return learning, (time.perf_counter() - start) / max(len(some), 1)
+        return opening, learning, (time.perf_counter() - start) / max(len(some), 1)
+
+
+RUNS = "runs"
+
+
+def room_for(out: Path, overwrite: bool = False) -> Path:
+    """The folder of the runs inside `out`; OutputExists where anything else is in the place."""
+    if overwrite:
+        shutil.rmtree(out / RUNS, ignore_errors=True)
+    strange = out.is_dir() and any(out.iterdir()) and not (out / RUNS).is_dir()
+    if (out.exists() and not out.is_dir()) or (strange and not overwrite):
+        raise OutputExists(out)
+    (out / RUNS).mkdir(parents=True, exist_ok=True)
+    return out / RUNS
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:

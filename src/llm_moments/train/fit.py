@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llm_moments.atomic import recover, sibling, sync, write_atomic
+from llm_moments.atomic import held, recover, remove, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline
 from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
@@ -37,7 +36,8 @@ class Training:
     """A trained model folder, how it went, and what its steps cost.
 
     history: one entry every ten updates (update, epoch, loss, learning_rate, norm) and one after each epoch
-    that was judged (update, epoch, score). warnings: what a reader of the score must know.
+    that was judged (update, epoch, score). warnings: what a reader of the score must know. expansion: what a first
+    model has labelled, how much of it and how surely; empty if nothing was to be labelled.
     """
 
     folder: Path
@@ -47,12 +47,13 @@ class Training:
     evaluation: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    expansion: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": "training", "format": 1, "out": str(self.folder), "settings": dict(self.settings),
             "seconds": round(self.seconds, 1), "warnings": list(self.warnings), "evaluation": self.evaluation,
-            "history": self.history, "session": self.session.to_dict() if self.session else None,
+            "expansion": dict(self.expansion), "history": self.history, "session": self.session.to_dict() if self.session else None,
         }  # fmt: skip
 
     @classmethod
@@ -64,7 +65,7 @@ class Training:
             session = Session.from_dict(told["session"]) if told["session"] else None
             return cls(
                 Path(folder), session, told["history"], tuple(told["warnings"]), told["evaluation"], told["settings"],
-                told["seconds"],
+                told["seconds"], told.get("expansion") or {},
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder} holds no finished training: {error!r:.200}") from error
@@ -95,6 +96,7 @@ class Job:
     judged: tuple[Evaluation | None, str] = (None, "")
     warnings: Sequence[str] = ()
     read_s: float = 0.0
+    expansion: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -108,11 +110,21 @@ def fit(
     for warning in job.warnings:
         tick(None, f"warning: {warning}")
     changed = prepared(job.module, job.settings)
+    run = run_folder(out)
+    with writing(run, "Nothing was changed."):
+        run.mkdir(parents=True, exist_ok=True)
+    with held(run, f"another process is training into {out} at this moment; wait for it or choose another place"):
+        return _fitted(job, changed, out, tick, best_device(device), on_update)
+
+
+def _fitted(
+    job: Job, changed: Any, out: Path, tick: Tick, device: str, on_update: Callable[[Loop], None] | None
+) -> Training:
     write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
     recorder = Recorder()
     loop = Loop(
         changed, job.pipe, job.values, job.targets, job.settings, job.loss, recorder=recorder,
-        device=best_device(device), folder=run_folder(out) / CHECKPOINTS, judged=job.judged[0],
+        device=device, folder=run_folder(out) / CHECKPOINTS, judged=job.judged[0],
     )  # fmt: skip
     changed.to(loop.device)
     if getattr(changed, "input_shape", None):
@@ -124,7 +136,9 @@ def fit(
     session = _session(recorder, seen, loop, job)
     settings = plain(asdict(job.settings))
     final = _evaluated(loop, *job.judged)
-    done = Training(out, session, loop.position.history, tuple(job.warnings), final, settings, session.root.wall_s)
+    done = Training(
+        out, session, loop.position.history, tuple(job.warnings), final, settings, session.root.wall_s, job.expansion
+    )
     _save(done, changed.merge_and_unload() if job.settings.lora else changed, job)
     return done
 
@@ -137,7 +151,8 @@ def _run(loop: Loop, tick: Tick, on_update: Callable[[Loop], None] | None) -> di
         def told(done: float | None, message: str) -> None:
             tick(done, message)
             if on_update is not None:
-                on_update(loop)
+                with loop.recorder.step("report"):  # scalars and histograms, where they are asked for
+                    on_update(loop)
 
         start = time.perf_counter()
         loop.run(told)
@@ -181,7 +196,10 @@ def _adapted(module: Any, rank: int) -> Any:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
         raise EngineMissing("peft", "train") from error
-    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    kind = TaskType.SEQ_CLS
+    if getattr(module, "can_generate", bool)():
+        kind = TaskType.SEQ_2_SEQ_LM if module.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    config = LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     return get_peft_model(module, config)
 
 
@@ -211,11 +229,11 @@ def made_way(out: Path, question: Mapping[str, Any], overwrite: bool) -> Trainin
     if overwrite:
         if out.exists() and not ((out / RUN).exists() or (out / "config.json").exists()):
             raise OutputExists(out, "it is no model folder, so that --overwrite leaves it alone")
-        shutil.rmtree(run, ignore_errors=True)
+        remove(run)
     elif out.exists():
         if _asked(out) != question:
             raise OutputExists(out)
-        shutil.rmtree(run, ignore_errors=True)
+        remove(run)
         return Training.load(out)
     begun = any(checkpoints.found(run / CHECKPOINTS))  # what has no checkpoint yet is no loss
     if begun and _asked(run) != question:
@@ -273,6 +291,9 @@ def _save(done: Training, module: Any, job: Job) -> None:
     notes = {name: s[name] for name in ("epochs", "learning_rate", "seed")}
     if "truncate" in job.pipe.plan:
         notes["max_length"] = s["max_length"]
+    notes |= getattr(job.pipe.task, "notes", {})
+    if "translate" in job.pipe.plan:
+        notes["translate"] = dict(job.pipe.plan["translate"])
     if done.evaluation:
         notes["evaluation"] = done.evaluation
     with sibling(done.folder) as folder:
@@ -284,4 +305,4 @@ def _save(done: Training, module: Any, job: Job) -> None:
         (folder / RUN).write_text(json.dumps(told), encoding="utf-8")
         for file in folder.iterdir():
             sync(file)
-    shutil.rmtree(run_folder(done.folder), ignore_errors=True)
+    remove(run_folder(done.folder))

@@ -12,9 +12,10 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.budget import seconds
-from llm_moments.errors import DataError, EngineError, InputError
+from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import gather
-from llm_moments.train.course import LEAST_ROWS, Course, Run
+from llm_moments.train.augment import PRICED
+from llm_moments.train.course import LEAST_ROWS, Course, Run, room_for
 from llm_moments.train.vitals import BlockVitals, mean_vitals
 from llm_moments.weigh.learning import LearningCurve, Point, TrainingWorth
 from llm_moments.weigh.verdict import LEVEL
@@ -28,6 +29,10 @@ SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the rows, for the learning curve; the whole
 EVALUATED = 1000  # examples that are judged at most
 JUDGING = 0.35  # of the time
 FEW = 8  # layers: with no more, each is frozen; of many only those that the cheap figures find
+PRICED_IMAGES: dict[str, dict[str, Any]] = {
+    "flip": {"augment": {"flip": 0.5}}, "crop": {"augment": {"crop": 2}}, "mixup": {"augment": {"mixup": 0.2}},
+    "balance": {"balance": True},
+}  # fmt: skip
 HELD = 0.2  # of the examples, where no others are given to judge by
 
 
@@ -49,7 +54,7 @@ def weigh_training(
     begin, allowed = time.monotonic(), seconds(budget)
     examples, judged_by, name = _parts(data, evaluate, read or {})
     settings.setdefault("epochs", 1)
-    folder = Path(out) / "runs" if out is not None else None
+    folder = _folder(Path(out)) if out is not None else None
     course = Course(Path(model), examples, judged_by, settings, folder, device, name)
     study = _Study(course, allowed, begin, seeds, tick)
     study.plan(len(course.block_names) + 1 + len(augmentations(course)) + len(extra or {}))
@@ -59,6 +64,13 @@ def weigh_training(
     todo = {**freezes(blocks, exhaustive), **augmentations(course), **(extra or {})}
     study.all(todo)
     return study.result(todo, blocks, max_drop)
+
+
+def _folder(out: Path) -> Path:
+    try:
+        return room_for(out)
+    except OutputExists as error:
+        raise InputError(f"{out} holds something else than an earlier weigh --train; choose another --out") from error
 
 
 def _parts(data: Any, evaluate: Any, read: Mapping[str, Any]) -> tuple[list[Any], list[Any], str]:
@@ -91,12 +103,9 @@ def freezes(blocks: Sequence[BlockVitals], exhaustive: bool = False) -> dict[str
 
 
 def augmentations(course: Course) -> dict[str, dict[str, Any]]:
-    """Each augmentation that the settings know, alone; none where this version has no augment step."""
-    try:
-        from llm_moments.train.augment import PRICED
-    except ImportError:
-        return {}
-    return {f"augment {name}": dict(choices) for name, choices in PRICED.items() if course.problem != "regression"}
+    """Each augmentation that is usual for this task, alone."""
+    known = PRICED_IMAGES if course.task.name == "image-classification" else PRICED
+    return {f"augment {name}": dict(choices) for name, choices in known.items() if course.problem != "regression"}
 
 
 @dataclass
@@ -117,25 +126,31 @@ class _Study:
     planned: int = 1
 
     def plan(self, changes: int) -> None:
-        """How many rows a run takes, and how many examples it is judged by."""
+        """How many rows a run takes, and how many examples it is judged by; kept, so that the same call goes on."""
+        asked = {"changes": changes, "seeds": self.seeds, "budget": self.allowed}
+        sizes = self.course.kept("weigh", asked, lambda: self._sizes(changes))
+        self.rows, self.planned = sizes["rows"], sizes["runs"]
+        self.judged = self.course.part.take(range(sizes["judged"]))
+
+    def _sizes(self, changes: int) -> dict[str, int]:
         self.tick(None, "timing an update")
-        learning, judging = self.course.pace()
-        left = 0.9 * (self.allowed - (time.monotonic() - self.begin))
+        opening, learning, judging = self.course.pace()
         count = self.seeds * (1 + changes + len(SHARES))
+        left = 0.9 * (self.allowed - (time.monotonic() - self.begin)) - count * opening
         work = self.seeds * (1 + changes + sum(SHARES)) * self.course.base.epochs * learning
-        some = int(JUDGING * left / (count * judging))
+        some = int(JUDGING * max(left, 0.0) / (count * judging))
         part = self.course.part
         least = min(100, len(part))
-        self.judged = part.take(range(min(max(some, least), len(part), EVALUATED)))
-        fits = int((left - count * len(self.judged) * judging) / work)
+        judged = min(max(some, least), len(part), EVALUATED)
+        fits = int((left - count * judged * judging) / work)
         most = len(self.course.values)
         if min(fits, most) < min(LEAST_ROWS, most):
-            need = self.allowed + LEAST_ROWS * work + count * len(self.judged) * judging - left
+            need = self.allowed + LEAST_ROWS * work + count * judged * judging - left
             raise InputError(
                 f"a budget of {self.allowed:.0f}s allows {count} runs of {max(fits, 0)} examples, which teach nothing; about "
                 f"{np.ceil(need / 60):.0f}m would do (--budget), or fewer --epochs"
             )
-        self.rows, self.planned = min(fits, most), count
+        return {"rows": min(fits, most), "judged": judged, "runs": count}
 
     def base(self, seed: int) -> Run:
         return self._run("", {}, seed, self.rows, watch=True)
@@ -235,7 +250,7 @@ def _arrays(pairs: Sequence[tuple[Run, Run]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _step(choices: Mapping[str, Any]) -> str:
-    return "backward" if "freeze" in choices else "augment" if any("augment" in c for c in choices) else "train"
+    return "backward" if "freeze" in choices else "augment" if {"augment", "balance"} & set(choices) else "train"
 
 
 def _priced(
@@ -260,7 +275,7 @@ def _verdicts(worths: list[Worth], max_drop: float) -> list[Worth]:
     if not known:
         return worths
     loses, gains = (stats.holm([_p(w, side) for w in known]) for side in (1, -1))
-    corrected = {w.name: both for w, *both in zip(known, loses, gains, strict=True)}
+    corrected = {w.name: (loss, gain) for w, loss, gain in zip(known, loses, gains, strict=True)}
     return [w if w.drop is None else _judged(w, *corrected[w.name], max_drop) for w in worths]
 
 
@@ -272,7 +287,7 @@ def _judged(worth: Worth, loses: float, gains: float, max_drop: float) -> Worth:
         return replace(worth, verdict="free" if loses >= LEVEL else "cheap", p=loses)
     if loses < LEVEL:
         return replace(worth, verdict="needed" if drop >= max_drop else "cheap", p=loses)
-    return replace(worth, verdict="unclear", p=loses, reason="longer runs, more seeds or more examples would tell")
+    return replace(worth, verdict="unclear", p=loses)
 
 
 def _p(worth: Worth, side: int) -> float:
