@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = "the red blue house dog runs over seven hills and cats sleep in old boats near rivers".split()
+WORDS = ["the", "red", "blue", "house", "dog", "runs", "over", "seven", "hills", "and", "cats", "sleep", "in", "old", "boats", "near", "rivers"]
 TARGET = {word: word[::-1] + "o" for word in WORDS}
 
 
@@ -93,7 +93,9 @@ def make_hub_marian(folder: Path, codes: tuple[str, ...] = (), seed: int = 0) ->
     from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
     pairs = toy_pairs(200)
-    files = [sentencepieces(folder / "raw", side, [p[at] for p in pairs]) for at, side in enumerate(("source", "target"))]
+    files = [
+        sentencepieces(folder / "raw", side, [p[at] for p in pairs]) for at, side in enumerate(("source", "target"))
+    ]
     pieces = dict.fromkeys(p for file in files for p in _pieces(file) if p not in ("<s>", "</s>", "<unk>"))
     words = ["</s>", "<unk>", *(f">>{code}<<" for code in codes), *pieces, "<pad>"]
     (folder / "raw" / "vocab.json").write_text(json.dumps({word: at for at, word in enumerate(words)}))

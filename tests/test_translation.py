@@ -11,7 +11,7 @@ import pytest
 from llm_moments.errors import DataError, EngineError, PlanError
 from llm_moments.model import load
 from llm_moments.record.recorder import Recorder
-from llm_moments.steps.source import CutSource, languages_of
+from llm_moments.steps.source import languages_of
 from tests import fakes_seq as fakes
 
 MAKERS = {
@@ -49,7 +49,9 @@ def naive(pipe: Any, text: str, most: int) -> list[int]:
     banned = [words[0] for words in config.bad_words_ids or []]
     while len(tokens) - begun < most:
         with torch.no_grad():
-            logits = module(input_ids=torch.tensor([prompt.ids]), decoder_input_ids=torch.tensor([tokens])).logits[0, -1]
+            logits = module(input_ids=torch.tensor([prompt.ids]), decoder_input_ids=torch.tensor([tokens])).logits[
+                0, -1
+            ]
         logits[banned] = -float("inf")
         tokens.append(int(logits.argmax()))
         if tokens[-1] == config.eos_token_id:
@@ -106,7 +108,8 @@ def test_a_source_that_is_too_long_loses_its_end_and_is_counted(pipe: Any) -> No
     short._outputs(_batch([text, "red dog"]), recorder)
     ids = [p.ids for p in prompts(short, [text, "red dog"])]
     whole = prompts(pipe.with_(**{"truncate.max_length": 48}), [text])[0].ids
-    assert len(ids[0]) == 12 and len(ids[1]) < 12
+    assert len(ids[0]) == 12
+    assert len(ids[1]) < 12
     assert ids[0][:10] == whole[:10]
     assert ids[0][-1] == whole[-1]  # the end token, or what the tokenizer puts last
     found = next(step for _, step in recorder.tree().walk() if step.name == "truncate")
@@ -221,7 +224,10 @@ def test_a_marian_that_ctranslate2_would_change_is_refused(tmp_path: Path) -> No
 
 
 def test_changes_are_possible_plans(pipe: Any) -> None:
-    for name, changes, lossless in [*pipe.task.tries(pipe.model, pipe.plan), *pipe.task.priced_changes(pipe.model, pipe.plan)]:
+    for name, changes, lossless in [
+        *pipe.task.tries(pipe.model, pipe.plan),
+        *pipe.task.priced_changes(pipe.model, pipe.plan),
+    ]:
         assert pipe.with_(**changes).plan != pipe.plan, name
         assert isinstance(lossless, bool)
 

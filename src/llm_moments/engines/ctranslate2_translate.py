@@ -159,9 +159,13 @@ def _starts_from_nothing(module: Any) -> None:
     """CTranslate2 takes a Marian's last token for padding, and zeros for its embedding: a decoder starts from it."""
     pad, table = module.config.pad_token_id, module.get_decoder().get_input_embeddings().weight
     if pad != len(table) - 1:
-        raise EngineError(f"this Marian's padding token is number {pad} of {len(table)}; CTranslate2 wants it to be the last")
+        raise EngineError(
+            f"this Marian's padding token is number {pad} of {len(table)}; CTranslate2 wants it to be the last"
+        )
     if bool((table[pad] != 0).any()):
-        raise EngineError("this Marian's decoder starts from a padding token that is not zeros; CTranslate2 would start from zeros")
+        raise EngineError(
+            "this Marian's decoder starts from a padding token that is not zeros; CTranslate2 would start from zeros"
+        )
 
 
 def _vocabulary(folder: Path, side: str) -> list[str]:

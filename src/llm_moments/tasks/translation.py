@@ -79,14 +79,17 @@ class Translation(Generation):
         """(name, changes, lossless): in the order in which a search should try them, each on top of the last kept."""
         forward, decode = plan.settings("forward"), plan.settings("decode")
         found: list[Change] = [
-            (f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True) for n in (8, 32, 64)
+            (f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True)
+            for n in (8, 32, 64)
         ]
         if forward.get("engine") != "ctranslate2" and not forward.get("skip_layers"):
             fast = {"forward.engine": "ctranslate2", "batch.order": "length", "forward.streams": 32}
             # With beams the two engines may stop looking at different moments: not the same answers for certain.
             same = int(decode.get("beams", 1)) == 1
             found.append(("CTranslate2 fp32", {**fast, "forward.precision": "fp32"}, same))
-            found += [(f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")]
+            found += [
+                (f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")
+            ]
         found += [(f"{n} beams", {"decode.beams": n}, False) for n in (2, 1) if n < int(decode.get("beams", 1))]
         return found
 

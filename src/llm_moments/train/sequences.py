@@ -78,7 +78,9 @@ class Learning:
 
             turns = messages_of(asked["messages"])
             if not any(role == "assistant" for role, _ in turns):
-                raise DataError("a dialogue without an answer of the assistant, and without a reference: nothing to learn")
+                raise DataError(
+                    "a dialogue without an answer of the assistant, and without a reference: nothing to learn"
+                )
             return turns, None
         return self.task.normalise(asked), answer
 
@@ -141,7 +143,11 @@ class Texts:
 
     def __init__(self, task: Any, model: Any, plan: Plan, max_length: int):
         self.dialogue = Dialogue(model.tokenizer)
-        self.templated, self.system, self.max_length = task.templated, plan.settings("template").get("system", ""), max_length
+        self.templated, self.system, self.max_length = (
+            task.templated,
+            plan.settings("template").get("system", ""),
+            max_length,
+        )
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         made = [self.encoded(*value) for value in batch["input"]]
@@ -205,7 +211,13 @@ class MakeRows:
 
     def __init__(self, settings: Mapping[str, Any], pad: int, pack: int):
         known = {knob.name: knob.default for knob in KNOBS} | dict(settings)
-        self.order, self.size, self.tokens, self.pad, self.pack = known["order"], known["size"], known["tokens"], pad, pack
+        self.order, self.size, self.tokens, self.pad, self.pack = (
+            known["order"],
+            known["size"],
+            known["tokens"],
+            pad,
+            pack,
+        )
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         rows = batch["rows"]
@@ -242,7 +254,10 @@ class MakeRows:
         each = max((self.tokens or self.size * self.pack) // self.pack, 1)
         for start in range(0, len(bins), each):
             some = bins[start : start + each]
-            yield np.array([at for one in some for at in one]), packed([[rows[at] for at in one] for one in some], self.pad)
+            yield (
+                np.array([at for one in some for at in one]),
+                packed([[rows[at] for at in one] for one in some], self.pad),
+            )
 
 
 def padded(rows: Sequence[Row], pad: int) -> dict[str, np.ndarray]:
@@ -296,10 +311,14 @@ class Likelihood:
         module = self.engines.get({}).module
         rows, told = batch["rows"], np.empty(batch.size)
         for part in MakeRows({"size": 16}, self.pad, 0).parts(rows):
-            arrays = {n: torch.from_numpy(a).to(module.device) for n, a in padded([rows[i] for i in part], self.pad).items()}
+            arrays = {
+                n: torch.from_numpy(a).to(module.device) for n, a in padded([rows[i] for i in part], self.pad).items()
+            }
             labels = arrays.pop("labels")
             with torch.inference_mode():
                 logits = module(**arrays, use_cache=False).logits.float()
-                loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+                loss = torch.nn.functional.cross_entropy(
+                    logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+                )
                 told[part] = -(loss.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)).cpu().numpy()
         return batch.with_(outputs=told)

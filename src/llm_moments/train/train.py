@@ -78,7 +78,9 @@ def train(
     if task not in (None, "text-classification", "image-classification"):
         raise InputError(f"the task {task!r} is not learnt here; {', '.join(SEQUENCES)} and classification are")
     if wanted.pack or wanted.choices:
-        raise InputError("packing and choices of a plan are for models that make texts: --task chat, text-generation, translation")
+        raise InputError(
+            "packing and choices of a plan are for models that make texts: --task chat, text-generation, translation"
+        )
     references = [e.reference for e in examples]
     labels, problem = labels_of(references, name)
     begun = start(model, [e.input for e in examples], labels, problem, wanted)

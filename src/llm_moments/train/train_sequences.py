@@ -31,7 +31,12 @@ def is_sequences(model: str | Path, data: Any, task: str | None) -> bool:
     if task is not None or is_fresh(model):
         return task in TASKS or task is None
     config = _config(model)
-    if any(told in str(name) for name in config.get("architectures") or () for told, meant in MEANT if meant == "translation"):
+    if any(
+        told in str(name)
+        for name in config.get("architectures") or ()
+        for told, meant in MEANT
+        if meant == "translation"
+    ):
         return True
     columns = getattr(data, "columns", None) or {}
     writes = any("CausalLM" in str(name) or "LMHead" in str(name) for name in config.get("architectures") or ())
@@ -57,7 +62,9 @@ def train_sequences(
     """Learns the answers of the examples; arguments as `train` has them."""
     for setting, usual in NOT_HERE.items():
         if getattr(wanted, setting) != usual:
-            raise InputError(f"{setting.replace('_', '-')} is for classifiers; a model that makes texts learns without it")
+            raise InputError(
+                f"{setting.replace('_', '-')} is for classifiers; a model that makes texts learns without it"
+            )
     if wanted.loss not in (None, "cross-entropy"):
         raise InputError(f"texts are learnt with cross-entropy, not with {wanted.loss!r}")
     if wanted.model_options and not is_fresh(model):
@@ -89,7 +96,16 @@ def train_sequences(
     same = len({repr(v[0]) for v in values} & {repr(v[0]) for v in held})
     said = [f"{same:,} of the inputs to judge by are learnt from, too: their score says little"] if same else []
     job = Job(
-        module, pipe, values, None, TokenLoss(wanted.label_smoothing), wanted, question, (part, judged[1]), said, read_s
+        module,
+        pipe,
+        values,
+        None,
+        TokenLoss(wanted.label_smoothing, _width(module.config)),
+        wanted,
+        question,
+        (part, judged[1]),
+        said,
+        read_s,
     )
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 
@@ -136,7 +152,9 @@ def _drawn(path: Path, config: Mapping[str, Any], seed: int) -> tuple[Any, Model
     auto = transformers.AutoModelForCausalLM if "CausalLM" in named or "LMHead" in named else transformers.AutoModelForSeq2SeqLM  # fmt: skip
     torch.manual_seed(seed)
     try:
-        module = auto.from_config(transformers.AutoConfig.from_pretrained(path, local_files_only=True), dtype=torch.float32)
+        module = auto.from_config(
+            transformers.AutoConfig.from_pretrained(path, local_files_only=True), dtype=torch.float32
+        )
     except Exception as error:
         raise ModelError(f"{path} has no weights, and none can be drawn for its config.json: {error}") from error
     return module, Model(path, dict(config), known_digest=_digest(json.dumps([config, seed], sort_keys=True)))
@@ -150,6 +168,11 @@ def padding(module: Any, tokenizer: Any) -> int:
     """An id to fill rows with; it is masked, so that any will do."""
     found = (tokenizer.pad_token_id, module.config.pad_token_id, tokenizer.eos_token_id)
     return int(next((n for n in found if n is not None), 0))
+
+
+def _width(config: Any) -> int | None:
+    last = config.vocab_size - 1
+    return last if config.model_type == "marian" and config.pad_token_id == last else None
 
 
 def _start(module: Any) -> int:
@@ -166,7 +189,9 @@ def _keeps_apart(module: Any, learning: Learning, seq2seq: bool) -> None:
     import torch
 
     if seq2seq:
-        raise InputError("examples are packed for causal models only; sources and targets are grouped by length: leave --pack out")
+        raise InputError(
+            "examples are packed for causal models only; sources and targets are grouped by length: leave --pack out"
+        )
     size = min(int(module.config.vocab_size), 50)
     rows = [Row(tuple((i * k) % size for i in range(1, 7)), (-100,) * 6) for k in (3, 7)]
     was, ways = module.training, []
