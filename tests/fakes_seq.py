@@ -7,7 +7,25 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = ["the", "red", "blue", "house", "dog", "runs", "over", "seven", "hills", "and", "cats", "sleep", "in", "old", "boats", "near", "rivers"]
+WORDS = [
+    "the",
+    "red",
+    "blue",
+    "house",
+    "dog",
+    "runs",
+    "over",
+    "seven",
+    "hills",
+    "and",
+    "cats",
+    "sleep",
+    "in",
+    "old",
+    "boats",
+    "near",
+    "rivers",
+]
 TARGET = {word: word[::-1] + "o" for word in WORDS}
 
 

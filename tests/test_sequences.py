@@ -23,7 +23,7 @@ SMALL = {
 }  # fmt: skip
 QUICK: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-2, "dropout": 0.0, "precision": "fp32", "max_length": 48}
 TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
@@ -34,7 +34,7 @@ def make_causal(folder: Path, arch: str = "llama", weights: bool = True) -> Path
     from llm_moments.train.fresh_marian import tokenizer_of
 
     tokenizer = tokenizer_of((t for pair in fakes.toy_pairs(50) for t in pair), 320, 64)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
     tokenizer.chat_template = TEMPLATE
     sizes = {"llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}, "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}}  # fmt: skip
     config = AutoConfig.for_model(
@@ -44,7 +44,7 @@ def make_causal(folder: Path, arch: str = "llama", weights: bool = True) -> Path
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(config)
     if weights:
-        module.save_pretrained(folder)
+        fakes._shaken(module, 0).save_pretrained(folder)
     else:
         config.architectures = [type(module).__name__]
         config.save_pretrained(folder)
@@ -105,11 +105,11 @@ def test_of_chat_data_the_answers_alone_are_learnt(tmp_path: Path) -> None:
     turns = (("user", "red dog"), ("assistant", "blue cats"), ("user", "old house"), ("assistant", "seven"))
     ids, learnt = texts.encoded(turns, None)
     row = texts.fitted(ids, learnt)
-    assert _learnt(tokenizer, row).replace(" ", "") == "bluecats<|end|>seven<|end|>"
+    assert _learnt(tokenizer, row).replace(" ", "") == "bluecats</s>seven</s>"
     for at, label in enumerate(row.labels[:-1]):  # each label is the token that comes next
         assert label in (IGNORED, row.ids[at + 1])
     asked = texts.fitted(*texts.encoded(turns[:3], "in boats"))
-    assert _learnt(tokenizer, asked).replace(" ", "") == "inboats<|end|>"
+    assert _learnt(tokenizer, asked).replace(" ", "") == "inboats</s>"
 
 
 def test_of_a_prompt_the_answer_alone_is_learnt_and_of_a_text_all(tmp_path: Path) -> None:
