@@ -96,7 +96,16 @@ def train_sequences(
     same = len({repr(v[0]) for v in values} & {repr(v[0]) for v in held})
     said = [f"{same:,} of the inputs to judge by are learnt from, too: their score says little"] if same else []
     job = Job(
-        module, pipe, values, None, TokenLoss(wanted.label_smoothing), wanted, question, (part, judged[1]), said, read_s
+        module,
+        pipe,
+        values,
+        None,
+        TokenLoss(wanted.label_smoothing, _width(module.config)),
+        wanted,
+        question,
+        (part, judged[1]),
+        said,
+        read_s,
     )
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 
@@ -159,6 +168,11 @@ def padding(module: Any, tokenizer: Any) -> int:
     """An id to fill rows with; it is masked, so that any will do."""
     found = (tokenizer.pad_token_id, module.config.pad_token_id, tokenizer.eos_token_id)
     return int(next((n for n in found if n is not None), 0))
+
+
+def _width(config: Any) -> int | None:
+    last = config.vocab_size - 1
+    return last if config.model_type == "marian" and config.pad_token_id == last else None
 
 
 def _start(module: Any) -> int:
