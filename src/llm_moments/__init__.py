@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Answer": "tasks.text_classification",
+    "Answer": "tasks.classification",
     "Certificate": "improve.certify",
     "Example": "core",
     "Improvement": "improve.improve",

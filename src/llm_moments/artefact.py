@@ -6,9 +6,11 @@ import hashlib
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llm_moments import model_formats as formats
 from llm_moments.atomic import recover, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import ArtefactError, MomentsError, OutputExists
@@ -17,7 +19,7 @@ from llm_moments.model import Model, _read_json, checked_config
 MANIFEST = "MANIFEST.json"
 PLAN = "moments.toml"
 FORMAT = 1
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 
 
 def is_artefact(ref: Any) -> bool:
@@ -34,14 +36,11 @@ def open_artefact(path: Path, *, trust_remote_code: bool = False) -> tuple[Model
     plan = Plan.from_toml((path / PLAN).read_text(encoding="utf-8"))
     _tell_of_other_hardware(path)
     folder = path / "model"
-    model = Model(
-        folder,
-        checked_config(folder, trust_remote_code),
-        trust_remote_code,
-        source=str(path),
-        known_digest=manifest["model_digest"],
+    opened = formats.folder(folder, str(path)) or Model(folder, checked_config(folder, trust_remote_code))
+    model = replace(
+        opened, trust_remote_code=trust_remote_code, source=str(path), known_digest=manifest["model_digest"],
         notes=manifest.get("notes", {}),
-    )
+    )  # fmt: skip
     return model, plan
 
 
@@ -132,7 +131,7 @@ def write_into(
         "format": FORMAT,
         "model_digest": pipe.model.digest,
         "model": pipe.model.name,
-        "notes": pipe.model.notes,
+        "notes": {**pipe.model.notes, "task": pipe.task.name},
         "files": {str(p.relative_to(folder)): sha256(p) for p in files},
     }
     for file in files:
@@ -147,7 +146,7 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
     stages = [stage for stage in (pipe.dear, pipe.dear and pipe.cheap) if stage]
     needed = {"": not slim}  # by name of the weights: whether any stage loads them as they are
     for stage in stages:
-        settings = stage.plan.settings("forward")
+        settings = stage.engine_settings
         name = settings.get("weights", "")
         needed.setdefault(name, not slim)
         if engine_class(settings.get("engine", "torch")).builds:
@@ -159,7 +158,10 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
     for name, whole in needed.items():
         folder = target / "weights" / name if name else target
         folder.mkdir(parents=True, exist_ok=True)
-        source = pipe.engines.model_for({"weights": name}).path
-        patterns = (("config.json",) if name else MODEL_FILES) + (("*.safetensors",) if whole else ())
-        for file in sorted({p for pattern in patterns for p in source.glob(pattern)}):
+        source = pipe.engines.model_for({"weights": name})
+        patterns: tuple[str, ...] = ("config.json",) if name else MODEL_FILES
+        if source.format == "gguf":
+            patterns = ()  # one file that holds all; what lies beside it need not be its own
+        files = {p for pattern in patterns for p in source.path.glob(pattern)}
+        for file in sorted(files.union(source.weight_files if whole else ())):
             shutil.copyfile(file, folder / file.name)

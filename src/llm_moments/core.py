@@ -13,11 +13,26 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llm_moments.errors import InputError, PlanError
+from llm_moments.errors import InputError, PlanError, Unfinished
 
 WINDOW = 2048  # examples that are tokenized, sorted and batched together; bounds the memory of `run`
 
 Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many examples are a handful: a classifier answers hundreds while a language model answers one.
+
+    window: rows that `run` holds at a time. block: fewest rows that are timed at a time; warm: rows on which an
+    engine is opened. few, most: fewest and most rows of the splits that `improve` searches and certifies on.
+    """
+
+    window: int = WINDOW
+    block: int = 32
+    warm: int = 8
+    few: Mapping[str, int] = field(default_factory=lambda: {"search": 150, "certify": 400})
+    most: Mapping[str, int] = field(default_factory=lambda: {"calibrate": 200, "search": 800, "certify": 4000})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,8 @@ class Recorder(Protocol):
 
     def count(self, **counts: float) -> None: ...
 
+    def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None: ...
+
 
 class _Nothing:
     def __enter__(self) -> None:
@@ -74,6 +91,9 @@ class NullRecorder:
         return self._nothing
 
     def count(self, **counts: float) -> None:
+        pass
+
+    def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None:
         pass
 
 
@@ -221,6 +241,7 @@ class Task(Protocol):
     """What the pipeline asks of a task; the whole contract is in `tasks/base.py`."""
 
     name: str
+    pace: Pace
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]: ...
 
@@ -295,31 +316,39 @@ class Pipeline:
     def __call__(self, value: Any) -> Any:
         return next(self.run([value]))
 
-    def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int = WINDOW) -> Iterator[Any]:
+    @property
+    def window(self) -> int:
+        """How many inputs `run` holds at a time: they are tokenized, sorted and batched together."""
+        held = int(self.plan.settings("batch").get("window", self.task.pace.window))
+        return max(held, int(self.plan.settings("forward").get("streams", 1)))
+
+    def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int | None = None) -> Iterator[Any]:
         """Answers in the order of the inputs, which may be endless; `window` bounds what is held."""
-        source = iter(inputs)
+        source, window = iter(inputs), window or self.window
         while True:
             with recorder.step("read") as _:
-                values = [getattr(x, "input", x) for x in itertools.islice(source, window)]
+                values = [x.input if isinstance(x, Example) else x for x in itertools.islice(source, window)]
                 recorder.count(items=len(values))
             if not values:
                 return
-            outputs = self.outputs(values, recorder)
+            try:
+                outputs = self.outputs(values, recorder)
+            except Unfinished as cut:  # what was answered until then is not lost
+                if len(cut.outputs):
+                    yield from self.task.answers(cut.outputs, self.model)
+                raise
             with recorder.step("postprocess", items=len(values)):
                 answers = self.task.answers(outputs, self.model)
             yield from answers
 
     def outputs(self, values: Sequence[Any], recorder: Recorder = NULL) -> np.ndarray:
-        """What the model says of each input, before it is made an answer: float32 `[n, classes]`."""
+        """What the model says of each input, before it is made an answer: float32 `[n, classes]`, or texts `[n]`."""
         values = [self.task.normalise(value) for value in values]
         return self._outputs(Batch(len(values), {"input": values}), recorder)
 
     def _outputs(self, batch: Batch, recorder: Recorder) -> np.ndarray:
         if self.cheap is None:
-            for step in self.steps:
-                with recorder.step(step.name, items=batch.size):
-                    batch = step(batch, recorder)
-            return batch["outputs"]
+            return self._through(batch, recorder)
         with recorder.step("cascade", items=batch.size):
             outputs = self.cheap._outputs(batch, recorder)
             asked = np.flatnonzero(self.task.margins(outputs, self.model) < self.plan["cascade"]["threshold"])
@@ -327,6 +356,22 @@ class Pipeline:
         if len(asked):
             outputs = outputs.copy()
             outputs[asked] = self.dear._outputs(batch.take(asked), recorder)
+        return outputs
+
+    def _through(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+        """All steps, one after the other; some rows at a time where a task cannot hold them all (images)."""
+        many = getattr(self.task, "rows_at_once", None)
+        most = many(batch, self.model, self.plan) if many else batch.size
+        if batch.size > most:
+            parts = (np.arange(at, min(at + most, batch.size)) for at in range(0, batch.size, most))
+            return np.concatenate([self._through_steps(batch.take(rows), recorder) for rows in parts])
+        return self._through_steps(batch, recorder)
+
+    def _through_steps(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+        for step in self.steps:
+            with recorder.step(step.name, items=batch.size):
+                batch = step(batch, recorder)
+        outputs: np.ndarray = batch["outputs"]
         return outputs
 
     def arrays(self, values: Sequence[Any]) -> list[dict[str, np.ndarray]]:
@@ -337,6 +382,14 @@ class Pipeline:
                 break
             batch = step(batch, NULL)
         return [fields for _, fields in batch["batches"]]
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """What the engine of its forward step is opened with: the plan's choices, and what the task adds to them."""
+        for step in self.steps:
+            if step.name == "forward" and hasattr(step, "settings"):
+                return dict(step.settings)
+        return self.plan.settings("forward")
 
     @property
     def dear(self) -> Pipeline:

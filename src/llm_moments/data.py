@@ -40,6 +40,10 @@ TEXT = [
 ]
 PAIR = ["text_pair", "hypothesis", "sentence2", "question2", "text_b", "text2", "passage"]
 LABEL = ["label", "labels", "class", "category", "target", "y", "sentiment", "intent", "rating", "score", "topic"]
+# A file with one of these columns is of a task that makes texts; its references have names of their own.
+MADE_FROM = ["messages", "prompt", "source", "src", "audio", "audio_path"]
+REFERENCE = ["reference", "references", "answer", "completion", "response", "target", "tgt", "translation", "transcript",
+             "transcription", "text", "sentence", "output"]  # fmt: skip
 IDS = ("id", "idx", "row_id", "uid", "guid")
 MAX_CHARS = 1_000_000
 PEEK = 200  # rows looked at to find the columns
@@ -48,7 +52,11 @@ KEPT = 20  # reported rows that are kept in full; all are counted
 
 @dataclass
 class Data:
-    """A re-iterable stream of Examples in constant memory. `errors` counts what the last pass skipped."""
+    """A re-iterable stream of Examples in constant memory. `errors` counts what the last pass skipped.
+
+    images: whether the column `text` holds images; with on_error "skip" each is decoded, so that damaged ones
+    are known before any step sees them.
+    """
 
     path: str
     columns: dict[str, str | None]
@@ -56,6 +64,7 @@ class Data:
     on_error: str = "fail"
     limit: int | None = None
     max_chars: int = MAX_CHARS
+    images: bool = False
     errors: Counter[str] = field(default_factory=Counter)
     reported: list[str] = field(default_factory=list)
 
@@ -87,12 +96,44 @@ class Data:
             self.reported.append(what)
 
     def _example(self, number: int, row: Mapping[str, Any]) -> Example:
+        if self.columns.get("choices"):
+            asked = "messages" if self.columns["text"] == "messages" else "prompt"
+            value = {asked: row.get(self.columns["text"] or ""), "choices": row.get(self.columns["choices"] or "")}
+            return Example(value, self._label(row), self._id(number, row))
+        if self.images:
+            return Example(self._image(number, row), self._label(row), self._id(number, row))
+        if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
+            return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
+        if self.columns["text"] in ("audio", "audio_path"):
+            return Example({"audio": self._sound(number, row)}, self._label(row), self._id(number, row))
         text = self._text(number, row, self.columns["text"])
         if self.columns["pair"]:
             return Example(
                 (text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row)
             )
         return Example(text, self._label(row), self._id(number, row))
+
+    def _sound(self, number: int, row: Mapping[str, Any]) -> str:
+        """The path of a sound whose header, and where its format allows its end, can be read."""
+        from llm_moments.steps.audio import check
+
+        file = self._file(number, row)
+        try:
+            check(Path(file))
+        except DataError as error:
+            raise BadRow(number, "no sound", str(error)) from None
+        return file
+
+    def _file(self, number: int, row: Mapping[str, Any]) -> str:
+        """The path in a row, beside the file of the data; one that leaves its folder is refused."""
+        root = Path(self.path).parent.resolve()
+        name = self._text(number, row, self.columns["text"])
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            raise BadRow(number, "outside", f"{name!r} is outside of {root}, where the data are")
+        if not file.is_file():
+            raise BadRow(number, "no such file", f"{name!r}: there is no such file in {root}")
+        return str(file)
 
     def _text(self, number: int, row: Mapping[str, Any], column: str | None) -> str:
         value = row.get(column or "")
@@ -109,6 +150,13 @@ class Data:
                 f"column {column!r} has {len(value):,} characters ({value[:30]!r}…), over {self.max_chars:,}",
             )
         return value
+
+    def _image(self, number: int, row: Mapping[str, Any]) -> Any:
+        from llm_moments.image_formats import image_in
+
+        place = Path(self.path)
+        root = (place if place.is_dir() else place.parent).resolve()
+        return image_in(row, str(self.columns["text"]), number, root, whole=self.on_error == "skip")
 
     def _label(self, row: Mapping[str, Any]) -> Any:
         value = row.get(self.columns["label"] or "")
@@ -138,9 +186,16 @@ def read(
     rows = reader(file, encoding)
     # A pipe is read once: what is peeked at would be lost, and its only column is known.
     peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
-    columns = find_columns(peeked, path, text=text, pair=pair, label=label, id=id)
+    images = _image_column(peeked, text)
+    columns = find_columns(peeked, path, text=images or text, pair=pair, label=label, id=id)
     columns["text"] = columns["text"] or "text"
-    return Data("stdin" if str(path) == "-" else str(path), columns, rows, on_error, limit, max_chars)
+    return Data("stdin" if str(path) == "-" else str(path), columns, rows, on_error, limit, max_chars, bool(images))
+
+
+def _image_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
+    from llm_moments.image_formats import image_column
+
+    return image_column(rows, named)
 
 
 def given(texts: Sequence[str], *, on_error: str = "fail", limit: int | None = None) -> Data:
@@ -192,6 +247,13 @@ def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | N
     def known(group: Iterable[str]) -> str | None:
         return next((by_name[word] for word in group if word in by_name), None)
 
+    if choices := by_name.get("choices"):  # multiple choice: the number of the right one, or its text
+        asked = wanted.get("text") or known([*MADE_FROM, *TEXT])
+        label = wanted.get("label") or known(["answer", "answerkey", "gold", *LABEL])
+        return {"text": asked, "pair": None, "label": label, "id": wanted.get("id") or known(IDS), "choices": choices}
+    if (made_from := known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
+        label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if by_name.get(word) != made_from)
+        return {"text": made_from, "pair": None, "label": label, "id": wanted.get("id") or known(IDS)}
     label = wanted.get("label") or known(word for word in LABEL if by_name.get(word) != wanted.get("text"))
     text = wanted.get("text") or known(TEXT) or _longest(rows, [n for n in names if n != label])
     if text is None:

@@ -150,9 +150,10 @@ def _rate(amount: float, work: Callable[[], Any], seconds: float = 0.5) -> float
 def doctor() -> dict[str, Any]:
     """Hardware, measured peaks, the engines that are here and how to get the others, devices."""
     from llm_moments.engines.base import ENGINES, engine_class, why_not
+    from llm_moments.engines.generator import GENERATORS
 
     engines = {}
-    for name in ENGINES:
+    for name in (*ENGINES, *GENERATORS):
         cls, reason = engine_class(name), why_not(name)
         version = _version(cls.package.split(",")[0])
         engines[name] = {

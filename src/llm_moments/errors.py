@@ -2,7 +2,8 @@
 
 MomentsError              exit 1   something failed
 ├── EngineError           exit 1   an engine cannot export or run this model
-│   └── EngineMissing     exit 2   an engine's package is not installed
+│   ├── EngineMissing     exit 2   an engine's package is not installed
+│   └── Unfinished        exit 1   an engine failed in the middle; what it had answered is kept
 ├── WriteError            exit 1   a disk that is full, or a place that may not be written
 └── InputError            exit 2   bad usage or bad input: the user can mend it
     ├── DataError                  a file, row or value of the examples
@@ -11,6 +12,11 @@ MomentsError              exit 1   something failed
     ├── ArtefactError              half-written, changed or foreign artefact
     └── OutputExists               the output is there already
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class MomentsError(Exception):
@@ -30,6 +36,15 @@ class EngineMissing(EngineError):
 
     def __init__(self, what: str, extra: str):
         super().__init__(f"{what} is not installed. Install it with: pip install 'llm-moments[{extra}]'")
+
+
+class Unfinished(EngineError):
+    """An engine failed in the middle. done: its answers to the first inputs; outputs: the same as the task has them."""
+
+    def __init__(self, said: str, done: Sequence[Any]):
+        super().__init__(said)
+        self.done: Sequence[Any] = done
+        self.outputs: Any = done
 
 
 class WriteError(MomentsError):

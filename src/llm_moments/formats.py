@@ -67,8 +67,14 @@ def about_rows(path: str | Path) -> int | None:
 def _rows_of(file: Path, encoding: str | None) -> Callable[[], Iterator[Row]]:
     if str(file) == "-":
         return lambda: stdin_rows(encoding)
+    from llm_moments import image_formats
+
     if file.is_dir():
+        if not any(file.glob("*/*.txt")) and image_formats.image_files(file):
+            return lambda: image_formats.folder_rows(file)
         return lambda: _folder(file, encoding or "utf-8")
+    if image_formats.is_idx(file):
+        return lambda: image_formats.idx_rows(file)
     suffix = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
     if suffix in (".parquet", ".pq"):
         return lambda: _parquet(file)
@@ -78,7 +84,7 @@ def _rows_of(file: Path, encoding: str | None) -> Callable[[], Iterator[Row]]:
     }  # fmt: skip
     if suffix not in readers:
         raise DataError(
-            f"{file}: unknown kind of file {suffix!r}; known are {', '.join(readers)}, .parquet and folders"
+            f"{file}: unknown kind of file {suffix!r}; known are {', '.join(readers)}, .parquet, IDX and folders"
         )
     return lambda: readers[suffix](file, encoding)
 
@@ -234,4 +240,4 @@ def _folder(folder: Path, encoding: str) -> Iterator[Row]:
         text = file.read_bytes().decode(encoding, errors="surrogateescape")
         yield number, _Cells(number, ["text", "label", "id"], [text, file.parent.name, str(file.relative_to(folder))])
     if not number:
-        raise DataError(f"{folder} holds no CLASS/*.txt")
+        raise DataError(f"{folder} holds no CLASS/*.txt, and no images (CLASS/*.jpg, .png, …)")

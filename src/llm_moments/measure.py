@@ -17,10 +17,8 @@ from llm_moments.core import Pipeline
 from llm_moments.errors import EngineError
 
 OBJECTIVES = ("throughput", "latency", "memory", "size")
-BLOCK = 32  # fewest rows that are timed at a time
 FEWEST = 5  # rounds: the sign test has a 95% limit from five pairs on
 SHORTEST, LONGEST = 0.5, 4.0  # seconds of one plan's turn in interleaved timing
-WARM = 8  # rows on which an engine is opened and warmed
 CALLS = 48  # examples, one a call, for latency
 GOLDEN = 0.618  # its multiples, less their whole parts, are spread evenly from the first few on
 PATIENCE = 4.0  # seconds: a pass that takes longer than this is not repeated
@@ -41,13 +39,14 @@ def measure(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured:
     """
     start = time.perf_counter()
     for stage in _stages(pipe):
-        stage.outputs(values[:WARM])
+        stage.outputs(values[: pipe.task.pace.warm])
     warm = time.perf_counter() - start
     measured = _measured(pipe, values, objective)
     return replace(measured, warm_seconds=warm)
 
 
 def _measured(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured:
+    forget(pipe)
     start = time.perf_counter()
     outputs = pipe.outputs(values)
     seconds = time.perf_counter() - start
@@ -64,8 +63,18 @@ def _stages(pipe: Pipeline) -> list[Pipeline]:
     return [stage for stage in (pipe.dear, pipe.cheap) if stage is not None]
 
 
+def forget(pipe: Pipeline) -> bool:
+    """Whether an engine of the pipeline keeps what it read of earlier prompts; it does no more."""
+    engines = [stage.engines.get(stage.engine_settings) for stage in _stages(pipe)]
+    keeping = [engine for engine in engines if hasattr(engine, "forget")]
+    for engine in keeping:
+        engine.forget()
+    return bool(keeping)
+
+
 def run_seconds(pipe: Pipeline, values: Sequence[Any]) -> float:
     """End to end, from raw input to answer."""
+    forget(pipe)
     start = time.perf_counter()
     for _ in pipe.run(values):
         pass
@@ -73,10 +82,13 @@ def run_seconds(pipe: Pipeline, values: Sequence[Any]) -> float:
 
 
 def call_seconds(pipe: Pipeline, values: Sequence[Any]) -> list[float]:
-    """One example a call; each value is called twice and the second time counts."""
+    """One example a call; each value is called twice and the second time counts, but for models that keep what
+    they read of a prompt: those are called once."""
     times = []
+    keeps = forget(pipe)
     for value in values:
-        pipe(value)
+        if not keeps:
+            pipe(value)
         start = time.perf_counter()
         pipe(value)
         times.append(time.perf_counter() - start)
@@ -93,11 +105,11 @@ def size_bytes(pipe: Pipeline) -> int:
 
     files: set[Path] = set()
     for stage in _stages(pipe):
-        settings = stage.plan.settings("forward")
+        settings = stage.engine_settings
         if engine_class(settings.get("engine", "torch")).builds:
             files.update(p for p in pipe.engines.store(settings).rglob("*") if p.is_file())
         else:
-            files.update(pipe.engines.model_for(settings).path.glob("*.safetensors"))
+            files.update(pipe.engines.model_for(settings).weight_files)
     return sum(p.stat().st_size for p in files)
 
 
@@ -120,7 +132,7 @@ def peak_bytes(pipe: Pipeline, values: Sequence[Any]) -> int:
     job = {
         "model": str(pipe.model.path),
         "plan": pipe.plan.to_dict(),
-        "values": list(values[:200]),
+        "values": [value.portable() if hasattr(value, "portable") else value for value in values[:200]],
         "variants": variants,
     }
     done = subprocess.run([sys.executable, "-c", _CHILD], input=json.dumps(job), capture_output=True, text=True)
@@ -150,10 +162,14 @@ def interleaved(
     found: dict[str, list[float]] = {name: [] for name in plans}
     for pipe in plans.values():
         for stage in _stages(pipe):
-            stage.outputs(values[:WARM])
+            stage.outputs(values[: pipe.task.pace.warm])
     share = min(max(seconds / (rounds * len(plans)), SHORTEST), LONGEST)
-    rows = {name: CALLS if objective == "latency" else rows_of(costs[name], share, len(values)) for name in plans}
-    turns = {name: blocks(values, rows[name], rounds) for name in plans}
+    least = {name: pipe.task.pace.block for name, pipe in plans.items()}
+    rows = {
+        name: CALLS if objective == "latency" else rows_of(costs[name], share, len(values), least[name])
+        for name in plans
+    }
+    turns = {name: blocks(values, rows[name], rounds, least[name]) for name in plans}
     begin = time.perf_counter()
     for turn in range(rounds):
         for name in list(plans)[:: 1 if turn % 2 == 0 else -1]:
@@ -169,19 +185,19 @@ def interleaved(
     return found
 
 
-def rows_of(cost: float, seconds: float, most: int) -> int:
+def rows_of(cost: float, seconds: float, most: int, block: int = 32) -> int:
     """Rows that take about so many seconds at `cost` seconds an example, in whole blocks, at least one."""
-    return min(max(int(seconds / max(cost, 1e-9)) // BLOCK, 1) * BLOCK, most)
+    return min(max(int(seconds / max(cost, 1e-9)) // block, 1) * block, most)
 
 
-def blocks(values: Sequence[Any], size: int, count: int) -> list[Sequence[Any]]:
-    """Blocks of `size` rows, each about as long as any other and as the whole: stretches of `BLOCK` rows
+def blocks(values: Sequence[Any], size: int, count: int, block: int = 32) -> list[Sequence[Any]]:
+    """Parts of `size` rows, each about as long as any other and as the whole: stretches of `block` rows
     in their order, drawn evenly from the shortest to the longest of them."""
     if size >= len(values):
         return [values] * count
-    stretches = [values[at : at + BLOCK] for at in range(0, len(values) - BLOCK + 1, BLOCK)]
+    stretches = [values[at : at + block] for at in range(0, len(values) - block + 1, block)]
     ordered = sorted(stretches, key=lambda rows: max(len(str(row)) for row in rows))
-    many = max(size // BLOCK, 1)
+    many = max(size // block, 1)
     every = len(ordered) / many
     turns = ([ordered[int((at + (turn * GOLDEN) % 1) * every)] for at in range(many)] for turn in range(1, count + 1))
     return [[row for stretch in turn for row in stretch] for turn in turns]

@@ -14,9 +14,10 @@ from llm_moments.errors import ModelError
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline
 
-WEIGHTS = ("*.safetensors",)
-TOKENIZERS = ("tokenizer*.json", "vocab*", "*.model", "*.tiktoken", "merges.txt")
+WEIGHTS = {"transformers": ("*.safetensors",), "gguf": ("*.gguf",), "ctranslate2": ("model.bin", "model-*.bin")}
+TOKENIZERS = ("tokenizer*.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt", "*.gguf")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+LINEAR = "moments-linear"  # model_type of a linear model of words
 NOTES = "moments.json"  # what `moments train` leaves in a model folder: the length it trained at
 
 
@@ -30,6 +31,7 @@ class Model:
     source: str = ""
     known_digest: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    format: str = "transformers"  # transformers, gguf, ctranslate2, or remote (a server: source is its address)
 
     @property
     def name(self) -> str:
@@ -41,10 +43,15 @@ class Model:
         if self.known_digest:
             return self.known_digest
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for file in sorted(p for pattern in WEIGHTS for p in self.path.glob(pattern)):
+        for file in self.weight_files:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()[:32]
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files that hold the weights, in a fixed order; none for a server's model."""
+        return sorted(p for pattern in WEIGHTS.get(self.format, ()) for p in self.path.glob(pattern))
 
     def variant(self, name: str) -> Model:
         """Other weights for the same task and tokenizer, that came with this model; ModelError if there are none."""
@@ -57,7 +64,9 @@ class Model:
     def labels(self) -> list[str]:
         named = self.config.get("id2label")
         if not named:
-            return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))]
+            if told := (self.config.get("pretrained_cfg") or {}).get("label_names"):
+                return [str(name) for name in told]
+            return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", self.config.get("num_classes", 2))))]
         try:
             names = [str(named[key]) for key in sorted(named, key=int)]
         except (TypeError, ValueError) as error:
@@ -79,8 +88,21 @@ class Model:
         guess = "regression" if len(self.labels) == 1 else "single_label_classification"
         return str(self.config.get("problem_type") or guess)
 
+    @property
+    def is_linear(self) -> bool:
+        return self.config.get("model_type") == LINEAR
+
+    @cached_property
+    def vectorizer(self) -> Any:
+        """What makes a linear model's features."""
+        from llm_moments.engines.linear import load_vectorizer
+
+        return load_vectorizer(self.path, self.config)
+
     @cached_property
     def tokenizer(self) -> Any:
+        if self.is_linear:
+            raise ModelError(f"{self.name} is a linear model of words: it has no tokenizer, and no length in tokens")
         from transformers import AutoTokenizer
 
         if not any(True for name in TOKENIZERS for _ in self.path.glob(name)):
@@ -88,9 +110,13 @@ class Model:
                 f"{self.path} has no tokenizer (such as tokenizer.json), and without the right one the answers would be "
                 "wrong. Copy it there from where the model comes from: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             )
+        # A GGUF file brings its tokenizer along; a folder with one may have the original beside it.
+        inside = {"gguf_file": self.weight_files[0].name} if self.format == "gguf" else {}
+        if (self.path / "tokenizer_config.json").exists() or (self.path / "tokenizer.json").exists():
+            inside = {}
         try:
             found = AutoTokenizer.from_pretrained(
-                self.path, trust_remote_code=self.trust_remote_code, local_files_only=True
+                self.path, trust_remote_code=self.trust_remote_code, local_files_only=True, **inside
             )
         except Exception as error:
             raise ModelError(f"{self.path}: its tokenizer cannot be loaded: {error}") from error
@@ -103,6 +129,8 @@ class Model:
     @cached_property
     def max_length(self) -> int:
         """Most tokens a row, special ones included: the smaller of tokenizer's and positions' limit."""
+        if self.format == "remote":  # the server knows, and says so when it is too much
+            return 1_000_000
         limits = [n for n in (self._positions, _bound(getattr(self.tokenizer, "model_max_length", None))) if n]
         return max(min(limits, default=UNBOUNDED), 8)
 
@@ -142,11 +170,19 @@ _OFFSET_POSITIONS = {
 
 def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
     """The model in a local folder or, if there is none, of that id on the Hugging Face hub."""
+    from llm_moments import model_formats as formats
+
+    if str(ref).startswith(("http://", "https://")):
+        return formats.remote(str(ref))
     path = Path(ref).expanduser()
     if not path.exists():
         path = _download(str(ref))
+    if path.suffix == ".gguf" and path.is_file():
+        return formats.gguf(path, str(ref))
     if path.is_file():
-        raise ModelError(f"{ref} is a file; a model is a folder with config.json and *.safetensors")
+        raise ModelError(f"{ref} is a file; a model is a folder with config.json and *.safetensors, or a .gguf file")
+    if (own := formats.folder(path, str(ref))) is not None:
+        return own
     return Model(
         path,
         checked_config(path, trust_remote_code),
@@ -167,7 +203,7 @@ def checked_config(path: Path, trust_remote_code: bool, *, weights: bool = True)
                 f"{path / name} asks to run code from the model folder (auto_map); refused. "
                 "If you have read that code and trust it, pass --trust-remote-code."
             )
-    if not any(True for pattern in WEIGHTS for _ in path.glob(pattern)):
+    if not any(True for pattern in WEIGHTS["transformers"] for _ in path.glob(pattern)):
         pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
         if pickles:
             raise ModelError(
@@ -197,7 +233,7 @@ def _download(ref: str) -> Path:
         from huggingface_hub.errors import HFValidationError
     except ImportError as error:
         raise ModelError(f"{ref}: there is no such folder, and huggingface_hub is not installed") from error
-    keep = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    keep = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]
     try:
         return Path(snapshot_download(ref, allow_patterns=keep))
     except (OSError, ValueError, HFValidationError) as error:
@@ -210,12 +246,15 @@ def load(
     *,
     task: str | None = None,
     plan: Any = None,
+    metric: str | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> Pipeline:
-    """A pipeline from a local folder, a hub id, or an artefact (which brings its plan along).
+    """A pipeline from a local folder, a hub id, a .gguf file, an OpenAI-compatible server's address
+    (`http://127.0.0.1:8080/v1#model-name`), or an artefact (which brings its plan along).
 
-    plan: a Plan, or changes such as `{"truncate.max_length": 64}`, on top of the stock plan.
+    task: one of `tasks.base.TASKS`, where the model could be for several. metric: what answers are judged by,
+    where the task knows several (exact match, token F1, chrF). plan: a Plan, or changes such as `{"truncate.max_length": 64}`, on top of the stock plan.
     """
     from llm_moments.artefact import is_artefact, open_artefact
     from llm_moments.atomic import recover
@@ -224,13 +263,16 @@ def load(
     from llm_moments.tasks.base import task_for
 
     if isinstance(ref, Pipeline):
+        if task or metric:  # the same model and plan, judged in another way
+            ref = Pipeline(task_for(ref.model, task or ref.task.name, metric), ref.model, ref.plan, engines=ref.engines)
         return ref if plan is None else ref.with_(**plan)
     recover(Path(ref))
     if is_artefact(ref):
         model, stored = open_artefact(Path(ref), trust_remote_code=trust_remote_code)
     else:
         model, stored = open_model(ref, trust_remote_code=trust_remote_code), None
-    chosen = task_for(model, task)
+    chosen = task_for(model, task or model.notes.get("task"), metric)
     base = stored or Plan(chosen.stock(model))
     wanted = plan if isinstance(plan, Plan) else base.with_(**(plan or {}))
-    return Pipeline(chosen, model, wanted, engines=Engines(model, device=device))
+    engines = Engines(model, device=device, keep=getattr(chosen, "engines_open", 6))
+    return Pipeline(chosen, model, wanted, engines=engines)

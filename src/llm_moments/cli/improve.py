@@ -1,6 +1,11 @@
 """Find a cheaper plan that keeps the answers, and prove it on examples set apart; exit 3 if there is none.
 
-Example: moments improve my-model --data reviews.csv --max-drop 0.01 --out improved/"""
+With --train: the fastest training plan that reaches the validation loss of the usual one (transformers' defaults), as a
+file of settings for `moments train --config`.
+
+Example: moments improve my-model --data reviews.csv --max-drop 0.01 --out improved/
+
+Example: moments improve encoder/ --train --data train.csv --eval test.csv --budget 10m --out faster/"""
 
 from __future__ import annotations
 
@@ -29,10 +34,23 @@ def improve(
         Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")
     ] = Path("improved"),
     heal: Annotated[
-        bool, typer.Option("--heal", help="Also teach a model of half the layers, on a part of the examples.")
+        bool,
+        typer.Option("--heal", help="Also teach models of a third or half of the layers, on a part of the examples."),
     ] = False,
     heal_data: Annotated[
         str | None, typer.Option("--heal-data", metavar="FILE", help="Or on these, which need no labels.")
+    ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--first", help="linear: train a linear model of words on a part of the examples, to be asked first."
+        ),
+    ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Improve the training, not the answering.")] = False,
+    evaluate: Annotated[str | None, typer.Option("--eval", help="With --train: examples to judge by.")] = None,
+    max_rise: Annotated[
+        float | None,
+        typer.Option("--max-rise", help="With --train: share by which the validation loss may rise; else 0.05."),
     ] = None,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
@@ -40,7 +58,14 @@ def improve(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
-    set_: o.Set = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="One choice of the plan, such as truncate.max_length=64, or with --train of the usual "
+            "training, such as train.epochs=2.",
+        ),
+    ] = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
     format: o.Format = "human",
@@ -49,16 +74,36 @@ def improve(
     csv: o.Csv = None,
     parquet: o.Parquet = None,
     overwrite: o.Overwrite = False,
+    task: o.Task = None,
+    metric: o.Metric = None,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
-    from llm_moments.improve.improve import improve as search
+    from llm_moments.cli.training import faster, refuse, settings_named
 
     fmt = o.output_format(format, json_)
+    if train:
+        refuse(
+            {
+                "--plan": plan, "--trust-remote-code": trust_remote_code or None, "--heal": heal or None, "--heal-data": heal_data, "--first": first,
+                "--objective": objective if objective != "throughput" else None, "--csv": csv, "--parquet": parquet,
+                "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard,
+            },
+            "--train",
+        )  # fmt: skip
+        columns = (text_column, pair_column, label_column, encoding, on_error)
+        faster(
+            model, o.read_data(data, *columns, limit), o.read_data(evaluate, *columns) if evaluate else None, fmt=fmt,
+            budget=budget, max_rise=max_rise, settings=settings_named(set_), out=out, overwrite=overwrite, device=device,
+        )  # fmt: skip
+        return
+    refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
+    from llm_moments.improve.improve import improve as search
+
     o.free(csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
     with o.progress(fmt) as tick:
         done = search(
             pipe,
@@ -70,6 +115,7 @@ def improve(
             overwrite=overwrite,
             progress=tick,
             heal=taught if taught is not None else heal,
+            first=first,
         )
     o.tell_skipped(examples)
     o.write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ from llm_moments.cli.settings import take
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline, Plan
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+
 Config = Annotated[
     str | None,
     typer.Option("--config", envvar="MOMENTS_CONFIG", metavar="FILE", is_eager=True, callback=take,
@@ -24,11 +27,15 @@ Config = Annotated[
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, an artefact, or a hub id.")]
 DataOpt = Annotated[
     str,
-    typer.Option("--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, a folder, or -."),
+    typer.Option(
+        "--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -."
+    ),
 ]
 Text = Annotated[
     str | None,
-    typer.Option("--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts, if it is not found."),
+    typer.Option(
+        "--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts or images, if it is not found."
+    ),
 ]
 Pair = Annotated[
     str | None, typer.Option("--pair-column", envvar="MOMENTS_PAIR_COLUMN", help="The column of second texts.")
@@ -46,6 +53,28 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the 
 Device = Annotated[str, typer.Option("--device", envvar="MOMENTS_DEVICE", help="auto, cpu, cuda or mps.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One choice of the plan, such as truncate.max_length=64.")]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan in TOML, in the place of the model's own.")]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", envvar="MOMENTS_TASK", help="What the model is for, if it could be for several things: chat, text-generation, …"),
+]  # fmt: skip
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="What texts are judged by: 'exact match', 'token F1', chrF, of speech WER or CER; without making any: likelihood (of the "
+        "references), accuracy or 'normalised accuracy' (of the choices in a row).",
+    ),
+]
+System = Annotated[str | None, typer.Option("--system", help="System prompt of a dialogue that has none.")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", min=0.0, help="0: the likeliest token; above: drawn, more freely.")
+]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", help="Draw from the likeliest tokens that have this share together.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends an answer; may be given again.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model folder.")]
 Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
@@ -64,7 +93,10 @@ def output_format(chosen: str, as_json: bool) -> str:
     return "json" if as_json else chosen
 
 
-def open_pipe(model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool) -> Pipeline:
+def open_pipe(
+    model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool, task: str | None = None,
+    metric: str | None = None,
+) -> Pipeline:  # fmt: skip
     from llm_moments.errors import InputError
     from llm_moments.model import load
 
@@ -73,7 +105,7 @@ def open_pipe(model: str, sets: list[str] | None, plan: Path | None, device: str
     if plan is not None and not plan.is_file():
         raise InputError(f"--plan {plan}: there is no such file")
     chosen = _plan(plan) if plan else None
-    pipe = load(model, plan=chosen, device=device, trust_remote_code=trust)
+    pipe = load(model, task=task, metric=metric, plan=chosen, device=device, trust_remote_code=trust)
     return pipe.with_(**named_values(sets, "--set")) if sets else pipe
 
 
@@ -85,6 +117,28 @@ def _plan(file: Path) -> Plan:
         return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
     except (PlanError, UnicodeDecodeError) as error:
         raise PlanError(f"--plan {file}: {error}") from error
+
+
+def sampling(
+    system: str | None, max_new_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None,
+    stop: list[str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The options as choices of the plan; those that were not given are left out."""
+    named = {
+        "template.system": system, "decode.max_new_tokens": max_new_tokens, "decode.temperature": temperature,
+        "decode.top_p": top_p, "decode.seed": seed, "decode.stop": list(stop) if stop else None,
+    }  # fmt: skip
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def print_pieces(pieces: Iterable[str]) -> None:
+    """Each piece as it comes; on a terminal without what would steer it (a model may write anything)."""
+    shown = sys.stdout.isatty()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    for piece in pieces:
+        print(CONTROL.sub("", piece) if shown else piece, end="", flush=True)
+    print(flush=True)
 
 
 def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
@@ -179,11 +233,17 @@ def write_views(
     if tensorboard:
         from llm_moments.render.tensorboard import write
 
-        write(tensorboard, **{name: result for name, result in results.items() if name != "training"})
+        write(tensorboard, **{name: result for name, result in results.items() if name not in ("training", "learning")})
+    if tensorboard and results.get("learning") is not None:
+        from llm_moments.render.learning import write_scalars
+
+        write_scalars(tensorboard, results["learning"])
     if csv or parquet:
         from llm_moments.render.table import rows, write_csv, write_parquet
 
-        table = rows(next(r for r in (results.get(k) for k in ("session", "worths", "study")) if r is not None))
+        learning = results.get("learning")
+        tables = [*(results.get(k) for k in ("session", "worths", "study")), learning.worths if learning else None]
+        table = rows(next(r for r in tables if r is not None))
         if csv:
             write_csv(table, csv)
         if parquet:

@@ -35,6 +35,8 @@ def record(
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,
+    task: o.Task = None,
+    metric: o.Metric = None,
     overwrite: o.Overwrite = False,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
@@ -44,7 +46,7 @@ def record(
     fmt = o.output_format(format, json_)
     o.free(out, html, trace, csv, parquet, data=data, overwrite=overwrite)
     examples = o.read_data(data, text_column, pair_column, None, encoding, on_error, limit)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
     with o.progress(fmt) as tick:
         session = observe(pipe, examples, depth=depth, progress=tick)
     o.tell_skipped(examples)

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,9 @@ from llm_moments.cli import options as o
 
 def run(
     model: o.ModelArg,
-    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer, or sound files.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", envvar="MOMENTS_DATA", help="A file of inputs, or - for stdin.")
     ] = None,
@@ -32,12 +35,19 @@ def run(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    system: o.System = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
     format: o.Format = "human",
     json_: o.Json = False,
     overwrite: o.Overwrite = False,
+    task: o.Task = None,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
@@ -50,8 +60,12 @@ def run(
     if not inputs and not data and sys.stdin.isatty():
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
     o.free(out, data=data or "-", overwrite=True)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task)
     columns = {"text": text_column, "pair": pair_column}
+    if chosen := o.sampling(system, max_new_tokens, temperature, top_p, seed, stop):
+        pipe = pipe.with_(**chosen)
+    if inputs and len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
+        return
     if inputs:
         source = given(inputs, on_error=on_error, limit=limit)
     else:
@@ -78,25 +92,42 @@ def _content(inputs: list[str] | None, data: str | None) -> str:
 
 def _show(source: Any, pipe: Any, fmt: str) -> int:
     """Answers on stdout as they come; small windows, so that the first is soon there. Gives their number."""
-    from llm_moments.core import WINDOW
-
     size, count = 1, 0
     rows = ((e.id, e.input) for e in source)
     while some := list(itertools.islice(rows, size)):
-        for (number, text), answer in zip(some, pipe.run([text for _, text in some]), strict=True):
+        for (number, asked), answer in zip(some, pipe.run([value for _, value in some]), strict=True):
             if fmt == "json":
                 print(json.dumps({"id": number, **row_of(answer)}, ensure_ascii=False), flush=size == 1)
             elif fmt == "human":
-                shown = text if isinstance(text, str) else " | ".join(text)
-                score = "" if answer.score is None else f"{answer.score:.3f}"
-                print(f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}", flush=size == 1)
+                print(line_of(answer, asked), flush=size == 1)
         count += len(some)
-        size = min(size * 2, WINDOW)
+        size = min(size * 2, pipe.window)
     return count
 
 
+def _piece_by_piece(pipe: Any, asked: str) -> bool:
+    """A made text is shown while it is made; False for a task that gives its answers whole."""
+    from llm_moments.chat import Stream, generates
+
+    if generates(pipe):
+        o.print_pieces(Stream(pipe, asked))
+    return generates(pipe)
+
+
 def row_of(answer: Any) -> dict[str, Any]:
-    return {"label": answer.label, "score": answer.score, "scores": answer.scores}
+    """The fields of an answer, whatever its task."""
+    return {one.name: getattr(answer, one.name) for one in fields(answer)}
+
+
+def line_of(answer: Any, asked: Any) -> str:
+    """One answer for a person: the text that was made, or label, score and the beginning of what was asked."""
+    if not hasattr(answer, "label"):
+        return str(answer.text)
+    if isinstance(asked, dict) and "choices" in asked:  # the choice that was made, rather than the question
+        asked = str(asked["choices"][int(answer.label)]) if isinstance(asked["choices"], list) else ""
+    shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
+    score = "" if answer.score is None else f"{answer.score:.3f}"
+    return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
 
 
 def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str) -> int:
@@ -112,10 +143,13 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
         if writer.done:
             print(f"going on after {writer.done:,} finished rows", file=sys.stderr)
         examples = itertools.islice(iter(source), writer.done, None)
-        window = int(pipe.plan.settings("batch").get("window", 2048))
-        for chunk in _chunks(examples, window):
-            answers = pipe.run([e.input for e in chunk])
-            writer.write([{"id": e.id, **row_of(a)} for e, a in zip(chunk, answers, strict=True)])
+        for chunk in _chunks(examples, pipe.window):
+            rows: list[dict[str, Any]] = []
+            try:
+                for example, answer in zip(chunk, pipe.run([e.input for e in chunk]), strict=True):
+                    rows.append({"id": example.id, **row_of(answer)})
+            finally:  # an engine that failed in the middle has answered the first of them
+                writer.write(rows)
             share = None if total is None else min(writer.done / total, 1.0)
             tick(share, f"{writer.done:,} rows" + ("" if total is None else f" of about {total:,}"))
         count = writer.done

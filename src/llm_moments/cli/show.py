@@ -40,8 +40,10 @@ def _load(path: Path) -> dict[str, Any]:
     from llm_moments.errors import DataError
     from llm_moments.improve.certify import Certificate
     from llm_moments.improve.study import read_trials
+    from llm_moments.improve.training_certificate import TrainingCertificate
     from llm_moments.record.session import Session
     from llm_moments.train.fit import RUN, Training
+    from llm_moments.weigh.learning import TrainingWorth
     from llm_moments.weigh.worth import Worths
 
     if is_artefact(path):
@@ -62,6 +64,10 @@ def _load(path: Path) -> dict[str, Any]:
             return {"session": Session.from_dict(data)}
         if kind == "worth":
             return {"worths": Worths.from_dict(data)}
+        if kind == "training-worth":
+            return {"learning": TrainingWorth.from_dict(data)}
+        if kind == "training-certificate":
+            return {"faster": TrainingCertificate.from_dict(data)}
         if kind == "certificate":
             return {"certificate": Certificate.from_dict(data)}
     except (ValueError, KeyError, TypeError) as error:
@@ -76,6 +82,14 @@ def _print(results: dict[str, Any], console: Any) -> None:
         views.show_training(results["training"], console)
     elif "session" in results:
         views.show_session(results["session"], console)
+    if "faster" in results:
+        from llm_moments.render import faster
+
+        faster.show(results["faster"], console)
+    if "learning" in results:
+        from llm_moments.render.learning import show
+
+        show(results["learning"], console)
     if "worths" in results:
         views.show_worths(results["worths"], console)
     if "certificate" in results:

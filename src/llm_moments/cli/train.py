@@ -1,8 +1,12 @@
-"""Fine-tune a text classifier from a model folder and a file of labelled examples.
+"""Train a classifier of texts or images, or a model that makes texts: from a folder, or afresh (cnn: images,
+linear: words of texts, marian: translation).
 
 The same command with the same --out goes on where it was ended.
 
-Example: moments train encoder/ --data train.csv --eval test.csv --out my-model"""
+Example: moments train encoder/ --data train.csv --eval test.csv --out my-model;
+moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3;
+moments train my-llm --data dialogues.jsonl --task chat --lora 16 --out my-chat;
+moments train marian --data pairs.csv --out my-translator --learning-rate 1e-3"""
 
 from __future__ import annotations
 
@@ -15,18 +19,34 @@ from llm_moments.cli import options as o
 
 
 def train(
-    model: o.ModelArg,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder; or afresh: linear (words of texts), cnn (images).")
+    ],
     data: o.DataOpt,
     out: Annotated[Path, typer.Option("--out", help="The folder that the model is saved to.")],
     evaluate: Annotated[
         str | None, typer.Option("--eval", help="Examples that the model is judged on after each epoch.")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data.")] = 3,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabelled", help="More examples; a first model labels them, and what it is sure of is learnt from."
+        ),
+    ] = None,
+    pseudo_threshold: Annotated[
+        float, typer.Option("--pseudo-threshold", help="Least probability of such a label.")
+    ] = 0.95,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data; 3 (linear: 5).")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", help="Or its padded tokens; 0: rows decide.")] = 0,
     accumulate: Annotated[int, typer.Option("--accumulate", help="Batches of one update.")] = 1,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="At its peak.")] = 1e-4,
-    max_length: Annotated[int, typer.Option("--max-length", help="Tokens a row is cut at.")] = 128,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="At its peak; 0.0001 (linear: 0.03).")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens a row is cut at; 128.")] = None,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="For the labels of the data, whatever the model's own head knows.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
     optimizer: Annotated[
         str, typer.Option("--optimizer", help="sgd, momentum, nesterov, adam, adamw, adafactor or one of torch.optim.")
@@ -41,10 +61,38 @@ def train(
         str | None, typer.Option("--loss", help="cross-entropy, binary-cross-entropy or mean-squared-error.")
     ] = None,
     label_smoothing: Annotated[float, typer.Option("--label-smoothing", help="0 to 1.")] = 0.0,
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=0, help="Pixels of each side of an image; 0: the model's own.")
+    ] = 0,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", help="chat, text-generation or translation, where the model could be for several things."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Of models that make texts: a choice of the plan, such as translate.target_lang=de."
+        ),
+    ] = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Of causal models: several examples stand in one row of --max-length tokens.")
+    ] = False,
+    model_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-option",
+            metavar="NAME=VALUE",
+            help="Of cnn: channels=[32,64], hidden=512 …; of linear: features=hashed (else tf-idf), ngrams=2, vocabulary=50000; of marian: width=192, decoder_layers=2 ….",
+        ),
+    ] = None,
     class_weights: Annotated[str | None, typer.Option("--class-weights", help="balanced: every class alike.")] = None,
     dropout: Annotated[float | None, typer.Option("--dropout", help="0 to 1; else the model's own.")] = None,
     clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient; 0: none.")] = 1.0,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    order: Annotated[str, typer.Option("--order", help="Rows of like length together, or random.")] = "length",
+    attention: Annotated[str, typer.Option("--attention", help="The kernel: auto, math or flash.")] = "auto",
     freeze: Annotated[
         list[str] | None, typer.Option("--freeze", metavar="BLOCK", help="embeddings, 'layer 0', …; may be repeated.")
     ] = None,
@@ -52,6 +100,15 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            "--augment",
+            metavar="NAME=AMOUNT,…",
+            help="Texts: word-dropout, swap, synonym. Images: flip, crop, colour, mixup, cutmix.",
+        ),
+    ] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Rare classes again until all are as common.")] = False,
     early_stopping: Annotated[
         int, typer.Option("--early-stopping", help="Epochs without a better score; 0: never.")
     ] = 0,
@@ -80,6 +137,7 @@ def train(
     import sys
     from contextlib import ExitStack
 
+    from llm_moments.steps.augment import IMAGE, TEXT, parse
     from llm_moments.train.train import train as fine_tune
 
     fmt = o.output_format(format, json_)
@@ -88,14 +146,20 @@ def train(
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {
-        "epochs": epochs, "batch_size": batch_size, "batch_tokens": batch_tokens, "accumulate": accumulate,
-        "learning_rate": learning_rate, "max_length": max_length, "seed": seed, "optimizer": optimizer,
+        "batch_size": batch_size, "batch_tokens": batch_tokens, "accumulate": accumulate,
+        "seed": seed, "optimizer": optimizer,
         "optimizer_options": o.named_values(optimizer_option, "--optimizer-option"), "weight_decay": weight_decay,
         "schedule": schedule, "warm_up": warm_up, "loss": loss, "label_smoothing": label_smoothing,
-        "class_weights": class_weights, "dropout": dropout, "clip": clip, "precision": precision, "freeze": tuple(freeze or ()),
+        "class_weights": class_weights, "dropout": dropout, "clip": clip, "precision": precision,
+        "order": order, "attention": attention, "freeze": tuple(freeze or ()),
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
-        "checkpoint_every": checkpoint_every,
+        "checkpoint_every": checkpoint_every, "image_size": image_size,
+        "balance": balance, "new_head": new_head, "augment": parse(augment or "", {**TEXT, **IMAGE}),
+        "pack": pack, "choices": o.named_values(set_, "--set"),
+        "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
+    said = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}
+    settings |= {name: value for name, value in said.items() if value is not None}
     with ExitStack() as stack:
         tick = stack.enter_context(o.progress(fmt))
         live = None
@@ -105,6 +169,8 @@ def train(
             live = stack.enter_context(Live(tensorboard, settings, histograms)).update
         done = fine_tune(
             model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, on_update=live,
+            unlabelled=o.read_data(unlabelled, text_column, pair_column, None, encoding, on_error) if unlabelled else None, pseudo_threshold=pseudo_threshold,
+            task=task,
             **settings,
         )  # fmt: skip
     o.tell_skipped(examples)

@@ -1,6 +1,11 @@
 """What every single change of the plan would save and lose: lengths, layers, precisions, engines.
 
-Example: moments weigh my-model --data reviews.csv --limit 1000 --html worth.html"""
+With --train: what the steps of a training are worth, by short real trainings on the data: each block's gradients, each
+block frozen, each augmentation, and how much more data would bring.
+
+Example: moments weigh my-model --data reviews.csv --limit 1000 --html worth.html
+
+Example: moments weigh encoder/ --train --data train.csv --eval test.csv --budget 10m --html worth.html"""
 
 from __future__ import annotations
 
@@ -16,20 +21,41 @@ from llm_moments.cli import options as o
 def weigh(
     model: o.ModelArg,
     data: o.DataOpt,
-    out: Annotated[Path | None, typer.Option("--out", help="Save the list as JSON.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Save the list as JSON; with --train, a folder that also keeps the runs."),
+    ] = None,
     max_drop: Annotated[
         float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")
     ] = 0.01,
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Leave out every layer on all examples, however many there are.")
     ] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Weigh the steps of a training, not those of the plan.")
+    ] = False,
+    evaluate: Annotated[
+        str | None, typer.Option("--eval", help="With --train: examples to judge by; else a fifth of the data.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", envvar="MOMENTS_BUDGET", help="With --train: time for all of it; else 10m."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="With --train: runs of each change; else 3.")] = None,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
-    set_: o.Set = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="One choice of the plan, such as truncate.max_length=64, or with --train of the "
+            "training, such as train.epochs=2.",
+        ),
+    ] = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
     format: o.Format = "human",
@@ -38,16 +64,43 @@ def weigh(
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,
+    task: o.Task = None,
+    metric: o.Metric = None,
     overwrite: o.Overwrite = False,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
-    from llm_moments.weigh.weigh import weigh as ablate
-
     fmt = o.output_format(format, json_)
+    if train:
+        from llm_moments.cli.training import refuse, settings_named, weighed
+
+        refuse({"--plan": plan, "--trust-remote-code": trust_remote_code or None}, "--train")
+        columns = (text_column, pair_column, label_column, encoding, on_error)
+        examples = o.read_data(data, *columns, limit)
+        judged = o.read_data(evaluate, *columns) if evaluate else None
+        with o.progress(fmt) as tick:
+            found = weighed(
+                model, examples, judged, budget=budget, seeds=seeds, settings=settings_named(set_), max_drop=max_drop,
+                exhaustive=exhaustive, out=out, tick=tick, device=device,
+            )  # fmt: skip
+        o.tell_skipped(examples)
+        o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found, worths=None)
+        if fmt == "json":
+            o.print_json(found.to_dict())
+        elif fmt == "human":
+            from llm_moments.render.console import terminal
+            from llm_moments.render.learning import show
+
+            show(found, terminal())
+        return
+    from llm_moments.cli.training import refuse
+
+    refuse({"--eval": evaluate, "--budget": budget, "--seeds": seeds}, without="--train")
     o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code)
+    from llm_moments.weigh.weigh import weigh as ablate
+
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
     with o.progress(fmt) as tick:
         worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, progress=tick)
     o.tell_skipped(examples)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
+from llm_moments.engines.generator import GENERATORS
 from llm_moments.errors import EngineError, EngineMissing, PlanError
 
 Arrays = dict[str, np.ndarray]
@@ -26,10 +27,19 @@ ENGINES = {
     "openvino": "openvino:OpenVino",
 }
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
-PLAIN = {"threads": 0, "streams": 1, "skip_layers": [], "keep_float": [], "bf16_layers": []}  # nothing is asked
+PLAIN = {  # nothing is asked
+    "threads": 0, "streams": 1, "skip_layers": [], "keep_float": [], "bf16_layers": [],
+    "kv_precision": "", "prefix_reuse": False, "draft": "",
+}  # fmt: skip
 ONLY_AT = {"keep_float": ("int8", "int8-dynamic"), "bf16_layers": ("fp32",)}  # without effect in other precisions
-GRAPH_KEYS = ("skip_layers", "weights", "keep_float", "calibration")  # what changes the graph that is built
-ALWAYS = ("skip_layers", "weights")  # of these, what changes a graph in float, too
+GRAPH_KEYS = (
+    "skip_layers",
+    "weights",
+    "image_size",
+    "keep_float",
+    "calibration",
+)  # what changes the graph that is built
+ALWAYS = ("skip_layers", "weights", "image_size")  # of these, what changes a graph in float, too
 
 
 class Engine(Protocol):
@@ -52,7 +62,8 @@ class Engine(Protocol):
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> Engine: ...
 
     def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
-        """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids).
+        """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids), or float32
+        pixel_values `[rows, channels, height, width]`.
 
         Returns {"logits": float32 [rows, classes]}.
         """
@@ -66,9 +77,11 @@ class Engine(Protocol):
 
 
 def engine_class(name: str) -> type[Engine]:
-    if name not in ENGINES:
-        raise PlanError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
-    module, _, cls = ENGINES[name].partition(":")
+    """The class of an engine or a generator (engines/generator.py); PlanError for a name that neither has."""
+    known = {**ENGINES, **GENERATORS}
+    if name not in known:
+        raise PlanError(f"unknown engine {name!r}; known are {', '.join(known)}")
+    module, _, cls = known[name].partition(":")
     return getattr(importlib.import_module(f"llm_moments.engines.{module}"), cls)
 
 
@@ -79,8 +92,8 @@ def why_not(name: str) -> str | None:
     return str(EngineMissing(missing[0], cls.extra)) if missing else None
 
 
-def available() -> list[str]:
-    return [name for name in ENGINES if why_not(name) is None]
+def available(engines: Iterable[str] = ENGINES) -> list[str]:
+    return [name for name in engines if why_not(name) is None]
 
 
 def follows(cls: type[Engine], setting: str, precision: str) -> bool:
@@ -94,12 +107,23 @@ def put_on(engine: str, precision: str) -> dict[str, Any]:
 
 
 def _cannot(setting: str, value: Any, engine: str, precision: str) -> str:
-    able = [name for name in ENGINES if setting in engine_class(name).takes]
+    able = [name for name in (*ENGINES, *GENERATORS) if setting in engine_class(name).takes]
     where = f" in {' or '.join(ONLY_AT[setting])}" if setting in ONLY_AT else ""
     return (
         f"{engine} in {precision} cannot follow forward.{setting} = {value!r}: "
         f"only {', '.join(able)} can{where}. Take it back or choose such an engine."
     )
+
+
+def _check_linear(settings: Mapping[str, Any], engine: str, precision: str) -> None:
+    if (engine, precision) != ("torch", "fp32"):
+        raise EngineError(
+            f"a linear model runs in torch fp32 only, not in {engine} {precision}: it is one sum over sparse rows, and "
+            "nearly all of its time goes into the words"
+        )
+    for setting in ("skip_layers", "bf16_layers"):
+        if settings.get(setting):
+            raise EngineError(f"a linear model has no layers for forward.{setting} = {settings[setting]!r}")
 
 
 class Engines:
@@ -136,6 +160,8 @@ class Engines:
         if cls.cpu_only and self.device not in ("auto", "cpu"):
             raise EngineError(f"{name} runs on the CPU only here, not on {self.device!r}; use the engine torch")
         model = self.model_for(settings)
+        if getattr(model, "is_linear", False):
+            _check_linear(settings, name, precision)
         return cls.open(model, settings, self.store(settings), self.calibration, self.device)
 
     def model_for(self, settings: Mapping[str, Any]) -> Any:
@@ -161,7 +187,7 @@ class Engines:
 def built_key(settings: Mapping[str, Any]) -> str:
     """A readable name for what is built: bf16 and fp32 run the same graph, threads do not matter."""
     engine, precision = settings.get("engine", "torch"), settings.get("precision", "fp32")
-    kind = precision if precision.startswith("int8") else "float"
+    kind = precision if precision.startswith("int") or precision == "as-is" else "float"
     rest = {k: settings[k] for k in GRAPH_KEYS if settings.get(k) and (k in ALWAYS or kind != "float")}
     suffix = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8] if rest else "whole"
     return f"{engine}-{kind}-{suffix}"

@@ -49,14 +49,19 @@ def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
     import torch
 
     from llm_moments.engines.torch_eager import load_module
-    from llm_moments.steps.tokenize import Encoder
+    from llm_moments.nets.kinds import is_image_model
 
-    encoder = Encoder(model.tokenizer)
-    inner = load_module(model, settings.get("skip_layers", ()), _attention(model, encoder))
-    inner.config.use_cache = False
-    names = ["input_ids", "attention_mask"]
-    if "token_type_ids" in encoder.names:
-        names.append("token_type_ids")
+    if is_image_model(model.config):
+        inner = load_module(model, settings.get("skip_layers", ()))
+        example = {"pixel_values": torch.rand(2, inner.input_shape[0], *settings["image_size"])}
+    else:
+        from llm_moments.steps.tokenize import Encoder
+
+        encoder = Encoder(model.tokenizer)
+        inner = load_module(model, settings.get("skip_layers", ()), _attention(model, encoder))
+        inner.config.use_cache = False
+        example = _tokens(encoder, inner.config.vocab_size)
+    names = list(example)
 
     class Logits(torch.nn.Module):
         def __init__(self) -> None:
@@ -66,13 +71,39 @@ def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
         def forward(self, *fields: Any) -> Any:
             return self.inner(**dict(zip(names, fields, strict=True))).logits
 
-    ids = torch.randint(5, max(6, min(inner.config.vocab_size, 1000)), (2, 11))
+    return Logits().eval(), example, names
+
+
+def _tokens(encoder: Any, vocabulary: int) -> dict[str, Any]:
+    import torch
+
+    ids = torch.randint(5, max(6, min(vocabulary, 1000)), (2, 11))
     if encoder.pad_id is None:
         ids = ids[:1]  # such a model takes one row at a time
     mask = torch.ones_like(ids)
     mask[1:, 8:] = 0
-    example = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return Logits().eval(), {name: example[name] for name in names}, names
+    example = {"input_ids": ids, "attention_mask": mask}
+    return example | ({"token_type_ids": torch.zeros_like(ids)} if "token_type_ids" in encoder.names else {})
+
+
+def calibrated_on(calibration: Any, example: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calibration arrays, images scaled to the size that this graph is made for."""
+    import torch
+
+    size = tuple(example["pixel_values"].shape[-2:]) if "pixel_values" in example else ()
+    made = []
+    for fields in calibration or ():
+        if size and fields["pixel_values"].shape[-2:] != size:
+            images = torch.from_numpy(fields["pixel_values"])
+            scaled = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+            fields = {**fields, "pixel_values": scaled.numpy()}
+        made.append(fields)
+    return made
+
+
+def free_axes(name: str) -> dict[int, str]:
+    """The axes of an input that vary from batch to batch; a graph for images is made for one size of them."""
+    return {0: "rows"} if name == "pixel_values" else {0: "rows", 1: "tokens"}
 
 
 def _attention(model: Any, encoder: Any) -> str | None:
@@ -85,14 +116,13 @@ def to_onnx(module: Any, example: dict[str, Any], names: list[str], file: Path) 
     """torch.export first; the older tracing exporter where that fails."""
     import torch
 
-    dims = {0: "rows", 1: "tokens"}
     arguments = tuple(example[name] for name in names)
     failures = []
     for dynamo in (False, True):
-        shapes: dict[str, Any] = {"dynamic_axes": {n: dims for n in names} | {"logits": {0: "rows"}}}
+        shapes: dict[str, Any] = {"dynamic_axes": {n: free_axes(n) for n in names} | {"logits": {0: "rows"}}}
         if dynamo:
             auto = torch.export.Dim.DYNAMIC
-            shapes = {"dynamic_shapes": (tuple({0: auto, 1: auto} for _ in names),)}
+            shapes = {"dynamic_shapes": (tuple(dict.fromkeys(free_axes(n), auto) for n in names),)}
         try:
             with quiet(), torch.no_grad():
                 torch.onnx.export(

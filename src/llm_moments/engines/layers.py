@@ -30,6 +30,7 @@ class Block:
     turn: int = 0
 
 
+RESHAPES = -1
 Patterns = dict[str, "re.Pattern[str]"]  # name of a block -> what its operations are called in a graph
 
 
@@ -82,6 +83,32 @@ def layer_list(module: Any) -> tuple[str, Any]:
     return best[1], best[2]
 
 
+def layer_run(module: Any) -> list[tuple[str, Any]]:
+    """The layers with their paths. In a network of stages for images (ResNet, ConvNeXt, Swin …) they are the
+    blocks within the stages, where every stage holds a run of them."""
+    path, layers = layer_list(module)
+    run = [(f"{path}.{i}", layer) for i, layer in enumerate(layers)]
+    if getattr(module, "input_shape", None) is None:
+        return run
+    inner = [_inner_run(name, stage) for name, stage in run]
+    return [pair for found in inner for pair in found] if all(inner) else run
+
+
+def _inner_run(path: str, stage: Any) -> list[tuple[str, Any]]:
+    """The blocks of one stage; [] if it holds no run of blocks that have parts of their own."""
+    import torch
+
+    for name, child in [("", stage), *stage.named_children()]:
+        if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) and len(child):
+            kinds = {type(member) for member in child if not hasattr(member, "stands_for_a_layer")}
+            if len(kinds) <= 1 and all(
+                len(list(member.children())) > 1 or hasattr(member, "stands_for_a_layer") for member in child
+            ):
+                inside = f"{path}.{name}" if name else path
+                return [(f"{inside}.{i}", member) for i, member in enumerate(child)]
+    return []
+
+
 def blocks(module: Any) -> list[Block]:
     """Embeddings, layers and head, in the order of the forward pass, as one pass over four tokens shows it.
 
@@ -89,10 +116,11 @@ def blocks(module: Any) -> list[Block]:
     head those that run after the last one. A layer that is called again (ALBERT has one for all its
     layers) is a block for each call.
     """
-    path, layers = layer_list(module)
-    members = {id(layer): f"{path}.{i}" for i, layer in enumerate(layers)}
+    path, _ = layer_list(module)
+    run = layer_run(module)
+    members = {id(layer): name for name, layer in run}
     beside = _beside(module, path)
-    order = _order(module, [*layers, *beside.values()])
+    order = _order(module, [*(layer for _, layer in run), *beside.values()])
     at = [i for i, called in enumerate(order) if id(called) in members]
     if not at:
         raise EngineError(f"the layers of {type(module).__name__} take no part in its forward pass")
@@ -153,24 +181,34 @@ def _small_pass(module: Any) -> None:
     import torch
 
     first = next(module.parameters())
+    if (shape := getattr(module, "input_shape", None)) is not None:  # of an image
+        with torch.no_grad():
+            module(pixel_values=torch.zeros((1, *shape), dtype=first.dtype, device=first.device))
+        return
     token = min(5, int(getattr(module.config, "vocab_size", 6)) - 1)
+    ids = torch.full((1, 4), token, dtype=torch.long, device=first.device)
+    both = bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
     with torch.no_grad():
-        module(input_ids=torch.full((1, 4), token, dtype=torch.long, device=first.device))
+        module(input_ids=ids, **({"decoder_input_ids": ids} if both else {}))
 
 
 def skip(module: Any, indices: Sequence[int]) -> Any:
     """The same module with some layers replaced by the identity on the hidden states."""
-    path, layers = layer_list(module)
+    path, _ = layer_list(module)
+    run = layer_run(module)
     calls = layer_count(module)
     if any(i >= calls for i in indices):
         raise EngineError(f"this model has the layers 0 to {calls - 1}; cannot skip {list(indices)}")
     if len(set(indices)) >= calls:
         raise EngineError(f"this model has {calls} layers; not all of them can be skipped")
-    if calls != len(layers):
+    if calls != len(run):
         return _fewer_turns(module, path, calls - len(set(indices)))
-    forms = _forms(module, [layers[i] for i in indices])
+    forms = _forms(module, [run[i][1] for i in indices])
     for index, form in zip(indices, forms, strict=True):
-        layers[index] = _identity(layers[index], form)
+        name, layer = run[index]
+        if form == RESHAPES:
+            raise EngineError(f"layer {index} changes the shape of what passes through it; it cannot be skipped")
+        module.set_submodule(name, _identity(layer, form))
     return module
 
 
@@ -186,13 +224,17 @@ def _fewer_turns(module: Any, path: str, turns: int) -> Any:
 
 
 def _forms(module: Any, chosen: Sequence[Any]) -> list[int]:
-    """How many things each layer returns (0: a bare tensor), seen in one pass over four tokens."""
+    """How many things each layer returns (0: a bare tensor; RESHAPES: another shape than it was given), seen in
+    one small pass."""
     seen: dict[int, int] = {}
+
+    def look(at: int, args: Any, out: Any) -> None:
+        first = out[0] if isinstance(out, tuple) else out
+        same = not args or getattr(args[0], "shape", None) == getattr(first, "shape", None)
+        seen[at] = RESHAPES if not same else len(out) if isinstance(out, tuple) else 0
+
     handles = [
-        layer.register_forward_hook(
-            lambda _, args, out, at=at: seen.__setitem__(at, len(out) if isinstance(out, tuple) else 0)
-        )
-        for at, layer in enumerate(chosen)
+        layer.register_forward_hook(lambda _, args, out, at=at: look(at, args, out)) for at, layer in enumerate(chosen)
     ]
     try:
         _small_pass(module)

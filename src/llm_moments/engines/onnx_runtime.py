@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
-from llm_moments.engines.export import build, failing_as, quiet, to_onnx, traced
+from llm_moments.engines.export import build, calibrated_on, failing_as, quiet, to_onnx, traced
 from llm_moments.engines.layers import Patterns, float_parts, matching
 from llm_moments.engines.proof import prove
 from llm_moments.errors import EngineError
@@ -63,25 +63,27 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     precision = settings.get("precision", "fp32")
     if precision == "fp32":
         to_onnx(module, example, names, folder / GRAPH)
-        _prove(module, names, model, folder / GRAPH)
+        _prove(module, example, model, folder / GRAPH)
         return names
     plain = folder / "plain.onnx"
     to_onnx(module, example, names, plain)
-    _prove(module, names, model, plain)
+    _prove(module, example, model, plain)
     with quiet():
-        _quantise(plain, folder / GRAPH, names, settings, calibration, float_parts(module, settings))
+        _quantise(
+            plain, folder / GRAPH, names, settings, calibrated_on(calibration, example), float_parts(module, settings)
+        )
     for left in folder.glob("plain*"):
         left.unlink()
     return names
 
 
-def _prove(module: Any, names: list[str], model: Any, file: Path) -> None:
+def _prove(module: Any, example: dict[str, Any], model: Any, file: Path) -> None:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # a failure is the reason that is given, not a line on the screen
-    session = OnnxRuntime(ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]), names)
-    prove(module, names, model, lambda fields: session.forward(fields)["logits"], "ONNX")
+    session = OnnxRuntime(ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]), list(example))
+    prove(module, example, model, lambda fields: session.forward(fields)["logits"], "ONNX")
 
 
 def _quantise(
@@ -109,6 +111,8 @@ def _quantise(
         def get_next(self) -> Any:
             return next(self.rest, None)
 
+    if "pixel_values" in names:
+        common["op_types_to_quantize"] = [*QUANTISED, "Conv"]
     quantize_static(str(prepared), str(target), Reader(), weight_type=QuantType.QInt8, **common)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
-from llm_moments.engines.export import build, failing_as, quiet, to_onnx, traced
+from llm_moments.engines.export import build, calibrated_on, failing_as, free_axes, quiet, to_onnx, traced
 from llm_moments.engines.layers import float_parts, matching
 from llm_moments.engines.proof import prove
 from llm_moments.errors import EngineError
@@ -96,9 +96,10 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     module, example, names = traced(model, settings)
     graph = _graph(module, example, names, folder)
     plain = OpenVino(ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), names, 1)
-    prove(module, names, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO")
+    prove(module, example, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO")
     if precision == "int8":
-        graph = _calibrated(graph, names, calibration, _ignored(graph, module, settings))
+        rows = calibrated_on(calibration, example)
+        graph = _calibrated(graph, names, rows, _ignored(graph, module, settings), model)
     elif precision == "int8-dynamic":
         import nncf
 
@@ -122,21 +123,25 @@ def _graph(module: Any, example: dict[str, Any], names: list[str], folder: Path)
     except Exception:
         to_onnx(module, example, names, folder / "graph.onnx")
         graph = ov.convert_model(folder / "graph.onnx")
-    graph.reshape({i: ov.PartialShape([-1, -1]) for i in range(len(names))})
+    free = {n: [-1 if at in free_axes(n) else size for at, size in enumerate(example[n].shape)] for n in names}
+    graph.reshape({i: ov.PartialShape(free[n]) for i, n in enumerate(names)})
     for node, name in zip(graph.inputs, names, strict=True):
         node.get_tensor().set_names({name})
     return graph
 
 
-def _calibrated(graph: Any, names: list[str], calibration: Any, ignored: Any) -> Any:
+def _calibrated(graph: Any, names: list[str], calibration: Any, ignored: Any, model: Any) -> Any:
     import nncf
 
     rows = [tuple(fields[name] for name in names) for fields in calibration or ()]
     if not rows:
         raise EngineError("int8 needs calibration examples: let `improve` choose it, or use int8-dynamic")
+    kind = (
+        nncf.ModelType.TRANSFORMER if model.config.get("num_attention_heads") or "pixel_values" not in names else None
+    )
     with quiet():
         return nncf.quantize(
-            graph, nncf.Dataset(rows), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(rows),
+            graph, nncf.Dataset(rows), model_type=kind, subset_size=len(rows),
             fast_bias_correction=True, ignored_scope=ignored,
         )  # fmt: skip
 

@@ -16,22 +16,26 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | None = None) -> Any:
     """The `torch.nn.Module` of a model folder in eval mode, float32, some layers left out."""
-    from transformers import AutoModelForSequenceClassification
+    if model.is_linear:
+        from llm_moments.engines.linear import load_linear
+
+        return load_linear(model)
     from transformers.utils import logging
 
     from llm_moments.engines.layers import skip
+    from llm_moments.nets.kinds import auto_class, fitted
 
     logging.disable_progress_bar()  # weights load in a moment; the verbs show progress of their own
 
     options = {"attn_implementation": attention} if attention else {}
     try:
-        module = AutoModelForSequenceClassification.from_pretrained(
+        module = auto_class(model.config).from_pretrained(
             model.path, dtype="float32", use_safetensors=True, trust_remote_code=model.trust_remote_code,
             local_files_only=True, **options,
         )  # fmt: skip
     except Exception as error:
         raise ModelError(f"{model.name} cannot be loaded by transformers: {_why(error)}") from error
-    module.eval()
+    fitted(module, model).eval()
     return skip(module, list(skip_layers)) if skip_layers else module
 
 
@@ -72,6 +76,7 @@ class TorchEager:
         import torch
 
         self.module, self.device = module, device
+        self.dtype = next((p.dtype for p in module.parameters()), None)
         self.threads = int(settings.get("threads", 0)) or _all_threads()
         self._torch = torch
 
@@ -100,6 +105,8 @@ class TorchEager:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
             inputs = {name: torch.from_numpy(array) for name, array in fields.items()}
+            if self.dtype not in (None, torch.float32):  # pixels; ids stay whole numbers
+                inputs = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
             if self.device != "cpu":
                 with recorder.step("transfer"):
                     inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}

@@ -38,7 +38,7 @@ def taken_back(stock: Plan, chosen: Plan) -> Iterator[tuple[str, str, Plan]]:
     """What was chosen in words, its step, and the plan without it."""
     if "cascade" in chosen:
         yield "a cheap stage first", "cascade", chosen.without("cascade")
-    for step in ("batch", "truncate", "precut"):
+    for step in ("batch", "truncate", "precut", "decode", "resize"):
         old, new = stock.settings(step), chosen.settings(step)
         if old != new:
             yield _words(step, old, new), step, chosen.with_(**_back(step, old, new))
@@ -53,6 +53,12 @@ def taken_back(stock: Plan, chosen: Plan) -> Iterator[tuple[str, str, Plan]]:
     if precisions[0] != precisions[1]:
         plain = {**put_on(engines[1], precisions[0]), "forward.calibration": None}
         yield f"{precisions[1]}, was {precisions[0]}", "forward", chosen.with_(**plain)
+    for knob in (
+        ("streams", "kv_precision", "prefix_reuse", "draft") if "max_new_tokens" in chosen.settings("decode") else ()
+    ):
+        if new.get(knob) != old.get(knob):
+            said = f"{knob.replace('_', ' ')} {new.get(knob)}"
+            yield said, "forward", chosen.with_(**{f"forward.{knob}": old.get(knob)})
 
 
 def _back(step: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -61,9 +67,13 @@ def _back(step: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
 
 def _words(step: str, old: dict[str, Any], new: dict[str, Any]) -> str:
     if step == "batch":
-        return "rows sorted by length"
+        return "rows sorted by length" if new.get("order") == "length" else f"{new.get('size', 32)} rows a batch"
     if step == "precut":
         return "texts cut before the tokenizer"
+    if step in ("decode", "resize"):
+        new = {name: value for name, value in new.items() if value != old.get(name)}
+        said = ", ".join(f"{name} {value}, was {old.get(name, 'none')}" for name, value in new.items())
+        return f"{step}: {said}"
     side = new.get("side", "head")
     kept = "" if side == old.get("side", "head") else f", {side} kept"
     return f"cut at {new.get('max_length')} tokens, was {old.get('max_length')}{kept}"

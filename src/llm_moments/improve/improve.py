@@ -18,16 +18,18 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.artefact import MANIFEST, is_artefact, save, verify, write_into
 from llm_moments.atomic import sibling, writing
+from llm_moments.budget import seconds
 from llm_moments.core import WINDOW, Pipeline, Plan
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
+from llm_moments.improve import first as put_first
 from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
 from llm_moments.improve.choices import weighed
 from llm_moments.improve.heal import Healer, without
-from llm_moments.improve.search import SORTED, Search
+from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial, Trials
-from llm_moments.measure import BLOCK, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
+from llm_moments.measure import OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
 from llm_moments.model import load
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session
@@ -36,13 +38,10 @@ from llm_moments.weigh.worth import Worths
 Tick = Callable[[float | None, str], None]
 
 STUDY = "study"  # the folder inside --out that holds the trials
-MOST = {"calibrate": 200, "search": 800, "certify": 4000}  # examples used of each split
-FEWEST = {"search": 150, "certify": 400}  # not less, however short the budget
 SHARE = 0.3  # of the budget, for the original's answers
 REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 ROUNDS = 7  # of interleaved timing
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
-CALIBRATION_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -123,12 +122,16 @@ def improve(
     progress: Tick | None = None,
     device: str = "auto",
     heal: Any = False,
+    first: str | None = None,
     **read: Any,
 ) -> Improvement:
     """Searches plans of a pipeline, model folder or artefact on the user's examples and certifies one.
 
-    heal: also teach a model of half the layers to answer as the original does, on a part of the examples, or,
+    heal: also teach models of a third or half of the layers to answer as the original does, on a part of the examples, or,
     where heal is itself data (a path or examples, without labels if you like), on those.
+
+    first: "linear" for a linear model of words, trained on the same part of the examples and offered to the search as
+    the cheap stage of a cascade.
 
     max_drop: most that the mean score may drop (1 = all). budget: seconds, or "90s", "10m", "1h".
     out: folder for the artefact; the study in it is gone on with by the same call after an interruption.
@@ -138,34 +141,34 @@ def improve(
     if not 0 < max_drop < 1:
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
     pipe = load(model, device=device)
+    if heal is not False and not getattr(pipe.task, "heals", False):
+        raise InputError(f"healing is for models of texts so far, not for {pipe.task.name}")
+    if first is not None:
+        put_first.check(first, pipe)
     examples, source = gather(data, judge=pipe, **read)
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
     if heal is not False:
         question["heal"] = "a part of the data" if heal is True else str(getattr(heal, "path", heal))[:200]
+    if first is not None:
+        question["first"] = first
     folder = Path(out) if out is not None else None
     if folder is not None:
         _make_way(folder, question, overwrite)
     study = Study(folder / STUDY if folder else None, question)
-    parts = split(pipe, examples, heal=heal is True)
+    parts = split(pipe, examples, heal=heal is True or first is not None)
+    apart = parts.pop("heal", None)
     run = _Run(pipe, parts, study, max_drop, objective, seconds(budget), tick, source, folder)
     if heal is not False:
-        taught = parts.pop("heal").values if heal is True else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
+        taught = (
+            apart.values
+            if heal is True and apart is not None
+            else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
+        )
         run.taught = without(taught, [*parts["search"].values, *parts["certify"].values])
+    if first is not None:
+        run.apart = apart
     return run.finish()
-
-
-def seconds(budget: float | str) -> float:
-    """90, "90s", "10m" or "1h" in seconds."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    text = str(budget).strip().lower()
-    try:
-        value = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e7:
-        raise InputError(f"a budget is a time such as 90s, 10m or 1h, not {budget!r}")
-    return value
 
 
 def _question(pipe: Pipeline, examples: Any, max_drop: float, objective: str) -> dict[str, Any]:
@@ -201,6 +204,7 @@ class _Run:
         self.max_drop, self.objective, self.budget = max_drop, objective, budget
         self.parts = parts
         self.taught: list[Any] | None = None  # inputs that a smaller model may learn from
+        self.apart: Evaluation | None = None  # examples that a model to put first may learn from
         self.looks: list[Look] = [Look(**x) for x in study.notes.get("looks", [])]
 
     def left(self) -> float:
@@ -225,6 +229,11 @@ class _Run:
         self.calibrate()
         if self.taught is not None:
             search.heal = Healer(self.pipe, self.study, self.taught, self.folder and self.folder / STUDY, self.tick)
+        if self.apart is not None:
+            judged = [self.parts[name] for name in ("search", "certify")]
+            search.first = put_first.First(
+                self.pipe, self.study, self.apart, judged, self.folder and self.folder / STUDY, self.tick
+            )
         chosen = self.certified(search)
         if chosen is not None:
             return self.result(search, *chosen)
@@ -242,8 +251,9 @@ class _Run:
         if "stock_cost" not in self.study.notes:
             self.tick(0.0, "timing the original")
             values = self.parts["search"].values
-            self.pipe.outputs(values[:4])
-            fast, few = self.pipe.with_(**SORTED), blocks(values, 2 * BLOCK, 1)[0]
+            block = self.pipe.task.pace.block
+            self.pipe.outputs(values[: min(4, block // 4)])
+            fast, few = self.pipe.with_(**self.pipe.task.sorts), blocks(values, 2 * block, 1, block)[0]
             cost = {
                 name: run_seconds(pipe, some) / len(some)
                 for name, pipe, some in (("stock", self.pipe, few), ("sorted", fast, few))
@@ -256,11 +266,12 @@ class _Run:
         take `SHARE` of it. The reason, if that is too few."""
         rows = self.study.notes.get("rows")
         if rows is None:
-            total = sum(min(len(self.parts[name]), MOST[name]) for name in ("search", "certify"))
+            pace = self.pipe.task.pace
+            total = sum(min(len(self.parts[name]), pace.most[name]) for name in ("search", "certify"))
             share = min(SHARE * self.budget / cost / total, 1.0)
-            rows = {name: min(len(part), MOST[name]) for name, part in self.parts.items()}
+            rows = {name: min(len(part), pace.most[name]) for name, part in self.parts.items()}
             for name in ("search", "certify"):
-                rows[name] = max(int(rows[name] * share), min(FEWEST[name], rows[name]))
+                rows[name] = max(int(rows[name] * share), min(pace.few[name], rows[name]))
             need = sum(rows[name] for name in ("search", "certify")) * cost
             if need > 0.8 * self.budget:
                 return (
@@ -275,7 +286,7 @@ class _Run:
     def search(self, cost: dict[str, float]) -> Search:
         """Its deadline leaves time for the certification, the interleaved timing and the report."""
         answers = len(self.parts["certify"]) * cost["sorted"]
-        timing = ROUNDS * (BLOCK * cost["stock"] + 3 * SHORTEST)
+        timing = ROUNDS * (self.pipe.task.pace.block * cost["stock"] + 3 * SHORTEST)
         reserve = min(answers + timing + REPORT * self.budget, 0.6 * self.budget)
         search = Search(
             self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=len(self.parts["certify"]),
@@ -290,11 +301,13 @@ class _Run:
 
     def calibrate(self) -> None:
         """Arrays that int8 engines are calibrated with: one row at a time, so that no padding counts."""
+        changes = self.pipe.task.calibrating(self.pipe.model) if hasattr(self.pipe.task, "calibrating") else None
+        if changes is None:
+            return  # nothing that would be calibrated
         values = self.parts["calibrate"].values
-        length = min(CALIBRATION_LENGTH, self.pipe.model.max_length)
-        one = self.pipe.with_(**{"truncate.max_length": length, "batch.size": 1, "batch.order": "input"})
-        self.pipe.engines.calibration = one.arrays(values)
-        digest = hashlib.sha256(json.dumps([length, *values]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        self.pipe.engines.calibration = self.pipe.with_(**changes).arrays(values)
+        said = json.dumps([changes, *values], default=str)
+        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         self.study.note("calibration", digest)
 
     def healing(self) -> Any:
@@ -325,7 +338,7 @@ class _Run:
     def answers(self, part: Evaluation) -> np.ndarray:
         """The original's outputs on the certification split, kept in the study."""
         if "certify" not in self.study.trials:
-            outputs = self.pipe.with_(**SORTED).outputs(part.values)
+            outputs = self.pipe.with_(**self.pipe.task.sorts).outputs(part.values)
             self.study.add(Trial({}, "certify", "original", "held out"), outputs)
             return outputs
         return self.study.outputs("certify")
@@ -353,7 +366,8 @@ class _Run:
             hand_speedup=hand, plan=Plan(trial.plan),
         )  # fmt: skip
         self.tick(None, "recording where the time goes")
-        sessions = observe(plans["stock"], values[:BLOCK]), observe(plans["chosen"], values)
+        pace = self.pipe.task.pace
+        sessions = observe(plans["stock"], values[: pace.block]), observe(plans["chosen"], values[: pace.window])
         return self.kept(plans["chosen"], certificate, sessions, self.choices(search, plans["chosen"]))
 
     def choices(self, search: Search, chosen: Pipeline) -> Worths | None:

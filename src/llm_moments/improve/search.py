@@ -20,8 +20,6 @@ from llm_moments.measure import measure
 
 Tick = Callable[[float | None, str], None]
 
-SORTED = {"batch.order": "length", "batch.size": 64, "batch.tokens": 8192, "batch.reuse": True}
-PRECUT = {"precut.chars_per_token": 8}
 STREAMS = 4  # most batches at a time that plans begin with, a core each; `tune` tries others
 QUICK = 96  # most rows on which engines and lossless variants are timed before whole splits are
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
@@ -44,7 +42,8 @@ class Search:
         self.base_cost: float | None = None
         self.quick_rows = QUICK
         self.built = 0.0  # seconds that the dearest graph so far took to build
-        self.heal: Callable[[Pipeline, int, float], str] | None = None  # (teacher, length, seconds) -> name of weights
+        self.heal: Callable[[Pipeline, int, float, str], str] | None = None  # of improve.heal; gives a name of weights
+        self.first: Callable[[Pipeline], str] | None = None  # trains a model to put first; name of its weights
         self._odds: dict[str, float] = {}
 
     # -- time
@@ -122,8 +121,7 @@ class Search:
         task, model = self.stock.task, self.stock.model
         outputs = self.outputs(trial)
         base = self.baseline[: len(outputs)]
-        near = np.abs(task.probabilities(outputs, model) - task.probabilities(base, model)).max() <= LOSSLESS
-        return bool(near and task.argmax_equal(outputs, base, model).all())
+        return bool(task.close(outputs, base, model, LOSSLESS).all())
 
     def best_lossless(self) -> Trial:
         """The fastest of the plans that gave the original's answers; checked on what they answered."""
@@ -148,17 +146,21 @@ class Search:
     # -- plans
 
     def plan_of(self, engine: str, precision: str, length: int, **more: Any) -> Plan:
-        """The stock plan sorted and pre-cut, in that engine and precision, cut at that length."""
-        changes: dict[str, Any] = {**SORTED, **PRECUT, **put_on(engine, precision)}
+        """The stock plan sorted and pre-cut, in that engine and precision, cut at that length (images: of that size)."""
+        changes: dict[str, Any] = {
+            **self.stock.task.sorts,
+            **self.stock.task.extent.before,
+            **put_on(engine, precision),
+        }
         if self.objective == "throughput" and follows(engine_class(engine), "streams", precision):
             changes["forward.streams"] = min(usable_cores(), STREAMS)
         if precision == "int8":
-            changes["forward.calibration"] = self.study.notes["calibration"]
-        return self.stock.plan.with_(**{**changes, "truncate.max_length": length, **more})
+            changes["forward.calibration"] = self.study.notes.get("calibration")
+        return self.stock.plan.with_(**{**changes, self.stock.task.extent.knob: length, **more})
 
     def answer_as_stock(self) -> None:
         """The original's answers, from a sorted run of the same engine: the same numbers, sooner."""
-        fast = self.stock.plan.with_(**SORTED)
+        fast = self.stock.plan.with_(**self.stock.task.sorts)
         trial = self.try_plan(fast, "original, sorted", lossless=True)
         if trial.status != "ok":
             raise EngineError(f"the original cannot be run: {trial.reason}")

@@ -8,20 +8,23 @@ from typing import Any
 from llm_moments.core import Plan
 from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.environment import usable_cores
+from llm_moments.errors import EngineError
+from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
-from llm_moments.improve.search import PRECUT, SORTED, Search
+from llm_moments.improve.search import Search
 from llm_moments.improve.study import Trial
+from llm_moments.train.distill import layers_of
 
-LADDER = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 SURE = 0.95  # chance to pass from which more length is not needed
-HEALS = 0.65  # of the time that is left, for teaching a smaller model
+HEALS = {"one": 0.3, "third": 0.4, "half": 0.65}  # of the time that is left, for teaching a model of so many layers
+MUCH = 0.75  # of the time of the best plan before: students of more layers could hardly do better
 SATURATED = 2  # rungs that are sure before a longer one is left out
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
 
 def run(search: Search) -> list[Trial]:
     """All stages, as far as the time allows. The candidates, in the order of their certification."""
-    for stage in STAGES:
+    for stage in knobs.STAGES if hasattr(search.stock.task, "tries") else STAGES:
         if search.late():
             break
         stage(search)
@@ -30,7 +33,7 @@ def run(search: Search) -> list[Trial]:
 
 def lossless(search: Search) -> None:
     """Order, padding, pre-cutting and graph engines, at full length and precision."""
-    base = search.stock.plan.with_(**SORTED, **PRECUT)
+    base = search.stock.plan.with_(**search.stock.task.sorts, **search.stock.task.extent.before)
     search.try_plan(base, "lossless", lossless=True, rows=search.quick_rows)
     for engine in [e for e in ENGINES if e in available() and not e.startswith("torch")]:
         if search.late():
@@ -57,9 +60,9 @@ def by_hand(search: Search) -> None:
 
 
 def hand_plan(search: Search, engine: str, precision: str) -> Plan:
-    model = search.stock.model
-    length = min(model.trained_length or model.max_length, model.max_length)
-    return search.plan_of(engine, precision, length, **{"precut.chars_per_token": None, "forward.streams": None})
+    task = search.stock.task
+    back = dict.fromkeys(["forward.streams", *task.extent.before])
+    return search.plan_of(engine, precision, task.by_hand(search.stock.model, search.stock.plan), **back)
 
 
 def lengths(search: Search) -> None:
@@ -80,36 +83,69 @@ def _ladder(search: Search, engine: str, precision: str, stage: str, most: int =
 
 
 def heal(search: Search) -> None:
-    """Half the layers, taught by the fastest good plan; then its own lengths on the fastest engines."""
-    teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
-    if search.heal is None or not teachers or search.late(HEALS * search.left()):
+    """One layer, which learns and answers fastest; a third and half of them where that did not make much faster."""
+    if search.heal is None or not search.good():
         return
+    made: set[int] = set()
+    for student, share in HEALS.items():
+        layers = layers_of(layer_count(search), student)
+        if layers in made:
+            continue
+        made.add(layers)
+        teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
+        if not teachers or search.late():
+            return
+        before = search.good()[0].cost or 0.0
+        if not (name := _healed(search, teachers, student, share)):
+            return
+        cascades(search)
+        best = search.good()[0]
+        if _uses(best, name) and (best.cost or 0.0) < MUCH * before:
+            return
+
+
+def _healed(search: Search, teachers: list[Trial], student: str, share: float) -> str:
+    """Teaches it by the fastest good plan, and tries its own lengths on the fastest engines."""
+    assert search.heal is not None
     sure = [t for t in teachers if search.odds(t) >= SURE] or teachers
-    taught = _taught_at(search, teachers[0].plan["truncate"]["max_length"])
-    name = search.heal(search.pipe(sure[0]), taught, HEALS * search.left())
-    if not name:
-        return
-    for engine, precision in variants(search)[:2]:
-        _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+    taught = _taught_at(search, search.stock.task.extent.of(teachers[0].plan))
+    name = search.heal(search.pipe(sure[0]), taught, share * search.left(), student)
+    if name:
+        for engine, precision in variants(search)[:2]:
+            _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+    return name
+
+
+def _uses(trial: Trial, name: str) -> bool:
+    """Whether these weights are the plan's own, or those of its cheap stage."""
+    cheap = trial.plan.get("cascade", {}).get("cheap", {})
+    return name in (trial.plan["forward"].get("weights"), cheap.get("forward.weights"))
 
 
 def _taught_at(search: Search, single: int) -> int:
     """The length to teach at: what a good plan needs or, where a cascade is the fastest, a rung more than its
     cheap stage reads, for that is the place that a smaller model takes."""
     fastest = Plan(search.good()[0].plan)
-    short = fastest.settings("cascade").get("cheap", {}).get("truncate.max_length")
+    short = fastest.settings("cascade").get("cheap", {}).get(search.stock.task.extent.knob)
     longer = [n for n in rungs(search) if short and short < n < single]
     return min(longer, default=single)
 
 
+def first(search: Search) -> None:
+    """A model of another kind, for the cheap stage of a cascade; on its own it is a plan like any other."""
+    if search.first is None or search.late():
+        return
+    teachers = [t for t in search.good() if "cascade" not in t.plan]
+    name = search.first(search.pipe(teachers[0]) if teachers else search.stock)
+    if name:
+        sorts = {**search.stock.task.sorts, **put_on("torch", "fp32"), "forward.calibration": None}
+        search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
+
+
 def rungs(search: Search) -> list[int]:
-    """Lengths below the model's limit that cut some rows of this data, shortest first, and the limit."""
-    values = search.part.values[:200]
-    tokenize = next(s for s in search.stock.steps if s.name == "tokenize")
-    texts = [v if isinstance(v, str) else " ".join(v) for v in values]
-    longest = max(map(len, tokenize.encoder.encode(texts))) + 4  # type: ignore[attr-defined]
-    most = search.stock.model.max_length
-    return sorted({n for n in LADDER if n < min(most, longest)} | {most})
+    """Extents that are worth a try, smallest first, up to the model's own."""
+    found: list[int] = search.stock.task.rungs(search.stock, search.part.values[:200])
+    return found
 
 
 def variants(search: Search) -> list[tuple[str, str]]:
@@ -168,7 +204,7 @@ def _told(search: Search, changes: dict[str, Any]) -> dict[str, Any]:
 def tune(search: Search) -> None:
     """Lossless knobs of the fastest good plan, one after the other, kept when they are faster."""
     best = next(iter(search.good()), None)
-    for name, value in tunable():
+    for name, value in tunable(search):
         if best is None or search.late():
             return
         plan = Plan(best.plan).with_(**{name: value}, **_in_cheap(best.plan, name, value))
@@ -177,13 +213,11 @@ def tune(search: Search) -> None:
             best = trial
 
 
-def tunable() -> list[tuple[str, Any]]:
+def tunable(search: Search) -> list[tuple[str, Any]]:
     cores = usable_cores()
     options: list[tuple[str, tuple[Any, ...]]] = [
         ("forward.streams", tuple(sorted({1, 2, max(cores // 2, 1), cores}))),
-        ("batch.tokens", (2048, 4096, 16384)),
-        ("precut.chars_per_token", (6, 10)),
-        ("batch.multiple", (8, 16)),
+        *((name, tuple(values)) for name, values in search.stock.task.extent.tunable),
         ("forward.threads", (1,)),
     ]
     return [(name, value) for name, values in options for value in values]
@@ -197,16 +231,14 @@ def _in_cheap(plan: Any, name: str, value: Any) -> dict[str, Any]:
     return {"cascade.cheap": {**cascade["cheap"], name: value}}
 
 
-def sides(search: Search) -> None:
-    """The tail, or head and tail, in the place of the head, for the fastest good single plans."""
+def others(search: Search) -> None:
+    """Other ways to cut a text or prepare an image, for the fastest good single plans."""
     single = [t for t in search.good() if "cascade" not in t.plan]
     for trial in single[:2]:
-        if trial.plan["truncate"]["max_length"] >= search.stock.model.max_length:
-            continue
-        for side in ("head+tail", "tail"):
+        for changes in search.stock.task.others(search.stock, Plan(trial.plan), search.part.values):
             if search.late():
                 return
-            search.try_plan(Plan(trial.plan).with_(**{"truncate.side": side}), "side")
+            search.try_plan(Plan(trial.plan).with_(**changes), "input")
 
 
 def keep_float(search: Search) -> None:
@@ -240,7 +272,7 @@ def compiled(search: Search) -> None:
     single = [t for t in search.good() if "cascade" not in t.plan]
     if not single or "torch.compile" not in available() or search.late(2 * COMPILE_SECONDS):
         return
-    start, length = single[0], single[0].plan["truncate"]["max_length"]
+    start, length = single[0], search.stock.task.extent.of(single[0].plan)
     for precision in ("bf16", "fp32"):
         if search.late(COMPILE_SECONDS):
             return
@@ -278,7 +310,11 @@ def layer_count(search: Search) -> int:
     from llm_moments.engines.torch_eager import load_module
 
     if "layers" not in search.study.notes:
-        search.study.note("layers", count(load_module(search.stock.model)))
+        try:
+            found = count(load_module(search.stock.model))
+        except EngineError:  # a model without layers: none can be left out
+            found = 0
+        search.study.note("layers", found)
     return int(search.study.notes["layers"])
 
 
@@ -294,5 +330,5 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, cascades, lossless, heal, cascades, tune, sides, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, first, cascades, lossless, heal, tune, others, keep_float, compiled, skips, cascades, tune,
 )  # fmt: skip

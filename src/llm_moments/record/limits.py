@@ -53,7 +53,7 @@ def sizes(model: Any, skipped: Iterable[int] = ()) -> Sizes | None:
         return None
     layers = next((config[k] for k in ("num_hidden_layers", "n_layers", "n_layer") if config.get(k)), 0)
     found: Counter[int] = Counter()
-    for name, shape in _shapes(model.path):
+    for name, shape in shapes(model.path):
         layer = layer_of(name)
         if layer and layer.startswith("layer ") and len(shape) >= 2:
             found[int(layer.split()[1])] += math.prod(shape)
@@ -67,7 +67,7 @@ def sizes(model: Any, skipped: Iterable[int] = ()) -> Sizes | None:
     return Sizes(kept, float(hidden)) if kept else None
 
 
-def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+def shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
     """Names and shapes of all tensors: the header of a safetensors file is JSON behind its length."""
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:

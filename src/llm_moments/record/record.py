@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +16,10 @@ from llm_moments.core import NULL, Pipeline
 from llm_moments.environment import fingerprint
 from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluation import gather
+from llm_moments.measure import forget
 from llm_moments.model import load
+from llm_moments.record import decoding
+from llm_moments.record.image_limits import limited_images
 from llm_moments.record.limits import Load, limited
 from llm_moments.record.meters import Energy, peak_memory, tensor_memory
 from llm_moments.record.overhead import counted, measured, rows_for
@@ -50,7 +53,7 @@ def record(
     tick = progress or (lambda done, message: None)
     values, read_s = _read(data, limit, read)
     tick(0.0, "warming up")
-    _pass(pipe, values[:WARM], NULL)
+    _pass(pipe, values[: min(WARM, pipe.task.pace.block)], NULL)
     tick(0.2, "recording")
     session = observe(pipe, values, depth, repeat=repeat, read_s=read_s)
     tick(0.7, "measuring the recorder's own overhead")
@@ -67,16 +70,25 @@ def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: in
     stages = _stages(pipe)
     energy = Energy(_device(stages[-1]))
     recorder = Recorder()
-    with _watched(stages, depth, recorder) as probes:
-        seconds = sum(_pass(pipe, values, recorder) for _ in range(repeat))
-    spent, memory = energy.spent(), peak_memory()
-    root, notes = _opened(recorder.tree(), stages, probes, values, depth)
+    more: dict[str, Figure] = {}
+    if hasattr(pipe.task, "tries"):  # answers are made token by token
+        with decoding.watched(pipe, depth) as layers:
+            seconds = sum(_pass(pipe, values, recorder) for _ in range(repeat))
+        spent, memory = energy.spent(), peak_memory()
+        root, notes = decoding.opened(recorder.tree(), pipe, layers)
+        more = decoding.figures(root, pipe)
+    else:
+        with _watched(stages, depth, recorder) as probes:
+            seconds = sum(_pass(pipe, values, recorder) for _ in range(repeat))
+        spent, memory = energy.spent(), peak_memory()
+        root, notes = _opened(recorder.tree(), stages, probes, values, depth)
     root = _with_reading(root, seconds, read_s)
     figures = {
         "throughput": Figure(repeat * len(values) / root.wall_s, "items/s"),
         "peak_memory": memory,
         "tensor_memory": tensor_memory(_device(stages[-1])),
         "energy": spent,
+        **more,
     }
     return Session(
         replace(root, calls=repeat, counts={"items": repeat * len(values)}), figures, pipe.model.name, pipe.task.name,
@@ -98,6 +110,7 @@ def _read(data: Any, limit: int | None, options: dict[str, Any]) -> tuple[list[A
 
 
 def _pass(pipe: Pipeline, values: Sequence[Any], recorder: Any) -> float:
+    forget(pipe)
     start = time.perf_counter()
     for _ in pipe.run(values, recorder):
         pass
@@ -116,7 +129,7 @@ class Stage:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.pipe.plan.settings("forward")
+        return self.pipe.engine_settings
 
     @property
     def engine(self) -> Any:
@@ -155,7 +168,8 @@ def _watched(stages: Sequence[Stage], depth: int, recorder: Recorder) -> Iterato
             engine = stage.engine
             if _hooked(stage, depth) and id(engine) not in found:
                 layers = probed(engine.module, depth, engine.device, where=recorder.depth)
-                found[id(engine)] = stack.enter_context(layers)
+                with suppress(EngineError):  # a model without a run of layers is recorded as one step
+                    found[id(engine)] = stack.enter_context(layers)
         yield found
 
 
@@ -178,7 +192,12 @@ def _opened(
         load = Load(counts.get("padded_tokens", 0), counts.get("squares", 0), counts.get("batches", 0))
         tokens = {k: counts[k] for k in ("tokens", "padded_tokens") if k in counts}
         full = replace(forward, counts={**forward.counts, **tokens}, children=(*forward.children, *layers))
-        full = limited(full, stage.pipe.engines.model_for(stage.settings), stage.settings, load)
+        model = stage.pipe.engines.model_for(stage.settings)
+        if "image_size" in stage.settings:
+            images = counts.get("items", 0) - counts.get("reused_rows", 0)
+            full = limited_images(full, model, stage.settings, images, counts.get("batches", 0))
+        else:
+            full = limited(full, model, stage.settings, load)
         tree = _at(tree, stage.parents, partial(_with_child, full))
     return tree, notes
 
@@ -192,6 +211,8 @@ def _layers(
         return layer_costs(probes[id(engine)], forward.wall_s, stage.depth, known), ""
     if engine.name == "torch.compile":
         return [], "torch.compile fuses its layers; forward is shown as one step."
+    if _hooked(stage, 1):
+        return [], "no run of layers was found in this model; forward is shown as one step."
     if engine.name == "torch":
         return [], f"layers are not timed on {engine.device}; forward is shown as one step."
     return _profiled(stage, values, forward.wall_s)
@@ -257,7 +278,8 @@ def _overhead(pipe: Pipeline, values: Sequence[Any], session: Session, depth: in
 
     def watched() -> float:
         recorder = Recorder()
-        with _watched(stages, depth, recorder):
+        hooks = decoding.watched(pipe, depth) if hasattr(pipe.task, "tries") else _watched(stages, depth, recorder)
+        with hooks:  # type: ignore[attr-defined]
             return _pass(pipe, few, recorder)
 
     return measured(lambda: _pass(pipe, few, NULL), watched)

@@ -80,6 +80,14 @@ class Recorder:
         for name, value in counts.items():
             known[name] = known.get(name, 0) + value
 
+    def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None:
+        """A step inside the open one that was timed by somebody else, such as an engine's own prefill."""
+        node = self.path[-1].children.setdefault(name, _Node(name))
+        node.wall += round(seconds * 1e9)
+        node.calls += calls
+        for key, value in counts.items():
+            node.counts[key] = node.counts.get(key, 0) + value
+
     def depth(self) -> int:
         """How many steps are open, the run itself among them."""
         return len(self.path)

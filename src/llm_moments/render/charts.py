@@ -19,7 +19,7 @@ BLUE, SKY, PALE, GREEN = "#0072B2", "#56B4E9", "#A6D8F2", "#009E73"
 ORANGE, RED, PINK, GREY = "#E69F00", "#D55E00", "#CC79A7", "#8a929c"
 VERDICTS = {
     "free": (GREEN, "circle"), "cheap": (ORANGE, "diamond"), "needed": (RED, "square"),
-    "harmful": (BLUE, "star"), "unclear": (GREY, "circle-open"),
+    "harmful": (BLUE, "star"), "helps": (BLUE, "triangle-up"), "unclear": (GREY, "circle-open"),
 }  # fmt: skip
 WIDTH = 1080  # of the picture area of the page on a laptop, for what is placed by hand
 MOST_BARS = 60
@@ -303,7 +303,8 @@ def curves(training: Any) -> Any:
             line={"color": colour, "width": 2}, hovertemplate="update %{x:,}<br>" + head + " %{y:.4g}<extra></extra>",
         )  # fmt: skip
         axis = {"gridcolor": "#edf0f3", "zeroline": False, "linecolor": LINE}
-        grid.update_yaxes(title_text=head, row=row, col=1, **axis)
+        said = {"text": head, "font": {"size": 12, "color": FAINT}, "standoff": 8}
+        grid.update_yaxes(title=said, automargin=True, row=row, col=1, **axis)
         grid.update_xaxes(row=row, col=1, **axis)
     grid.update_xaxes(title_text="update", row=len(lines), col=1)
     return grid

@@ -35,6 +35,7 @@ __all__ = [
 COLOURS = {
     "free": "green",
     "harmful": "green",
+    "helps": "green",
     "cheap": "yellow",
     "needed": "red",
     "unclear": "cyan",
@@ -114,6 +115,12 @@ def show_training(training: Any, console: Console) -> None:
             number(entry.get("score"), ".4f"),
         )  # fmt: skip
     console.print(table)
+    if training.expansion:
+        e = training.expansion
+        say(
+            console, f"  {e['labelled']:,} of {e['unlabelled']:,} unlabelled examples got a label with a probability of at least "
+            f"{e['threshold']:g} ({e['known_already']:,} were known already): {value(e['by_class'])}",
+        )  # fmt: skip
     if training.evaluation:
         e = training.evaluation
         say(console, f"  {e['metric']} {e['score']:.4f} on {e['n']:,} examples of {e['data']}")
@@ -204,12 +211,24 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
             f"{number(found['harmful'], 'd')}, {number(found['beneficial'], 'd')} of {found['n']:,}",
         ),
         ("same answer", number(found["agreement"], ".2%")),
+        *_along(found),
         ("speed, times A", f"{number(found['speedup'], '.2f')} ({faster})"),
         ("budget", within),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
     if found.get("assumes"):
         say(console, found["assumes"])
+
+
+def _along(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of models that make texts: how far the next token's distributions are apart along A's answers."""
+    if found.get("kl") is None:
+        return []
+    over = f"over {found['along_tokens']:,} tokens of A's answers"
+    return [
+        ("next token: divergence, nats", f"{number(found['kl'], '.4g')} {over}"),
+        ("next token: same likeliest", f"{number(found['top1'], '.2%')} {over}"),
+    ]
 
 
 def show_doctor(found: Mapping[str, Any], console: Console) -> None:

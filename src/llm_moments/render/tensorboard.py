@@ -16,7 +16,7 @@ def write(
     folder: str | Path, *, session: Any = None, worths: Any = None, study: Any = None, certificate: Any = None
 ) -> None:
     """Steps' milliseconds and shares, changes' savings and drops, trials in their order, the claim."""
-    with _Writer(Path(folder)) as writer:
+    with Scalars(Path(folder)) as writer:
         if session is not None:
             for path, step in _paths(session.root):
                 share = step.wall_s / session.root.wall_s if session.root.wall_s else None
@@ -38,7 +38,7 @@ def _trial(folder: Path, trial: Any) -> None:
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
     knobs = {f"{step}.{knob}": _knob(v) for step, inner in trial.plan.items() for knob, v in inner.items()}
-    with _Writer(folder) as writer:
+    with Scalars(folder) as writer:
         writer.write(hparams_pb({**knobs, "stage": trial.stage}, trial_id=trial.key))
         writer.scalars("trial", 0, _some(trial, "gain", "score", "drop"))
 
@@ -61,7 +61,7 @@ def _paths(step: StepCost, above: str = "") -> Iterator[tuple[str, StepCost]]:
         yield from _paths(child, f"{above}/{name}" if above else name)
 
 
-class _Writer:
+class Scalars:
     """TensorBoard's own event files; neither torch nor TensorFlow is needed for them."""
 
     def __init__(self, folder: Path) -> None:
@@ -73,7 +73,7 @@ class _Writer:
         self.event, self.summary = event_pb2.Event, summary_pb2.Summary
         self.file = EventFileWriter(str(folder))
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> Scalars:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,6 +101,7 @@ class Live:
         self.writer = SummaryWriter(str(folder))
         self.settings = {name: _knob(v) for name, v in settings.items() if v is not None}
         self.histograms, self.told, self.epoch = histograms, 0, 0
+        self.loop: Any = None
 
     def __enter__(self) -> Live:
         return self
@@ -108,13 +109,15 @@ class Live:
     def __exit__(self, *_: object) -> None:
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
+        if self.loop is not None:
+            self.update(self.loop)  # the last epoch's score comes after the last update
         summary = hparams_pb(self.settings)
         self.writer._get_file_writer().add_summary(summary)
         self.writer.close()
 
     def update(self, loop: Any) -> None:
         """Writes what is new in the loop's history."""
-        history = loop.position.history
+        self.loop, history = loop, loop.position.history
         for entry in history[self.told :]:
             for name in ("loss", "score", "learning_rate", "norm"):
                 if name in entry:

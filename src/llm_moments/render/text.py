@@ -79,20 +79,33 @@ def label(name: str) -> str:
 def plan_in_short(plan: Mapping[str, Any]) -> str:
     """Engine, precision, length and whatever else decides answers, in a few words."""
     forward, truncate = plan.get("forward", {}), plan.get("truncate", {})
-    words = [forward.get("engine", "torch"), forward.get("precision", "fp32")]
+    words: list[Any] = [forward.get("engine", "torch"), forward.get("precision", "fp32")]
+    decode = plan.get("decode", {})
+    if "max_new_tokens" in decode:
+        told = {"streams": "together", "lookup": "looked up", "beams": "beams", "kv_precision": "cache"}
+        every = {**forward, **decode}
+        words += [f"{every[name]} {word}" for name, word in told.items() if every.get(name) not in (None, 0, 1, "")]
+        words += ["prefix kept"] if forward.get("prefix_reuse") else []
     if "max_length" in truncate:
         words.append(f"{truncate['max_length']} tokens")
+    if "size" in plan.get("resize", {}):
+        words.append(f"{plan['resize']['size']} pixels")
+    if plan.get("decode", {}).get("draft"):
+        words.append(f"draft {plan['decode']['draft']}")
     if truncate.get("side", "head") != "head":
         words.append(truncate["side"])
     if forward.get("skip_layers"):
         words.append(f"without layers {value(forward['skip_layers'])}")
     if "cascade" in plan:
         cheap = plan["cascade"].get("cheap", {})
-        words.append(
-            f"after {cheap.get('truncate.max_length', 'the same')} tokens "
-            f"below margin {value(plan['cascade'].get('threshold'))}"
-        )
+        words.append(f"after {_extent(cheap)} below margin {value(plan['cascade'].get('threshold'))}")
     return " ".join(map(str, words))
+
+
+def _extent(changes: Mapping[str, Any]) -> str:
+    if "resize.size" in changes:
+        return f"{changes['resize.size']} pixels"
+    return f"{changes.get('truncate.max_length', 'the same')} tokens"
 
 
 def by_worth(worths: Any) -> list[Any]:

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from llm_moments.core import Knob, Plan, Step
+from llm_moments.core import Knob, Pace, Plan, Step
 from llm_moments.errors import InputError, ModelError
 
-TASKS = {"text-classification": "text_classification:TextClassification"}
+TASKS = {
+    "text-classification": "text_classification:TextClassification",
+    "image-classification": "image_classification:ImageClassification",
+    "chat": "chat:Chat",
+    "text-generation": "chat:TextGeneration",
+    "multiple-choice": "likelihood:TextChoice",
+    "translation": "translation:Translation",
+    "automatic-speech-recognition": "speech:SpeechRecognition",
+}
+BY_LIKELIHOOD = ("likelihood", "accuracy", "normalised accuracy")  # metrics for which no text is made
+# What an architecture's name ends with, and the task that is meant where none is named; the first that fits.
+MEANT = (
+    ("SequenceClassification", "text-classification"),
+    ("ImageClassification", "image-classification"),
+    ("WhisperForConditionalGeneration", "automatic-speech-recognition"),
+    ("ForCausalLM", "chat"), ("LMHeadModel", "chat"),
+    ("MarianMTModel", "translation"), ("ForConditionalGeneration", "translation"),
+)  # fmt: skip
+OF_MODELS = {"linear-text": "linear_text:LinearText"}  # the same task, by a model that takes other steps
 
 
 class Task(Protocol):
@@ -21,6 +40,8 @@ class Task(Protocol):
     """
 
     name: str
+    pace: Pace
+    sorts: Mapping[str, Any]  # changes of a plan that put rows of like length together: no answer changes by them
 
     def metric(self, model: Any) -> str: ...
 
@@ -28,6 +49,10 @@ class Task(Protocol):
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]: ...
     def stock(self, model: Any) -> Mapping[str, Mapping[str, Any]]:
         """The plan that transformers' own pipeline follows."""
+        ...
+
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+        """Writes what a model folder needs beside its weights to prepare inputs: tokenizer, image sizes."""
         ...
 
     def normalise(self, value: Any) -> Any:
@@ -59,6 +84,14 @@ class Task(Protocol):
         """What the outputs answer, as references: what a model without labels is held against."""
         ...
 
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """bool [n]: whether the answers are the same."""
+        ...
+
+    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+        """bool [n]: whether the answers are the same and their probabilities, if any, no further apart than that."""
+        ...
+
     def has_margins(self, model: Any) -> bool:
         """Whether the outputs say how sure they are: of a model without, no cascade is made."""
         ...
@@ -70,17 +103,39 @@ class Task(Protocol):
     def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray: ...
 
 
-def task_for(model: Any, name: str | None = None) -> Task:
+def task_for(model: Any, name: str | None = None, metric: str | None = None) -> Task:
     """The task of that name, or the one that the model's architecture is for."""
-    if name is None:
-        architectures = [str(a) for a in model.config.get("architectures") or []]
-        if not any("SequenceClassification" in a for a in architectures):
-            raise ModelError(
-                f"{model.name} has no classification head (architectures: {architectures or 'none given'}). "
-                "Fine-tune it first: moments train MODEL --data FILE --out DIR"
-            )
-        name = "text-classification"
-    if name not in TASKS:
+    name = name or _meant(model)
+    if name == "text-classification" and model.is_linear:
+        name = "linear-text"
+    known = {**TASKS, **OF_MODELS}
+    if name not in known:
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
-    module, _, cls = TASKS[name].partition(":")
-    return getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)()
+    module, _, cls = known[name].partition(":")
+    made = getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)
+    if metric in BY_LIKELIHOOD and name in ("chat", "text-generation"):
+        return importlib.import_module("llm_moments.tasks.likelihood").judged(name, metric)
+    if metric is None:
+        return made()
+    if not hasattr(made, "default_metric"):
+        raise InputError(f"answers of {name} are judged in one way only; leave out the metric {metric!r}")
+    return made(metric)
+
+
+def _meant(model: Any) -> str:
+    architectures = [str(a) for a in model.config.get("architectures") or []]
+    if "pretrained_cfg" in model.config:  # timm's own layout
+        return "image-classification"
+    for end, task in MEANT:
+        if any(end in name for name in architectures):
+            if task == "chat" and not _templated(model):
+                return "text-generation"
+            return task
+    raise ModelError(
+        f"{model.name} has no head for a task that is known (architectures: {architectures or 'none given'}). "
+        "Fine-tune it as a classifier: moments train MODEL --data FILE --out DIR"
+    )
+
+
+def _templated(model: Any) -> bool:
+    return model.format == "remote" or bool(getattr(model.tokenizer, "chat_template", None))

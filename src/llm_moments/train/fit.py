@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llm_moments.atomic import recover, sibling, sync, write_atomic
+from llm_moments.atomic import held, recover, remove, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline
 from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
@@ -37,7 +36,8 @@ class Training:
     """A trained model folder, how it went, and what its steps cost.
 
     history: one entry every ten updates (update, epoch, loss, learning_rate, norm) and one after each epoch
-    that was judged (update, epoch, score). warnings: what a reader of the score must know.
+    that was judged (update, epoch, score). warnings: what a reader of the score must know. expansion: what a first
+    model has labelled, how much of it and how surely; empty if nothing was to be labelled.
     """
 
     folder: Path
@@ -47,12 +47,13 @@ class Training:
     evaluation: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    expansion: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": "training", "format": 1, "out": str(self.folder), "settings": dict(self.settings),
             "seconds": round(self.seconds, 1), "warnings": list(self.warnings), "evaluation": self.evaluation,
-            "history": self.history, "session": self.session.to_dict() if self.session else None,
+            "expansion": dict(self.expansion), "history": self.history, "session": self.session.to_dict() if self.session else None,
         }  # fmt: skip
 
     @classmethod
@@ -64,7 +65,7 @@ class Training:
             session = Session.from_dict(told["session"]) if told["session"] else None
             return cls(
                 Path(folder), session, told["history"], tuple(told["warnings"]), told["evaluation"], told["settings"],
-                told["seconds"],
+                told["seconds"], told.get("expansion") or {},
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder} holds no finished training: {error!r:.200}") from error
@@ -95,6 +96,7 @@ class Job:
     judged: tuple[Evaluation | None, str] = (None, "")
     warnings: Sequence[str] = ()
     read_s: float = 0.0
+    expansion: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -107,14 +109,26 @@ def fit(
     tick = progress or (lambda done, message: None)
     for warning in job.warnings:
         tick(None, f"warning: {warning}")
-    changed = _prepared(job.module, job.settings)
+    changed = prepared(job.module, job.settings)
+    run = run_folder(out)
+    with writing(run, "Nothing was changed."):
+        run.mkdir(parents=True, exist_ok=True)
+    with held(run, f"another process is training into {out} at this moment; wait for it or choose another place"):
+        return _fitted(job, changed, out, tick, best_device(device), on_update)
+
+
+def _fitted(
+    job: Job, changed: Any, out: Path, tick: Tick, device: str, on_update: Callable[[Loop], None] | None
+) -> Training:
     write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
     recorder = Recorder()
     loop = Loop(
         changed, job.pipe, job.values, job.targets, job.settings, job.loss, recorder=recorder,
-        device=best_device(device), folder=run_folder(out) / CHECKPOINTS, judged=job.judged[0],
+        device=device, folder=run_folder(out) / CHECKPOINTS, judged=job.judged[0],
     )  # fmt: skip
     changed.to(loop.device)
+    if getattr(changed, "input_shape", None):
+        changed.to(memory_format=loop.torch.channels_last)  # of images: convolutions take half the time on a CPU
     if loop.resume():
         tick(None, f"going on after update {loop.position.updates}")
     seen = _run(loop, tick, on_update)
@@ -122,7 +136,9 @@ def fit(
     session = _session(recorder, seen, loop, job)
     settings = plain(asdict(job.settings))
     final = _evaluated(loop, *job.judged)
-    done = Training(out, session, loop.position.history, tuple(job.warnings), final, settings, session.root.wall_s)
+    done = Training(
+        out, session, loop.position.history, tuple(job.warnings), final, settings, session.root.wall_s, job.expansion
+    )
     _save(done, changed.merge_and_unload() if job.settings.lora else changed, job)
     return done
 
@@ -135,7 +151,8 @@ def _run(loop: Loop, tick: Tick, on_update: Callable[[Loop], None] | None) -> di
         def told(done: float | None, message: str) -> None:
             tick(done, message)
             if on_update is not None:
-                on_update(loop)
+                with loop.recorder.step("report"):  # scalars and histograms, where they are asked for
+                    on_update(loop)
 
         start = time.perf_counter()
         loop.run(told)
@@ -146,7 +163,7 @@ def _run(loop: Loop, tick: Tick, on_update: Callable[[Loop], None] | None) -> di
         return seen
 
 
-def _prepared(module: Any, wanted: Settings) -> Any:
+def prepared(module: Any, wanted: Settings) -> Any:
     """The module with some blocks frozen, adapters put in or activations recomputed, as the settings say."""
     if wanted.freeze:
         from llm_moments.engines.layers import blocks
@@ -179,7 +196,10 @@ def _adapted(module: Any, rank: int) -> Any:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
         raise EngineMissing("peft", "train") from error
-    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    kind = TaskType.SEQ_CLS
+    if getattr(module, "can_generate", bool)():
+        kind = TaskType.SEQ_2_SEQ_LM if module.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    config = LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     return get_peft_model(module, config)
 
 
@@ -209,11 +229,11 @@ def made_way(out: Path, question: Mapping[str, Any], overwrite: bool) -> Trainin
     if overwrite:
         if out.exists() and not ((out / RUN).exists() or (out / "config.json").exists()):
             raise OutputExists(out, "it is no model folder, so that --overwrite leaves it alone")
-        shutil.rmtree(run, ignore_errors=True)
+        remove(run)
     elif out.exists():
         if _asked(out) != question:
             raise OutputExists(out)
-        shutil.rmtree(run, ignore_errors=True)
+        remove(run)
         return Training.load(out)
     begun = any(checkpoints.found(run / CHECKPOINTS))  # what has no checkpoint yet is no loss
     if begun and _asked(run) != question:
@@ -265,16 +285,24 @@ def _session(recorder: Recorder, seen: Mapping[str, Any], loop: Loop, job: Job) 
 
 def _save(done: Training, module: Any, job: Job) -> None:
     """The model folder is put in its place in one step; only then do the checkpoints go."""
+    from transformers.utils import logging
+
     s = done.settings
-    notes = {name: s[name] for name in ("max_length", "epochs", "learning_rate", "seed")}
+    notes = {name: s[name] for name in ("epochs", "learning_rate", "seed")}
+    if "truncate" in job.pipe.plan:
+        notes["max_length"] = s["max_length"]
+    notes |= getattr(job.pipe.task, "notes", {})
+    if "translate" in job.pipe.plan:
+        notes["translate"] = dict(job.pipe.plan["translate"])
     if done.evaluation:
         notes["evaluation"] = done.evaluation
     with sibling(done.folder) as folder:
+        logging.disable_progress_bar()
         module.save_pretrained(folder)
-        job.pipe.model.tokenizer.save_pretrained(folder)
+        job.pipe.task.save_inputs(job.pipe.model, job.pipe.plan, folder)
         (folder / NOTES).write_text(json.dumps(notes), encoding="utf-8")
         told = {"question": dict(job.question), "training": done.to_dict()}
         (folder / RUN).write_text(json.dumps(told), encoding="utf-8")
         for file in folder.iterdir():
             sync(file)
-    shutil.rmtree(run_folder(done.folder), ignore_errors=True)
+    remove(run_folder(done.folder))

@@ -16,6 +16,7 @@ from llm_moments.core import NULL, Batch, Pipeline, Recorder
 from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluation import Evaluation
 from llm_moments.train import checkpoints
+from llm_moments.train.augment import Augment, oversampled
 from llm_moments.train.losses import Loss
 from llm_moments.train.optimisers import SCHEDULES, optimiser, schedule
 from llm_moments.train.weather import Barometer, TrainingStopped
@@ -47,12 +48,21 @@ class Settings:
     dropout: float | None = None  # None: the model's own; drawing the masks takes a third of a step on a CPU
     clip: float = 1.0  # largest norm of the gradient
     precision: str = "auto"  # fp32, bf16, or bf16 where the machine has it
+    order: str = "length"  # rows of like length share a batch; random: whatever comes
+    attention: str = "auto"  # math, flash, or the faster one on this device
     freeze: tuple[str, ...] = ()  # blocks: embeddings, layer 0, …
     lora: int = 0  # rank; 0: all weights are trained
     gradient_checkpointing: bool = False
+    augment: dict[str, float] = field(default_factory=dict)  # change and how much of it, as steps.augment has them
+    balance: bool = False  # rows of rare classes come again until all classes are as common
     early_stopping: int = 0  # epochs without a better score on --eval before it ends; 0: never
     checkpoint_every: int = 0  # updates; 0: after each epoch only
     seed: int = 0
+    pack: bool = False  # of causal models: several examples stand in one row, without seeing one another
+    choices: dict[str, Any] = field(default_factory=dict)  # of the plan of a model that makes texts: step.knob
+    image_size: int = 0  # pixels of each side that images are resized to; 0: what the model is for
+    new_head: bool = False  # whatever labels the model's own head knows
+    model_options: dict[str, Any] = field(default_factory=dict)  # of a network that begins fresh
 
     def __post_init__(self) -> None:
         lengths = {"epochs": 1, "batch_size": 1, "accumulate": 1, "max_length": 8, "batch_tokens": 0}
@@ -65,13 +75,17 @@ class Settings:
         for name, (low, high) in shares.items():
             if not (math.isfinite(getattr(self, name)) and low <= getattr(self, name) <= high):
                 raise InputError(f"{name.replace('_', '-')} is between {low} and {high}, not {getattr(self, name)!r}")
-        for name in ("lora", "early_stopping", "checkpoint_every", "seed"):
+        for name in ("lora", "early_stopping", "checkpoint_every", "seed", "image_size"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name.replace('_', '-')} is not below 0: {getattr(self, name)!r}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout is between 0 and 1, not {self.dropout!r}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise InputError(f"precision is auto, fp32 or bf16, not {self.precision!r}")
+        if self.order not in ("length", "random"):
+            raise InputError(f"order is length or random, not {self.order!r}")
+        if self.attention not in ("auto", "math", "flash"):
+            raise InputError(f"attention is auto, math or flash, not {self.attention!r}")
         if self.class_weights not in (None, "balanced"):
             raise InputError(f"class weights are balanced or none, not {self.class_weights!r}")
         if self.schedule not in SCHEDULES:
@@ -105,10 +119,14 @@ class Loop:
 
         self.torch, self.module, self.settings, self.loss = torch, module, settings, loss
         self.recorder, self.device, self.folder, self.judged = recorder, device, folder, judged
-        plan = pipe.plan.with_(**batching(settings))
+        plan = pipe.plan.with_(**batching(settings, pipe))
         self.pipe = pipe.with_(plan)
         self.steps = self.pipe.steps[:-1]
+        if settings.epochs > 1 and hasattr(pipe.task, "keep"):
+            pipe.task.keep(self.steps, plan)
+        self.window = WINDOW if "batch.order" in batching(settings, pipe) else 1  # images have no lengths to group by
         self.values, self.targets = list(values), targets
+        self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels))
         self.position = Position()
         self.barometer = Barometer()
         self.optimizer = optimiser(
@@ -118,6 +136,7 @@ class Loop:
         self.total = max(settings.epochs * -(-self.batches_of_an_epoch() // settings.accumulate), 1)
         self.schedule = schedule(settings.schedule, self.optimizer, self.total, settings.warm_up)
         self.marks: Any = None
+        self.vitals: Any = None  # of train.vitals, where `weigh --train` wants to see gradients and updates
         self.batch_rows = np.empty(0, np.int64)
 
     # -- data
@@ -125,24 +144,33 @@ class Loop:
     def batches_of_an_epoch(self) -> int:
         """Counted by making the first epoch's batches where they depend on lengths; else by rows."""
         if not self.settings.batch_tokens:
-            window, rest = divmod(len(self.values), WINDOW * self.settings.batch_size)
-            return window * WINDOW + -(-rest // self.settings.batch_size)
+            window, rest = divmod(len(self.order(np.random.default_rng(0))), self.window * self.settings.batch_size)
+            return window * self.window + -(-rest // self.settings.batch_size)
         return sum(1 for _ in self.batches(0, NULL))
 
     def batches(self, epoch: int, recorder: Recorder) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """(rows, arrays), in an order that seed and epoch decide; rows of like length come together."""
         rng = np.random.default_rng([self.settings.seed, epoch])
-        order = rng.permutation(len(self.values))
-        window = WINDOW * self.settings.batch_size
+        order = self.order(rng)
+        window = self.window * self.settings.batch_size
         for start in range(0, len(order), window):
             rows = order[start : start + window]
             batch = Batch(len(rows), {"input": [self.values[r] for r in rows]})
-            for step in self.steps:
+            for at, step in enumerate(self.steps):
+                if self.augment.rows and (step.name == self.augment.before if self.augment.before else at == 0):
+                    with recorder.step("augment", items=batch.size):
+                        batch = self.augment(batch, epoch, start)
                 with recorder.step(step.name, items=batch.size):
                     batch = step(batch, recorder)
             made = batch["batches"]
             for at in rng.permutation(len(made)):
                 yield rows[made[at][0]], made[at][1]
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """The rows of an epoch, some of them more than once if classes are to be balanced."""
+        if self.settings.balance:
+            return oversampled(self.targets.numpy(), rng)
+        return rng.permutation(len(self.values))
 
     # -- the run
 
@@ -183,14 +211,16 @@ class Loop:
         torch, recorder = self.torch, self.recorder
         torch.manual_seed(self.settings.seed * 1_000_003 + self.position.updates)  # of dropout
         rows, total, worst = sum(len(r) for r, _ in group), 0.0, group[0][0]
+        shares = self.shares(group)
         self.optimizer.zero_grad(set_to_none=True)
-        for taken, arrays in group:
+        for part, (taken, made) in enumerate(group):
+            arrays, targets = self.examples(taken, made, part)
             inputs = self.inputs(arrays)
             with recorder.step("forward", items=len(taken)):
                 outputs = self.forward(inputs)
             with recorder.step("loss", items=len(taken)):
-                targets = None if self.targets is None else self.targets[taken].to(self.device)
-                loss = self.loss(outputs, targets, inputs, recorder) * (len(taken) / rows)
+                targets = None if targets is None else targets.to(self.device)
+                loss = self.loss(outputs, targets, inputs, recorder) * shares[part]
                 value = loss.item()
             total += value
             worst = worst if math.isfinite(value) else taken
@@ -200,6 +230,8 @@ class Loop:
                 loss.backward()
                 if self.marks is not None:
                     self.marks.end()
+        if self.vitals is not None:
+            self.vitals.graded(rows)
         with recorder.step("clip"):
             most = self.settings.clip or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), most))
@@ -209,17 +241,39 @@ class Loop:
         with recorder.step("update"):
             rate = self.schedule.get_last_lr()[0]
             self.optimizer.step()
-            self.schedule.step()
+            if self.position.updates < self.total:  # where batches depend on lengths, the last may come after it
+                self.schedule.step()
+        if self.vitals is not None:
+            self.vitals.moved()
         self.position.updates += 1
         self.position.batches += len(group)
         if self.position.updates % TOLD == 1 or self.position.updates == self.total:
             self.tell(epoch=epoch + 1, loss=total, learning_rate=rate, norm=norm)
         return total
 
+    def shares(self, group: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> list[float]:
+        """How much each batch of an update counts: by its rows, or by what the loss is a mean over."""
+        weight = getattr(self.loss, "weight", None)
+        weights = [weight(arrays) if weight else len(rows) for rows, arrays in group]
+        return [one / max(sum(weights), 1) for one in weights]
+
+    def examples(self, rows: np.ndarray, arrays: Any, part: int) -> tuple[Any, Any]:
+        """Arrays and targets of a batch, mixed if that is asked for. part: which batch of its update it is."""
+        targets = None if self.targets is None else self.targets[rows]
+        if not self.augment.mixes:
+            return arrays, targets
+        with self.recorder.step("augment", items=len(rows)):
+            return self.augment.mix(arrays, targets, self.position.updates, part)
+
     def forward(self, inputs: dict[str, Any]) -> Any:
         kind = self.device if self.device in ("cuda", "mps") else "cpu"
-        more = {"output_hidden_states": True} if getattr(self.loss, "hidden", 0) else {}
-        with quick_attention(self.device), self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16):
+        more = {"output_hidden_states": True} if getattr(self.loss, "hidden", 0) else getattr(self.loss, "options", {})
+        kept = getattr(self.loss, "reads", ())  # what is the loss's alone
+        inputs = {name: value for name, value in inputs.items() if name not in kept}
+        with (
+            quick_attention(self.device, self.settings.attention),
+            self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16),
+        ):
             return self.module(**inputs, **more)
 
     def inputs(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -329,18 +383,21 @@ class Loop:
         return {"forward": probes, "backward": self.marks}
 
 
-def quick_attention(device: str) -> AbstractContextManager[Any]:
+def quick_attention(device: str, kind: str = "auto") -> AbstractContextManager[Any]:
     """On a CPU the flash kernel's backward pass takes twice the time of plain matrix products (torch 2.13)."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+    if kind == "flash" or (kind == "auto" and device != "cpu"):
+        return nullcontext()  # torch takes the flash kernel wherever the inputs allow it
+    return sdpa_kernel(SDPBackend.MATH)
 
 
-def batching(settings: Settings) -> dict[str, Any]:
+def batching(settings: Settings, pipe: Pipeline) -> dict[str, Any]:
     rows = WHOLE if settings.batch_tokens else settings.batch_size
-    return {
-        "batch.order": "length", "batch.size": rows, "batch.tokens": settings.batch_tokens, "batch.reuse": False,
-    }  # fmt: skip
+    order = "length" if settings.order == "length" else "input"  # rows come shuffled
+    wanted = {"order": order, "size": rows, "tokens": settings.batch_tokens, "reuse": False}
+    known = {knob.name for knob in pipe.task.knobs(pipe.model)["batch"]}
+    return {f"batch.{name}": value for name, value in wanted.items() if name in known}
 
 
 class _Live:
@@ -353,6 +410,9 @@ class _Live:
 
     def get(self, settings: Any) -> Any:
         return self.engine
+
+    def model_for(self, settings: Any) -> Any:
+        return None
 
 
 def fast_bf16(device: str) -> bool:

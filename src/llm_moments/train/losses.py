@@ -22,8 +22,8 @@ Loss = Callable[[Any, Any, Any, Recorder], Any]
 def loss_for(problem: str, name: str | None = None, *, label_smoothing: float = 0.0, class_weights: Any = None) -> Loss:
     """A function of (outputs with `logits` float32 [rows, classes], targets, inputs, recorder).
 
-    Targets are int64 [rows] for single labels, float32 [rows, classes] for several, float32 [rows] for
-    numbers. Single labels under binary cross-entropy or mean squared error are held as one-hot rows against
+    Targets are int64 [rows] for single labels (or float32 [rows, classes] with a sum of 1 each, where examples
+    were mixed), float32 [rows, classes] for several, float32 [rows] for numbers. Single labels under binary cross-entropy or mean squared error are held as one-hot rows against
     the sigmoids or the raw logits (Hui and Belkin 2020, arXiv:2006.07322). class_weights: float32 [classes].
     """
     from torch.nn import functional
@@ -43,14 +43,20 @@ def loss_for(problem: str, name: str | None = None, *, label_smoothing: float = 
     if class_weights is not None and name == "mean-squared-error":
         raise InputError("class weights go with cross-entropy and binary cross-entropy only")
 
+    def weights(logits: Any) -> Any:
+        return None if class_weights is None else class_weights.to(logits.device)
+
     def cross_entropy(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
-        return functional.cross_entropy(
-            outputs.logits.float(), targets, weight=class_weights, label_smoothing=label_smoothing
-        )
+        logits = outputs.logits.float()
+        weight = weights(logits)
+        loss = functional.cross_entropy(logits, targets, weight=weight, label_smoothing=label_smoothing)
+        if weight is None or targets.ndim == 1:
+            return loss
+        return loss * len(targets) / (targets * weight).sum()  # torch leaves the weights of soft targets in the mean
 
     def binary(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
         logits = outputs.logits.float()
-        return functional.binary_cross_entropy_with_logits(logits, one_hot(targets, logits), weight=class_weights)
+        return functional.binary_cross_entropy_with_logits(logits, one_hot(targets, logits), weight=weights(logits))
 
     def squared(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
         logits = outputs.logits.float()

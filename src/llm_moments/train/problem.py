@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,37 @@ def labels_of(references: Sequence[Any], name: str) -> tuple[list[str], str]:
     return labels, "single_label_classification"
 
 
+def check_head(references: Sequence[Any], labels: Sequence[str], problem: str, model: Model, name: str) -> str:
+    """What to warn of where a head is made anew. DataError naming what a head knows in part only: then some labels
+    are likely to be misspelt."""
+    theirs = model.labels
+    headed = any("ForSequenceClassification" in a or "ForImageClassification" in a for a in _architectures(model))
+    if not headed or problem == "regression" or all(re.fullmatch(r"LABEL_\d+", label) for label in theirs):
+        return ""
+    strange = [label for label in labels if label not in theirs]
+    if model.problem_type != problem or len(strange) == len(labels):
+        return f"the head of {model.name} is for other labels ({_few(theirs)}); one for {_few(labels)} takes its place"
+    if strange:
+        row = next(
+            i
+            for i, r in enumerate(references, 1)
+            if strange[0] in map(_name, r if isinstance(r, list | tuple) else [r])
+        )
+        raise DataError(
+            f"{name}, row {row}: the head of {model.name} does not know {_few(strange)}; it knows {_few(theirs)}. Correct "
+            "the labels, or begin with a new head: --new-head"
+        )
+    return ""
+
+
+def _architectures(model: Model) -> list[str]:
+    return [str(a) for a in model.config.get("architectures") or []]
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
+
+
 def _name(label: Any) -> str:
     """1.0 is how pandas reads a column of 1 that has gaps: the label is 1."""
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label).strip()
@@ -53,8 +85,9 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     """The module in float32 with a head for these labels; one that knows them all is kept, with its own order
     and names, unless own_labels is false."""
     import torch
-    from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
+
+    from llm_moments.nets.kinds import auto_class, fitted
 
     config = checked_config(path, False)
     old = Model(path, config)
@@ -66,7 +99,7 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # a fresh head is what is wanted here, not a fault to report
     try:
-        module = AutoModelForSequenceClassification.from_pretrained(
+        module = auto_class(config).from_pretrained(
             path, num_labels=len(labels), id2label=names, label2id={v: k for k, v in names.items()},
             problem_type=problem, dtype="float32", use_safetensors=True, local_files_only=True,
             ignore_mismatched_sizes=True,
@@ -76,7 +109,8 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     finally:
         logging.set_verbosity(before)
     described = {**config, "id2label": {str(k): v for k, v in names.items()}, "problem_type": problem}
-    return module, Model(path, described, known_digest=old.digest)
+    model = Model(path, described, known_digest=old.digest)
+    return fitted(module, model), model
 
 
 def targets_of(references: Sequence[Any], model: Model) -> Any:

@@ -10,7 +10,7 @@ from llm_moments import stats
 from llm_moments.core import Pipeline
 from llm_moments.errors import EngineError, ModelError
 from llm_moments.evaluation import Evaluation
-from llm_moments.measure import BLOCK, run_seconds
+from llm_moments.measure import run_seconds
 from llm_moments.weigh.changes import Change
 from llm_moments.weigh.worth import Worth
 
@@ -51,11 +51,12 @@ def _savings(speed: stats.Bound) -> dict[str, Any]:
 
 def _times(base: Pipeline, changed: Pipeline, values: Any) -> stats.Bound:
     """Speed-up on blocks of rows, original and changed in turn (A B, B A, …)."""
+    block = base.task.pace.block
     pairs: tuple[list[float], list[float]] = ([], [])
     for pipe in (base, changed):
-        run_seconds(pipe, values[:BLOCK])
+        run_seconds(pipe, values[:block])
     for turn in range(ROUNDS):
-        start = turn * BLOCK % max(len(values) - BLOCK + 1, 1)
+        start = turn * block % max(len(values) - block + 1, 1)
         for pipe, times in list(zip((base, changed), pairs, strict=True))[:: 1 if turn % 2 == 0 else -1]:
-            times.append(run_seconds(pipe, values[start : start + BLOCK]))
+            times.append(run_seconds(pipe, values[start : start + block]))
     return stats.ratio_interval(*pairs)

@@ -27,11 +27,11 @@ def skip_scores(pipe: Pipeline, values: Sequence[Any]) -> np.ndarray:
     """
     import torch
 
-    from llm_moments.engines.layers import layer_list
+    from llm_moments.engines.layers import layer_run
     from llm_moments.engines.torch_eager import load_module
 
     module = load_module(pipe.model)
-    _, layers = layer_list(module)
+    layers = [layer for _, layer in layer_run(module)]
     kept: dict[int, tuple[Any, Any]] = {}
 
     def watch(index: int) -> Any:
@@ -49,9 +49,10 @@ def skip_scores(pipe: Pipeline, values: Sequence[Any]) -> np.ndarray:
     for fields in sample.arrays(values[:EXAMPLES]):
         logits = module(**{name: torch.from_numpy(array) for name, array in fields.items()}).logits
         _own_loss(logits).backward()
-        mask = torch.from_numpy(fields["attention_mask"]).bool()
+        mask = torch.from_numpy(fields["attention_mask"]).bool() if "attention_mask" in fields else ...
         for index, (before, after) in kept.items():
-            effect = ((after - before) * after.grad).sum(-1).detach()
+            lost = after - before if before.shape == after.shape else after  # there all of it would be gone
+            effect = (lost * after.grad).sum(1 if after.ndim == 4 else -1).detach()  # [rows, channels, height, width]
             totals[index] += float(effect[mask].abs().sum())
         module.zero_grad(set_to_none=True)
         kept.clear()

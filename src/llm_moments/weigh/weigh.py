@@ -8,8 +8,8 @@ from typing import Any
 
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import load
-from llm_moments.weigh.changes import lengths, precisions
-from llm_moments.weigh.layers import weigh_layers
+from llm_moments.weigh.changes import Change, inputs, precisions, step_of
+from llm_moments.weigh.layers import Layers, weigh_layers
 from llm_moments.weigh.price import priced
 from llm_moments.weigh.verdict import with_verdicts
 from llm_moments.weigh.worth import Worths
@@ -18,7 +18,6 @@ Tick = Callable[[float | None, str], None]
 
 MOST = 1000  # examples that are used
 CALIBRATION = 64  # examples, for a base in int8
-SORTED = {"batch.order": "length", "batch.size": 32}
 
 
 def weigh(
@@ -33,16 +32,22 @@ def weigh(
     the others are judged by fewer examples, and their saving is not timed.
     """
     begin = time.monotonic()
-    base = load(model, device=device).with_(**SORTED)
+    base = load(model, device=device)
+    base = base.with_(**base.task.sorts)
     tick = progress or (lambda done, message: None)
     examples, _ = gather(data, judge=base, **read)
     part = evaluation(base, examples[: limit or MOST])
-    base.engines.calibration = base.engines.calibration or base.arrays(part.values[:CALIBRATION])
+    makes_texts = hasattr(base.task, "priced_changes")
+    if not makes_texts:
+        base.engines.calibration = base.engines.calibration or base.arrays(part.values[:CALIBRATION])
     tick(0.0, "answers of the original")
     outputs = base.outputs(part.values)
-    layers = weigh_layers(base, part, outputs, exhaustive=exhaustive, seed=seed, tick=tick)
-    longest = max(int(a["attention_mask"].sum(1).max()) for a in base.arrays(part.values[:200]))
-    todo = [*lengths(base, longest), *precisions(base, len(layers.worths))]
+    if makes_texts:
+        layers = Layers([], "none: layers are weighed where a model classifies")
+        todo = [Change(name, step_of(c), c) for name, c, _ in base.task.priced_changes(base.model, base.plan)]
+    else:
+        layers = weigh_layers(base, part, outputs, exhaustive=exhaustive, seed=seed, tick=tick)
+        todo = [*inputs(base, part.values[:200]), *precisions(base, len(layers.worths))]
     worths = list(layers.worths)
     for at, change in enumerate(todo):
         tick((at + 1) / (len(todo) + 1), change.name)
@@ -51,5 +56,5 @@ def weigh(
     return Worths(
         with_verdicts(worths, max_drop), metric=part.metric, baseline_score=round(float(scores.mean()), 4), n=len(part),
         labelled=part.labelled, rank_correlation=layers.rank_correlation, screen=layers.screen,
-        replaced_by="identity on the hidden state", seconds=round(time.monotonic() - begin, 1),
+        replaced_by="" if makes_texts else "identity on the hidden state", seconds=round(time.monotonic() - begin, 1),
     )  # fmt: skip

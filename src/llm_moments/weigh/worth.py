@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-VERDICTS = ("free", "cheap", "needed", "harmful", "unclear", "unavailable")
+VERDICTS = ("free", "cheap", "needed", "harmful", "helps", "unclear", "unavailable")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Worth:
     None where it was not measured. drop > 0 is a loss. harmful / beneficial: answers changed for
     worse / better. divergence: mean Jensen-Shannon divergence of the outputs, in nats. verdict: free
     (equivalent and no slower), cheap (a small certain price), needed, harmful (leaving it out improves
-    the answers), unclear (see `needs`), unavailable (see `reason`). p: Holm-corrected p-value.
+    the answers), helps (a change of the training that improves them), unclear (see `needs`), unavailable (see `reason`). p: Holm-corrected p-value.
     """
 
     name: str

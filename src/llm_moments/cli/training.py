@@ -1,0 +1,83 @@
+"""What `weigh --train` and `improve --train` do with their options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_moments.cli import options as o
+
+
+def refuse(given: Mapping[str, Any], beside: str = "", *, without: str = "") -> None:
+    """No option is taken and then ignored: InputError for one that has no meaning here."""
+    from llm_moments.errors import InputError
+
+    if wrong := [name for name, value in given.items() if value is not None]:
+        why = f"says nothing beside {beside}" if beside else f"goes with {without} only"
+        raise InputError(f"{', '.join(wrong)} {why}; leave it out{'' if beside else f' or add {without}'}")
+
+
+def settings_named(words: list[str] | None) -> dict[str, Any]:
+    """`train.NAME=VALUE` words as fields of the training's settings."""
+    from llm_moments.errors import InputError
+
+    made = {}
+    for name, value in o.named_values(words, "--set").items():
+        if not name.startswith("train."):
+            raise InputError(
+                f"with --train, --set takes settings of the training, such as train.epochs=2, not {name!r}"
+            )
+        field = name.removeprefix("train.").replace("-", "_")
+        made[field] = tuple(value) if isinstance(value, list) else value
+    return made
+
+
+def weighed(
+    model: str, examples: Any, judged: Any, *, budget: str | None, seeds: int | None, settings: dict[str, Any],
+    max_drop: float, exhaustive: bool, out: Path | None, tick: Any, device: str,
+) -> Any:  # fmt: skip
+    from llm_moments.weigh.training import SEEDS, weigh_training
+
+    result = weigh_training(
+        model, examples, evaluate=judged, budget=budget or "10m", max_drop=max_drop, exhaustive=exhaustive,
+        seeds=SEEDS if seeds is None else seeds, out=out, progress=tick, device=device, **settings,
+    )  # fmt: skip
+    if out is not None:
+        result.save(out / "worth.json")
+    return result
+
+
+def faster(
+    model: str, examples: Any, judged: Any, *, fmt: str, budget: str, max_rise: float | None, settings: dict[str, Any],
+    out: Path, overwrite: bool, device: str,
+) -> None:  # fmt: skip
+    """`improve --train`; exit 3 where no plan could be certified."""
+    import typer
+
+    from llm_moments.errors import InputError
+    from llm_moments.improve.training import improve_training
+
+    if judged is None:
+        raise InputError("a training plan is judged by its validation loss: give examples with --eval")
+    with o.progress(fmt) as tick:
+        done = improve_training(
+            model, examples, evaluate=judged, out=out, budget=budget, max_rise=0.05 if max_rise is None else max_rise,
+            overwrite=overwrite, progress=tick, device=device, **settings,
+        )  # fmt: skip
+    o.tell_skipped(examples)
+    if fmt == "json":
+        o.print_json(done.to_dict())
+    elif fmt == "human":
+        from llm_moments.render.console import say, terminal
+        from llm_moments.render.faster import show
+
+        show(done, terminal())
+        say(
+            terminal(),
+            f"settings: {out}/train.toml   (moments train MODEL --data … --config {out}/train.toml --out …)",
+            whole=True,
+        )
+        say(terminal(), f"report:   {out}/report.html", whole=True)
+    if not done.certified:
+        raise typer.Exit(3)

@@ -1,0 +1,93 @@
+"""CTranslate2: Whisper and encoder-decoder translation models in its own folder format, each in a file of its own."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.errors import EngineError, ModelError
+
+KINDS = {  # what a folder's model.bin says it holds, and the class that runs it
+    "WhisperSpec": "ctranslate2_whisper:CTranslate2Whisper",
+    "TransformerSpec": "ctranslate2_translate:CTranslate2Translate",
+}
+# int8 keeps what is no matrix product in fp32; as-is takes the nearest to the file's own that this CPU computes in.
+COMPUTE = {"as-is": "default", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8",
+           "int8-bf16": "int8_bfloat16"}  # fmt: skip
+
+
+class CTranslate2Generate:
+    """`open` gives the class for the kind of model; that class says in `decodes` what it follows."""
+
+    name: ClassVar[str] = "ctranslate2"
+    extra: ClassVar[str] = "generate"
+    package: ClassVar[str] = "ctranslate2"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "as-is")
+    takes: ClassVar[tuple[str, ...]] = ("threads", "streams")
+    decodes: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "repetition_penalty", "beams", "length_penalty")
+    formats: ClassVar[tuple[str, ...]] = ("transformers", "ctranslate2")
+    cpu_only: ClassVar[bool] = False
+    builds: ClassVar[bool] = False
+
+    @classmethod
+    def open(
+        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
+    ) -> CTranslate2Generate:
+        if model.format not in cls.formats:
+            raise EngineError(f"ctranslate2 reads no {model.format} model; convert it with ct2-transformers-converter")
+        heard = "WhisperSpec" if "num_mel_bins" in model.config else "TransformerSpec"
+        module, _, kind = KINDS[model.config.get("spec", heard)].partition(":")
+        made = getattr(importlib.import_module(f"llm_moments.engines.{module}"), kind)
+        return made.open(model, settings, store, calibration, device)  # type: ignore[no-any-return]
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
+    ) -> list[Generated]:
+        raise NotImplementedError
+
+    def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
+        raise EngineError("ctranslate2 does not tell the log-probabilities of whole vocabularies; use transformers")
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def opened(kind: str, folder: Path, settings: Mapping[str, Any], device: str, workers: int = 1) -> Any:
+    """A `ctranslate2.models.Whisper` or `ctranslate2.Translator` (kind) of a CTranslate2 folder.
+
+    workers: batches it computes at the same time, each with the threads of the plan; they share the weights.
+    """
+    import ctranslate2
+
+    device = {"auto": "cuda" if ctranslate2.get_cuda_device_count() else "cpu"}.get(device, device)
+    if device not in ("cpu", "cuda"):
+        raise EngineError(f"ctranslate2 runs on cpu or cuda, not on {device!r}; use transformers")
+    asked = COMPUTE[settings.get("precision", "as-is")]
+    known = ctranslate2.get_supported_compute_types(device)
+    if asked != "default" and asked not in known:
+        raise EngineError(
+            f"ctranslate2 does not compute in {asked} on this {device}; it does in {', '.join(sorted(known))}"
+        )
+    cls = ctranslate2.models.Whisper if kind == "Whisper" else ctranslate2.Translator
+    ctranslate2.set_log_level(logging.ERROR)  # that weights are converted to what the CPU computes in is no news
+    try:
+        return cls(
+            str(folder), device=device, compute_type=asked, inter_threads=workers,
+            intra_threads=int(settings.get("threads", 0)) or cores(),
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{folder} cannot be loaded by ctranslate2: {error}") from error
+
+
+def cores() -> int:
+    """ctranslate2's own default is 4 threads at most; the others here take all cores."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

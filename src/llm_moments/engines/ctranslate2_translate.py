@@ -1,0 +1,188 @@
+"""CTranslate2 for encoder-decoders of text: Marian, M2M100, NLLB, T5; converted from a Hugging Face folder or as they are."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.engines.export import build, failing_as, quiet
+from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.errors import EngineError, ModelError
+
+COMPUTE = {
+    "fp32": "float32", "int8": "int8_float32", "bf16": "bfloat16", "int8-bf16": "int8_bfloat16", "as-is": "default",
+}  # fmt: skip
+STORED = {"int8": "int8", "int8-bf16": "int8"}  # weights as they lie on the disk; others in float32
+
+
+class CTranslate2Translate:
+    """One source a prompt; `forward.streams` of them are decoded together, in the order they come."""
+
+    name: ClassVar[str] = "ctranslate2"
+    extra: ClassVar[str] = "generate"
+    package: ClassVar[str] = "ctranslate2"
+    precisions: ClassVar[tuple[str, ...]] = tuple(COMPUTE)
+    takes: ClassVar[tuple[str, ...]] = ("threads", "streams")
+    decodes: ClassVar[tuple[str, ...]] = (
+        "temperature", "top_p", "top_k", "repetition_penalty", "beams", "length_penalty", "seed",
+    )  # fmt: skip
+    formats: ClassVar[tuple[str, ...]] = ("transformers", "ctranslate2")
+    cpu_only: ClassVar[bool] = False
+    builds: ClassVar[bool] = True
+
+    def __init__(self, translator: Any, folder: Path, streams: int, forced_end: int | None = None):
+        self.translator, self.streams, self.forced_end = translator, streams, forced_end
+        self.source, self.target = (_vocabulary(folder, side) for side in ("source", "target"))
+        self.numbers = {token: at for at, token in enumerate(self.target)}
+
+    @classmethod
+    def open(
+        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
+    ) -> CTranslate2Translate:
+        import ctranslate2
+
+        precision = settings.get("precision", "fp32")
+        if model.format == "transformers":
+            folder = converted(model, store, STORED.get(precision, "float32"))
+        else:
+            folder = model.path
+        where = "cuda" if device == "cuda" else "cpu"
+        able = ctranslate2.get_supported_compute_types(where)
+        if COMPUTE[precision] not in {*able, "default"}:
+            told = [name for name, kind in COMPUTE.items() if kind in able]
+            raise EngineError(f"CTranslate2 cannot compute in {precision} on this machine; it can in {', '.join(told)}")
+        with failing_as("CTranslate2 cannot open the model"):
+            translator = ctranslate2.Translator(
+                str(folder), device=where, compute_type=COMPUTE[precision], inter_threads=1,
+                intra_threads=int(settings.get("threads", 0)),
+            )  # fmt: skip
+        return cls(translator, folder, int(settings.get("streams", 1)), _forced_end(model))
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
+    ) -> list[Generated]:
+        import ctranslate2
+
+        if decoding.temperature > 0:
+            ctranslate2.set_random_seed(decoding.seed)
+        made: list[Generated] = []
+        for start in range(0, len(prompts), self.streams):
+            made += self._together(prompts[start : start + self.streams], decoding, recorder)
+        return made
+
+    def _together(self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder) -> list[Generated]:
+        # A model that forces its end token has that one as its last, of those that it may make.
+        most = max(decoding.max_new_tokens - (self.forced_end is not None), 1)
+        options: dict[str, Any] = {
+            "beam_size": decoding.beams, "max_decoding_length": most, "min_decoding_length": 0,
+            "max_input_length": 0, "repetition_penalty": decoding.repetition_penalty, "replace_unknowns": False,
+        }  # fmt: skip
+        if decoding.beams > 1:
+            options["length_penalty"] = decoding.length_penalty
+        if decoding.temperature > 0:
+            options |= {"sampling_temperature": decoding.temperature, "sampling_topp": decoding.top_p}
+            options |= {"sampling_topk": decoding.top_k}
+        begun = len(prompts[0].decoder[1:])
+        options["max_decoding_length"] += begun  # CTranslate2 counts them, too
+        if begun:  # the first of them is the start token, which CTranslate2 sets by itself
+            options["target_prefix"] = [[self.target[i] for i in p.decoder[1:]] for p in prompts]
+        sources = [[self.source[i] for i in p.ids] for p in prompts]
+        start = time.perf_counter()
+        with failing_as("CTranslate2 failed"):
+            results = self.translator.translate_batch(sources, **options)
+        spent = time.perf_counter() - start
+        answers = [
+            self._answer(one.hypotheses[0][max(len(p.decoder) - 1, 0) :], most)
+            for one, p in zip(results, prompts, strict=True)
+        ]
+        # Encoding and decoding are one call here; the time of the first token is not told.
+        recorder.spent("translate", spent, 1, tokens=sum(len(a.ids or ()) for a in answers))
+        recorder.count(prompt_tokens=sum(map(len, sources)), new_tokens=sum(len(a.ids or ()) for a in answers))
+        return answers
+
+    def _answer(self, tokens: Sequence[str], most: int) -> Generated:
+        ids = [self.numbers[token] for token in tokens]
+        return Generated(ids, finish="length" if len(ids) >= most else "stop")
+
+    def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
+        raise EngineError(
+            "CTranslate2 tells the probabilities of the tokens that are given, not of all others; ask the engine transformers"
+        )
+
+    def close(self) -> None:
+        self.translator = None
+
+
+def converted(model: Any, store: Path, weights: str) -> Path:
+    """The CTranslate2 folder of a Hugging Face folder: made once, kept in `store`. EngineError if it has no way."""
+    from ctranslate2.converters import TransformersConverter
+
+    if model.trust_remote_code:
+        raise EngineError("CTranslate2 converts the architectures that it knows; code from a model folder is not run")
+
+    class Checked(TransformersConverter):
+        def load_model(self, model_class: Any, model_name_or_path: Any, **kwargs: Any) -> Any:
+            kwargs["dtype"] = "float32"
+            module = super().load_model(model_class, model_name_or_path, local_files_only=True, **kwargs)
+            if module.config.model_type == "marian":
+                _starts_from_nothing(module)
+            return module
+
+        def load_tokenizer(self, tokenizer_class: Any, model_name_or_path: Any, **kwargs: Any) -> Any:
+            tokenizer = super().load_tokenizer(tokenizer_class, model_name_or_path, local_files_only=True, **kwargs)
+            if languages := getattr(tokenizer, "lang_token_to_id", None):
+                # transformers 5 lists M2M100's language tokens under another name than the converter looks for
+                tokenizer.get_vocab = partial(_with, tokenizer.get_vocab, languages)
+            return tokenizer
+
+    def make(folder: Path) -> list[str]:
+        with quiet(), failing_as("CTranslate2 cannot convert this model"):
+            Checked(str(model.path)).convert(str(folder / "model"), quantization=weights)
+        return ["tokens"]
+
+    build(store, make)
+    return store / "model"
+
+
+def _with(vocabulary: Any, more: Mapping[str, int]) -> dict[str, int]:
+    return {**vocabulary(), **more}
+
+
+def _starts_from_nothing(module: Any) -> None:
+    """CTranslate2 takes a Marian's last token for padding, and zeros for its embedding: a decoder starts from it."""
+    pad, table = module.config.pad_token_id, module.get_decoder().get_input_embeddings().weight
+    if pad != len(table) - 1:
+        raise EngineError(
+            f"this Marian's padding token is number {pad} of {len(table)}; CTranslate2 wants it to be the last"
+        )
+    if bool((table[pad] != 0).any()):
+        raise EngineError(
+            "this Marian's decoder starts from a padding token that is not zeros; CTranslate2 would start from zeros"
+        )
+
+
+def _vocabulary(folder: Path, side: str) -> list[str]:
+    """Tokens in the order of their ids, which is the Hugging Face tokenizer's own."""
+    for name in ("shared_vocabulary", f"{side}_vocabulary"):
+        file = folder / f"{name}.json"
+        if file.exists():
+            return list(json.loads(file.read_text(encoding="utf-8")))
+        if file.with_suffix(".txt").exists():
+            return file.with_suffix(".txt").read_text(encoding="utf-8").split("\n")
+    raise ModelError(f"{folder} has no vocabulary: neither shared_vocabulary.json nor {side}_vocabulary.json")
+
+
+def _forced_end(model: Any) -> int | None:
+    if model.format != "transformers":
+        return None
+    from llm_moments.tasks.translation import generation_config
+
+    told = generation_config(model).get("forced_eos_token_id")
+    return told if isinstance(told, int) else None

@@ -1,0 +1,138 @@
+"""Whisper in CTranslate2: chunks are encoded and decoded together, several batches at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, cores, opened
+from llm_moments.engines.ctranslate2_translate import STORED, converted
+from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.errors import EngineError
+
+
+@dataclass
+class _Group:
+    """What one batch made, and the seconds of its two halves."""
+
+    answers: list[Generated]
+    encoding_s: float
+    decoding_s: float
+
+
+class CTranslate2Whisper(CTranslate2Generate):
+    """forward.threads: of one batch; as many batches run at the same time as there are cores for."""
+
+    decodes: ClassVar[tuple[str, ...]] = (
+        "temperature", "top_k", "repetition_penalty", "beams", "length_penalty", "seed",
+    )  # fmt: skip
+    hears: ClassVar[bool] = True  # features shorter than 30 s, too
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], device: str):
+        threads = int(settings.get("threads", 0))
+        self.workers = max(cores() // threads, 1) if threads else 1
+        self.streams = int(settings.get("streams", 1))
+        self.model: Any = opened("Whisper", folder, settings, device, self.workers)
+        self.device = str(self.model.device)
+
+    @classmethod
+    def open(
+        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
+    ) -> CTranslate2Whisper:
+        """A Hugging Face folder is converted first; that is kept in `store`."""
+        folder = model.path
+        if model.format == "transformers":
+            folder = converted(model, store, STORED.get(settings.get("precision", "fp32"), "float32"))
+        return cls(folder, settings, device)
+
+    @property
+    def bins(self) -> int:
+        return int(self.model.n_mels)
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
+    ) -> list[Generated]:
+        import ctranslate2
+
+        if on_text is not None:
+            raise EngineError("ctranslate2 gives a transcript when it is whole; it cannot be told piece by piece")
+        if decoding.temperature > 0:
+            ctranslate2.set_random_seed(decoding.seed)
+        size = min(self.streams, -(-len(prompts) // self.workers)) or 1
+        groups = [prompts[at : at + size] for at in range(0, len(prompts), size)]
+        start = time.perf_counter()
+        try:
+            if self.workers == 1 or len(groups) == 1:
+                made = [self._together(group, decoding) for group in groups]
+            else:
+                with ThreadPoolExecutor(self.workers) as pool:
+                    made = list(pool.map(lambda group: self._together(group, decoding), groups))
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"ctranslate2 failed: {error}") from error
+        self._tell(recorder, made, time.perf_counter() - start, prompts)
+        return [answer for group in made for answer in group.answers]
+
+    def _tell(self, recorder: Recorder, made: Sequence[_Group], seconds: float, prompts: Sequence[Prompt]) -> None:
+        """Seconds of this process: where groups overlap, each half has its share of them."""
+        encoding, decoding = sum(g.encoding_s for g in made), sum(g.decoding_s for g in made)
+        share = encoding / ((encoding + decoding) or 1.0)
+        frames = sum(p.features.shape[1] for p in prompts if p.features is not None)
+        tokens = sum(len(a.ids or ()) for g in made for a in g.answers)
+        recorder.spent("encoder", seconds * share, len(made), frames=frames)
+        recorder.spent("decode", seconds * (1 - share), len(made), tokens=tokens)
+        recorder.count(prompt_tokens=sum(len(p.decoder) for p in prompts), new_tokens=tokens)
+
+    def _encoded(self, features: Sequence[Any]) -> Any:
+        import ctranslate2
+
+        longest = max(f.shape[1] for f in features)
+        rows = np.stack([np.pad(f, ((0, 0), (0, longest - f.shape[1])), mode="edge") for f in features])
+        return self.model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(rows, np.float32)))
+
+    def _together(self, prompts: Sequence[Prompt], decoding: Decoding) -> _Group:
+        start = time.perf_counter()
+        encoded = self._encoded([p.features for p in prompts])
+        middle = time.perf_counter()
+        drawn = decoding.temperature > 0
+        results = self.model.generate(
+            encoded, [list(p.decoder) for p in prompts], beam_size=1 if drawn else decoding.beams,
+            length_penalty=decoding.length_penalty, repetition_penalty=decoding.repetition_penalty,
+            max_length=_most(decoding.max_new_tokens, max(len(p.decoder) for p in prompts)), return_scores=True,
+            return_no_speech_prob=True, sampling_topk=decoding.top_k if drawn else 1,
+            sampling_temperature=decoding.temperature if drawn else 1.0,
+        )  # fmt: skip
+        answers = [_answer(result, decoding) for result in results]
+        return _Group(answers, middle - start, time.perf_counter() - middle)
+
+    def languages(self, features: Sequence[np.ndarray], tokens: Any = None) -> list[str]:
+        """The likeliest language of each, such as `en`; EngineError of a model that knows only English."""
+        if not self.model.is_multilingual:
+            raise EngineError("this model knows one language only; there is none to find out")
+        found = self.model.detect_language(self._encoded(features))
+        return [row[0][0].strip("<|>") for row in found]
+
+    def forget(self) -> None:
+        """Nothing is kept of earlier prompts."""
+
+    def close(self) -> None:
+        self.model = None
+
+
+def _most(new: int, prompt: int) -> int:
+    """The max_length that allows so many new tokens: ctranslate2 gives half of it to an answer, and what a prompt leaves."""
+    return max(2 * new, new + prompt)
+
+
+def _answer(result: Any, decoding: Decoding) -> Generated:
+    ids = list(result.sequences_ids[0])
+    total = result.scores[0] * max(len(ids), 1) ** decoding.length_penalty  # ctranslate2's score is penalised by length
+    cut = len(ids) >= decoding.max_new_tokens
+    score = float(total / max(len(ids) + (not cut), 1))  # the end is a token, too
+    return Generated(ids, finish="length" if cut else "stop", score=score, silence=float(result.no_speech_prob))

@@ -1,0 +1,320 @@
+"""transformers' own `generate`: the reference that every other generating engine is held against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.engines.export import failing_as, quiet
+from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.torch_eager import DTYPES, best_device
+from llm_moments.errors import EngineError, ModelError
+
+AUTO = (
+    ("WhisperForConditionalGeneration", "AutoModelForSpeechSeq2Seq"),
+    ("MarianMTModel", "AutoModelForSeq2SeqLM"),
+    ("ForConditionalGeneration", "AutoModelForSeq2SeqLM"),
+    ("", "AutoModelForCausalLM"),
+)
+
+
+def load_generating(model: Any, skip_layers: Sequence[int] = ()) -> Any:
+    """The `torch.nn.Module` of a generating model in eval mode, float32 (GGUF weights are dequantised)."""
+    import transformers
+    from transformers.utils import logging
+
+    from llm_moments.engines.layers import skip
+
+    architectures = [str(a) for a in model.config.get("architectures") or [""]]
+    auto = next(cls for end, cls in AUTO if any(end in name for name in architectures))
+    options = {"gguf_file": model.weight_files[0].name} if model.format == "gguf" else {"use_safetensors": True}
+    logging.disable_progress_bar()
+    try:
+        with quiet():
+            module = getattr(transformers, auto).from_pretrained(
+                model.path, dtype="float32", trust_remote_code=model.trust_remote_code, local_files_only=True, **options
+            )
+    except Exception as error:
+        raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
+    module.eval()
+    config = module.generation_config  # how a model likes to be asked is the plan's to say
+    config.temperature, config.top_p, config.top_k, config.do_sample = 1.0, 1.0, 50, False
+    if skip_layers:
+        module = skip(module, list(skip_layers))
+        _renumber(module)
+    return module
+
+
+def _renumber(module: Any) -> None:
+    """The cache counts layers by number: those that are left must count on without a gap."""
+    at = 0
+    for part in module.modules():
+        if isinstance(getattr(part, "layer_idx", None), int):
+            part.layer_idx = at
+            at += 1
+    config = module.config
+    if at and getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:at]
+
+
+class TransformersGenerate:
+    name: ClassVar[str] = "transformers"
+    extra: ClassVar[str] = "torch"
+    package: ClassVar[str] = "torch,transformers"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
+    takes: ClassVar[tuple[str, ...]] = ("threads", "streams", "skip_layers", "prefix_reuse", "draft")
+    decodes: ClassVar[tuple[str, ...]] = (
+        "temperature", "top_p", "top_k", "repetition_penalty", "beams", "length_penalty", "seed", "stop", "lookup",
+    )  # fmt: skip
+    formats: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
+    cpu_only: ClassVar[bool] = False
+    builds: ClassVar[bool] = False
+
+    def __init__(self, module: Any, tokenizer: Any, settings: Mapping[str, Any], device: str, draft: Any = None):
+        import torch
+
+        self.torch, self.module, self.tokenizer, self.device, self.draft = torch, module, tokenizer, device, draft
+        self.streams, self.reuse = int(settings.get("streams", 1)), bool(settings.get("prefix_reuse"))
+        self.threads = int(settings.get("threads", 0))
+        self.speech = hasattr(module.config, "num_mel_bins")
+        self.encodes = bool(getattr(module.config, "is_encoder_decoder", False))
+        self.phase = 0  # 1 while it reads a prompt, 2 while it makes tokens: for whoever watches its layers
+        self._cache: tuple[list[int], Any] | None = (
+            None  # tokens of the last prompt and answer, and their keys and values
+        )
+
+    @classmethod
+    def open(
+        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
+    ) -> TransformersGenerate:
+        import torch
+
+        if model.format not in cls.formats:
+            raise EngineError(f"transformers reads no {model.format} model; its own engine does")
+        device = best_device(device)
+        dtype = getattr(torch, DTYPES[settings.get("precision", "fp32")])
+        module = load_generating(model, settings.get("skip_layers", ())).to(device=device, dtype=dtype)
+        draft = None
+        if settings.get("draft"):
+            from llm_moments.model import open_model
+
+            draft = load_generating(open_model(settings["draft"])).to(device=device, dtype=dtype)
+        tokenizer = None if "num_mel_bins" in model.config else model.tokenizer
+        return cls(module, tokenizer, settings, device, draft)
+
+    # -- answers
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
+    ) -> list[Generated]:
+        if self.threads and self.device == "cpu":
+            self.torch.set_num_threads(self.threads)
+        made: list[Generated] = []
+        for start in range(0, len(prompts), self.streams):
+            told = partial(_further, on_text, start) if on_text else None
+            with failing_as("transformers failed"):
+                made += self._together(prompts[start : start + self.streams], decoding, recorder, told)
+        return made
+
+    def _together(
+        self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder, on_text: OnText | None
+    ) -> list[Generated]:
+        torch = self.torch
+        torch.manual_seed(decoding.seed)
+        if self.speech:
+            return self._heard(prompts, decoding, recorder, on_text)
+        inputs, widths = self._inputs(prompts)
+        if (decoding.lookup or self.draft is not None) and len(prompts) > 1:
+            raise EngineError("transformers guesses tokens ahead for one prompt at a time; set forward.streams = 1")
+        reused = self._from_cache(prompts, inputs) if self.reuse and len(prompts) == 1 and not self.encodes else 0
+        begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1 if self.encodes else widths
+        watch = _Watch(self, begun, decoding.stop, on_text)
+        start = time.perf_counter()
+        self.phase = 1
+        with torch.inference_mode():
+            out = self.module.generate(
+                **inputs, **self._options(decoding), stopping_criteria=[watch], return_dict_in_generate=True
+            )
+        end = time.perf_counter()
+        self.phase = 0
+        rows = out.sequences[:, begun:].tolist()
+        answers = [self._answer(row, decoding) for row in rows]
+        first = (watch.times[0] if watch.times else end) - start
+        for answer in answers:
+            answer.first_s, answer.later_s, answer.reused = first, end - start - first, reused
+        if self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1:
+            self._cache = (out.sequences[0].tolist(), getattr(out, _cache_word()))
+        read = sum(map(_length, prompts))
+        recorder.spent("prefill", first, len(prompts), tokens=read - reused, reused_tokens=reused)
+        recorder.spent("decode", end - start - first, max(watch.steps - 1, 0), tokens=sum(map(_new, answers)))
+        return answers
+
+    def _heard(
+        self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder, on_text: OnText | None
+    ) -> list[Generated]:
+        from llm_moments.engines.transformers_speech import together
+
+        if on_text is not None:
+            raise EngineError("a transcript is given when it is whole; it cannot be told piece by piece")
+        return together(self, prompts, decoding, recorder, _Watch(self, len(prompts[0].decoder), (), None))
+
+    def languages(self, features: Sequence[np.ndarray], tokens: Any) -> list[str]:
+        """The likeliest language of each chunk's features, such as `en`. tokens: a SpeechTokens."""
+        from llm_moments.engines.transformers_speech import languages
+
+        return languages(self, features, tokens)
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Any], int]:
+        torch = self.torch
+        inputs: dict[str, Any] = {}
+        width = 0
+        if self.speech:
+            from llm_moments.engines.transformers_speech import encode
+
+            inputs["encoder_outputs"] = encode(self, [p.features for p in prompts])
+        else:
+            width = max(len(p.ids) for p in prompts)
+            pad = self._pad()
+            ids, mask = np.full((len(prompts), width), pad), np.zeros((len(prompts), width), np.int64)
+            for row, prompt in enumerate(prompts):
+                where = slice(0, len(prompt.ids)) if self.encodes else slice(width - len(prompt.ids), width)
+                ids[row, where], mask[row, where] = prompt.ids, 1
+            inputs = {
+                "input_ids": torch.from_numpy(ids).to(self.device),
+                "attention_mask": torch.from_numpy(mask).to(self.device),
+            }
+        if prompts[0].decoder:
+            inputs["decoder_input_ids"] = torch.tensor([p.decoder for p in prompts], device=self.device)
+        return inputs, width
+
+    def _pad(self) -> int:
+        config = self.module.generation_config
+        for value in (config.pad_token_id, getattr(self.module.config, "pad_token_id", None), *self.ends()):
+            if isinstance(value, int) and value >= 0:
+                return value
+        return 0
+
+    def ends(self) -> list[int]:
+        found = self.module.generation_config.eos_token_id
+        if found is None:
+            found = getattr(self.module.config, "eos_token_id", None)
+        return [] if found is None else [found] if isinstance(found, int) else list(found)
+
+    def _options(self, decoding: Decoding) -> dict[str, Any]:
+        drawn = decoding.temperature > 0
+        chosen: dict[str, Any] = {
+            "max_new_tokens": decoding.max_new_tokens, "do_sample": drawn, "num_beams": decoding.beams,
+            "repetition_penalty": decoding.repetition_penalty, "pad_token_id": self._pad(), "max_length": None,
+            "use_cache": True,
+        }  # fmt: skip
+        if drawn:
+            chosen |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
+        if decoding.beams > 1:
+            chosen["length_penalty"] = decoding.length_penalty
+        if decoding.lookup:
+            chosen["prompt_lookup_num_tokens"] = decoding.lookup
+        if self.draft is not None:
+            chosen["assistant_model"] = self.draft
+        return chosen
+
+    def _answer(self, ids: list[int], decoding: Decoding) -> Generated:
+        ends = set(self.ends())
+        at = next((i for i, token in enumerate(ids) if token in ends), None)
+        return Generated(ids if at is None else ids[:at], finish="length" if at is None else "stop")
+
+    def _from_cache(self, prompts: Sequence[Prompt], inputs: dict[str, Any]) -> int:
+        """Tokens at the beginning that were read for the last prompt and need not be read again."""
+        if self._cache is None:
+            return 0
+        known, cache = self._cache
+        ids = prompts[0].ids
+        same = next((i for i, (a, b) in enumerate(zip(known, ids, strict=False)) if a != b), min(len(known), len(ids)))
+        same = min(same, len(ids) - 1, cache.get_seq_length())
+        if same < 1:
+            return 0
+        if over := cache.get_seq_length() - same:
+            cache.crop(-over)
+        inputs[_cache_word()] = cache
+        return same
+
+    # -- likelihood
+
+    def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
+        torch = self.torch
+        if not 1 <= start < len(ids):
+            raise EngineError(f"log-probabilities are told from the second token on, not from {start} of {len(ids)}")
+        with torch.inference_mode(), failing_as("transformers failed"):
+            tokens = torch.tensor([list(ids)], device=self.device)
+            if self.encodes:
+                inputs, _ = self._inputs([prompt or Prompt()])
+                inputs.pop("decoder_input_ids", None)
+                logits = self.module(**inputs, decoder_input_ids=tokens).logits
+            else:
+                logits = self.module(input_ids=tokens).logits
+            told = torch.log_softmax(logits[0, start - 1 : len(ids) - 1].float(), dim=-1)
+            return np.asarray(told.cpu().numpy())
+
+    def forget(self) -> None:
+        """What was kept of earlier prompts: a pass that is timed must not find its own prompts in it."""
+        self._cache = None
+
+    def close(self) -> None:
+        self.module = self._cache = self.draft = None
+
+
+def _further(on_text: OnText, start: int, at: int, piece: str) -> None:
+    on_text(start + at, piece)
+
+
+def _cache_word() -> str:
+    """What `generate` calls its cache: another word since transformers 5.2x."""
+    from transformers.generation import utils
+
+    return "cache" if "cache" in getattr(utils, "ALL_CACHE_NAMES", ()) else "past_key_values"
+
+
+def _length(prompt: Prompt) -> int:
+    return len(prompt.ids) if prompt.features is None else prompt.features.shape[-1]
+
+
+def _new(answer: Generated) -> int:
+    return len(answer.ids or ())
+
+
+class _Watch:
+    """Called after every token: notes the time, tells new text, and ends rows that wrote a stop string."""
+
+    def __init__(self, engine: TransformersGenerate, begun: int, stop: Sequence[str], on_text: OnText | None):
+        self.engine, self.begun, self.stop, self.on_text = engine, begun, stop, on_text
+        self.times: list[float] = []
+        self.steps = 0
+        self.told: dict[int, str] = {}
+
+    def __call__(self, ids: Any, scores: Any, **kwargs: Any) -> Any:
+        torch = self.engine.torch
+        if not self.times:
+            self.times.append(time.perf_counter())
+            self.engine.phase = 2
+        self.steps = ids.shape[1] - self.begun
+        done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
+        if (self.stop or self.on_text) and self.engine.tokenizer is not None:
+            for row in range(ids.shape[0]):
+                done[row] = self._looked_at(row, ids[row, self.begun :].tolist())
+        return done
+
+    def _looked_at(self, row: int, ids: list[int]) -> bool:
+        text = self.engine.tokenizer.decode(self.engine._answer(ids, Decoding()).ids, skip_special_tokens=True)
+        at = min((at for word in self.stop if (at := text.find(word)) >= 0), default=-1)
+        shown = text[:at] if at >= 0 else text
+        if self.on_text is not None and not shown.endswith("\ufffd"):  # half a character: the rest comes
+            piece = shown[len(self.told.get(row, "")) :]
+            if piece:
+                self.on_text(row, piece)
+                self.told[row] = shown
+        return at >= 0

@@ -1,0 +1,83 @@
+"""The search for tasks that make texts: engines first, then knob by knob, what is faster and keeps the answers stays.
+
+What there is to try is the task's to say: `task.tries(model, plan)` gives (name, changes, lossless) for a plan.
+An answer of such a model takes seconds, so that a plan is looked at on few examples before it gets the whole split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llm_moments.core import Plan
+from llm_moments.improve.search import GOOD, Search
+from llm_moments.improve.study import Trial
+
+FASTER = 0.97  # share of the time from which a change counts as a gain
+TOGETHER = 3  # engines that are worked on
+
+
+def engines(search: Search) -> None:
+    """Every engine and precision that reads this model, on few examples; the fastest ones on the whole split."""
+    few = _few(search)
+    quick = []
+    for name, changes, lossless in search.stock.task.tries(search.stock.model, search.stock.plan):
+        if "forward.engine" not in changes or search.late():
+            continue
+        trial = search.try_plan(search.stock.plan.with_(**changes), name, lossless=lossless, rows=few)
+        if trial.status == "ok":
+            quick.append(trial)
+    for trial in sorted(quick, key=_cost)[:TOGETHER]:
+        if search.late(1.2 * _cost(trial) * len(search.part)):
+            return
+        search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
+
+
+def one_by_one(search: Search) -> None:
+    """Each other change on the fastest plan that keeps the answers, lossless ones first; kept when it is faster."""
+    best = next(iter(search.good()), None) or _original(search)
+    seen = {best.key}
+    for lossless in (True, False):
+        again = True
+        while again and not search.late():
+            again = False
+            for name, changes, free in search.stock.task.tries(search.stock.model, Plan(best.plan)):
+                if free is not lossless or "forward.engine" in changes or search.late():
+                    continue
+                plan = Plan(best.plan).with_(**changes)
+                if plan.key in seen:
+                    continue
+                seen.add(plan.key)
+                better = _better(search, best, plan, name, free)
+                if better is not None:
+                    best, again = better, True
+
+
+def _better(search: Search, best: Trial, plan: Plan, name: str, lossless: bool) -> Trial | None:
+    """The trial of a plan that is faster than the best so far and as likely to keep the answers as is asked."""
+    few = _few(search)
+    known = search.study.trials.get(best.key)
+    quick = search.try_plan(plan, name, lossless=lossless, rows=few)
+    if quick.status != "ok" or known is None or _cost(quick) > 1.05 * _cost(known):
+        return None
+    if search.late(1.2 * _cost(quick) * len(search.part)):
+        return None
+    trial = search.try_plan(plan, name, lossless=lossless)
+    if trial.status != "ok" or _cost(trial) > FASTER * _cost(known) or search.odds(trial) < GOOD:
+        return None
+    return trial
+
+
+def _original(search: Search) -> Trial:
+    return search.study.trials[search.stock.plan.with_(**search.stock.task.sorts).key]
+
+
+def _few(search: Search) -> int:
+    return min(2 * int(search.stock.task.pace.block), len(search.part))
+
+
+def _cost(trial: Trial) -> float:
+    return trial.cost or float("inf")
+
+
+STAGES: tuple[Callable[[Search], Any], ...] = (engines, one_by_one)

@@ -1,0 +1,105 @@
+"""The claim that is made of a training plan: as good a validation loss in less time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm_moments.errors import DataError
+
+KIND = "training-certificate"
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class TrainingLook:
+    """One plan held against the usual one, by seeds and examples that nothing was chosen by.
+
+    rise: of the mean validation loss (absolute), rise_high its upper bound; speedup of the updates' seconds.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    passed: bool
+    loss: float
+    baseline_loss: float
+    rise: float
+    rise_high: float
+    allowed: float
+    speedup: float
+    speedup_low: float
+    score: float
+    baseline_score: float
+    seeds: int
+    n: int
+
+
+@dataclass(frozen=True)
+class TrainingCertificate:
+    """With 95% confidence the validation loss rises by less than `max_rise` of the usual plan's, and with 95% confidence
+    the updates take at least `speedup_low` times less: on trainings of so many rows and epochs, on this machine."""
+
+    certified: bool
+    reason: str
+    max_rise: float
+    rows: int
+    epochs: int
+    settings: Mapping[str, Any]
+    baseline: Mapping[str, Any]
+    looks: tuple[TrainingLook, ...]
+    tried: tuple[Mapping[str, Any], ...]
+    metric: str
+    data: str
+    model: str
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    created: str = ""
+
+    @property
+    def best(self) -> TrainingLook | None:
+        passed = [look for look in self.looks if look.passed]
+        return passed[-1] if passed else None
+
+    def words(self) -> str:
+        if not self.certified or self.best is None:
+            return f"Not certified: {self.reason}"
+        b = self.best
+        return (
+            f"With 95% confidence this plan's validation loss is at most {100 * self.max_rise:g}% above that of the usual plan "
+            f"(measured {b.loss:.4f} and {b.baseline_loss:.4f}, rise at most {b.rise_high:+.4f} of the {b.allowed:.4f} allowed), "
+            f"and with 95% confidence its updates take at least {b.speedup_low:.2f} times less time (measured {b.speedup:.2f}): "
+            f"on trainings of {self.rows:,} examples and {self.epochs} epoch(s), {b.seeds} seeds and {b.n:,} evaluation examples that "
+            "nothing was chosen by. Longer trainings were not tried."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": KIND, "format": 1, **asdict(self), "words": self.words()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingCertificate:
+        known = {k: v for k, v in data.items() if k not in ("kind", "format", "words")}
+        return cls(**{**known, "looks": tuple(TrainingLook(**x) for x in data["looks"]), "tried": tuple(data["tried"])})
+
+    @classmethod
+    def load(cls, path: str | Path) -> TrainingCertificate:
+        """DataError if the file is no such certificate."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            if data["kind"] != KIND:
+                raise ValueError(f"it is a {data['kind']}")
+            return cls.from_dict(data)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is no certificate of a training plan: {error!r:.200}") from error
+
+    def report(self) -> str:
+        from llm_moments.render.html import report
+
+        return report(faster=self, title="llm-moments: a faster training")
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p><strong>{'Certified' if self.certified else 'No certificate'}.</strong> {escape(self.words())}</p>"

@@ -1,0 +1,57 @@
+"""Which networks a model folder may hold, and how each is opened. torch is imported when one is."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+from llm_moments.errors import ModelError
+
+CNN = "moments-cnn"
+TIMM = {"efficientnet_lite0", "tf_efficientnet_lite0"}  # architectures in timm's format that are known here
+
+
+def is_image_model(config: dict[str, Any]) -> bool:
+    """Whether config.json is that of an image classifier, or of a vision encoder that may become one."""
+    if "pretrained_cfg" in config or config.get("model_type") == CNN:
+        return True
+    named = [str(a) for a in config.get("architectures") or []]
+    if any("ImageClassification" in a for a in named):
+        return True
+    return "num_channels" in config and "vocab_size" not in config and "text_config" not in config
+
+
+def auto_class(config: dict[str, Any]) -> Any:
+    """What has the `from_pretrained` for this model folder."""
+    if not is_image_model(config):
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+    if config.get("model_type") == CNN:
+        from llm_moments.nets.cnn import MomentsCnnForImageClassification
+
+        return MomentsCnnForImageClassification
+    if "pretrained_cfg" in config:
+        name = str(config.get("architecture"))
+        if name not in TIMM:
+            raise ModelError(f"unknown architecture {name!r} in timm's format; known are {', '.join(sorted(TIMM))}")
+        from llm_moments.nets.efficientnet_lite import EfficientNetLiteForImageClassification
+
+        return EfficientNetLiteForImageClassification
+    from transformers import AutoModelForImageClassification
+
+    return AutoModelForImageClassification
+
+
+def fitted(module: Any, model: Any) -> Any:
+    """The module, told what it needs to know of images: `input_shape`, and to interpolate its positions for
+    images of another size where it has positions (ViT and its kin)."""
+    if is_image_model(model.config):
+        from llm_moments.tasks.preprocessing import preprocessing
+
+        wanted = preprocessing(model)
+        module.input_shape = (wanted.channels, wanted.height, wanted.width)
+        if "interpolate_pos_encoding" in inspect.signature(module.forward).parameters:
+            module.forward = partial(module.forward, interpolate_pos_encoding=True)
+    return module

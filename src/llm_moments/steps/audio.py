@@ -1,0 +1,201 @@
+"""Files of sound, block by block: checked, decoded, made mono, resampled to what a speech model hears."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import NULL, Recorder
+from llm_moments.errors import DataError, EngineMissing
+
+RATE = 16_000  # samples a second that Whisper and the voice activity detector take
+BLOCK_S = 10.0  # seconds that are decoded at a time
+LONGEST_S = 24 * 3600  # of one file
+RATES = (1_000, 768_000)
+CHANNELS = 32
+
+
+def path_of(value: Any) -> Path | None:
+    """The file an input names (a path, or {"audio": path}); None for samples; DataError for anything else."""
+    if isinstance(value, Mapping) and "audio" in value:
+        value = value["audio"]
+    if isinstance(value, Mapping) and "array" in value:
+        return None
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise DataError(
+            f"an input is the path of a sound file, or {{'array': …, 'sampling_rate': …}}, not {value!r:.80}"
+        )
+    return Path(value)
+
+
+def check(path: Path) -> float:
+    """Seconds of sound that the header tells of; DataError for a file that cannot be decoded, or not to its end.
+
+    The samples themselves are not read, only the header and, where the format can be entered there, the end.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes)")
+    _whole_riff(path)
+    with opened(path) as sound:
+        if sound.frames == 0:
+            raise DataError(f"{path} holds no samples: its header is all there is")
+        if sound.seekable() and sound.format in ("FLAC", "OGG"):
+            _reaches_end(path, sound)
+        return float(sound.frames / sound.samplerate)
+
+
+def opened(path: Path) -> Any:
+    """A `soundfile.SoundFile` within the bounds of rate, channels and length."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: libsndfile is not there
+        raise EngineMissing("soundfile", "speech") from error
+    try:
+        sound = soundfile.SoundFile(str(path))
+    except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
+        raise DataError(
+            f"{path} is no sound file that can be decoded ({_short(error)}); WAV, FLAC, MP3 and OGG can"
+        ) from None
+    wrong = ""
+    if not RATES[0] <= sound.samplerate <= RATES[1]:
+        wrong = f"{sound.samplerate:,} samples a second, outside of {RATES[0]:,} to {RATES[1]:,}"
+    elif sound.channels > CHANNELS:
+        wrong = f"{sound.channels} channels, over {CHANNELS}"
+    elif sound.frames < 2**60 and sound.frames > LONGEST_S * sound.samplerate:
+        wrong = f"{sound.frames / sound.samplerate / 3600:,.1f} hours of sound, over {LONGEST_S // 3600}"
+    if wrong:
+        sound.close()
+        raise DataError(f"{path} tells of {wrong}")
+    return sound
+
+
+def _whole_riff(path: Path) -> None:
+    """DataError for a WAV file that is shorter than its header says. Sizes 0 and 2^32 - 1 mean: unknown."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(12)
+        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+            return
+        while len(part := stream.read(8)) == 8:
+            name, length = part[:4], struct.unpack("<I", part[4:])[0]
+            left = size - stream.tell()
+            if name == b"data":
+                if length not in (0, 0xFFFFFFFF) and length > left:
+                    raise DataError(
+                        f"{path} is cut: its header tells of {length:,} bytes of sound, {left:,} are there. Copy it again"
+                    )
+                return
+            stream.seek(length + length % 2, 1)
+    raise DataError(f"{path} is a WAV file without a data chunk: its header is broken")
+
+
+def _reaches_end(path: Path, sound: Any) -> None:
+    import soundfile
+
+    last = max(sound.frames - 1024, 0)
+    try:
+        sound.seek(last)
+        got = len(sound.read(dtype="float32", always_2d=True))
+        sound.seek(0)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise DataError(f"{path} is cut or broken: its end cannot be decoded ({_short(error)})") from None
+    if got < sound.frames - last:
+        raise DataError(
+            f"{path} is cut: the last {sound.frames - last - got:,} of {sound.frames:,} samples are missing"
+        )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split()).rpartition(": ")[2][:120].rstrip(".") or type(error).__name__
+
+
+def blocks(value: Any, recorder: Recorder = NULL) -> Iterator[np.ndarray]:
+    """float32 blocks [samples] at RATE, mono, of a file or of {"array": …, "sampling_rate": …}; a few seconds each.
+
+    Steps `decode audio` and `resample` are told to the recorder. Memory does not grow with the length.
+    """
+    path = path_of(value)
+    raw, rate = _samples(value) if path is None else _decoded(path)
+    resample = Resampler(rate)
+    source = iter(raw)
+    while True:
+        with recorder.step("decode audio"):
+            block = next(source, None)
+            if block is not None:
+                recorder.count(audio_s=len(block) / rate)
+        with recorder.step("resample"):
+            made = resample(block)
+        if len(made):
+            yield made
+        if block is None:
+            return
+
+
+def _decoded(path: Path) -> tuple[Iterator[np.ndarray], int]:
+    sound = opened(path)
+    return _file_blocks(path, sound), int(sound.samplerate)
+
+
+def _file_blocks(path: Path, sound: Any) -> Iterator[np.ndarray]:
+    import soundfile
+
+    size, read = max(int(BLOCK_S * sound.samplerate), 1), 0
+    with sound:
+        while True:
+            try:
+                block = sound.read(size, dtype="float32", always_2d=True)
+            except (soundfile.SoundFileError, RuntimeError) as error:
+                at = read / sound.samplerate
+                raise DataError(f"{path} cannot be decoded after {at:.1f} s ({_short(error)})") from None
+            if not len(block):
+                break
+            read += len(block)
+            if read > LONGEST_S * sound.samplerate:
+                raise DataError(f"{path} holds over {LONGEST_S // 3600} hours of sound")
+            yield mono(block)
+    if not read:
+        raise DataError(f"{path} holds no samples")
+
+
+def _samples(value: Mapping[str, Any]) -> tuple[Iterator[np.ndarray], int]:
+    value = value.get("audio", value) if isinstance(value.get("audio"), Mapping) else value
+    array, rate = np.asarray(value["array"]), value.get("sampling_rate", RATE)
+    if array.ndim not in (1, 2) or not array.size or array.dtype.kind not in "fiu":
+        raise DataError(f"samples are an array [n] or [n, channels] of numbers, not {array.dtype} {array.shape}")
+    if not isinstance(rate, int) or not RATES[0] <= rate <= RATES[1]:
+        raise DataError(f"impossible sampling_rate {rate!r}; it is between {RATES[0]:,} and {RATES[1]:,}")
+    scale = float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 1.0
+    step = max(int(BLOCK_S * rate), 1)
+    parts = (array[at : at + step].astype(np.float32) / scale for at in range(0, len(array), step))
+    return (mono(part if part.ndim == 2 else part[:, None]) for part in parts), rate
+
+
+def mono(block: np.ndarray) -> np.ndarray:
+    """float32 [n] of [n, channels]: their mean; what is not finite is silence, as no microphone gives it."""
+    one = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+    return one if np.isfinite(one).all() else np.nan_to_num(one, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+class Resampler:
+    """Blocks at `rate` to blocks at RATE; None ends the stream and gives what is left."""
+
+    def __init__(self, rate: int):
+        self.stream: Any = None
+        if rate != RATE:
+            try:
+                import soxr
+            except ImportError as error:
+                raise EngineMissing("soxr", "speech") from error
+            self.stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
+
+    def __call__(self, block: np.ndarray | None) -> np.ndarray:
+        if self.stream is None:
+            return np.zeros(0, np.float32) if block is None else block
+        made = self.stream.resample_chunk(np.zeros(0, np.float32) if block is None else block, last=block is None)
+        return np.asarray(made, np.float32)

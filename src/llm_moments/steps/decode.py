@@ -1,0 +1,104 @@
+"""Prompts to answers, token by token, by a generating engine: prefill once, then a step a token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Batch, Knob, Recorder, one_of, whole
+from llm_moments.engines.generator import GENERATORS, Decoding, Generated, Prompt, settle
+from llm_moments.errors import EngineError, Unfinished
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "int4", "as-is")
+
+
+def share(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high
+
+
+def _indices(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(i, int) and i >= 0 for i in value)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) and v for v in value)
+
+
+def _word(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+FORWARD = (
+    Knob("engine", "transformers", tuple(GENERATORS), True, one_of(*GENERATORS), f"one of {', '.join(GENERATORS)}"),
+    Knob("precision", "fp32", PRECISIONS, False, one_of(*PRECISIONS), f"of the weights, one of {', '.join(PRECISIONS)}; as-is: as the file has them"),
+    Knob("kv_precision", "", ("", "bf16", "int8"), False, one_of("", "fp32", "bf16", "fp16", "int8", "int4"), "of the KV cache; '': the engine's own"),
+    Knob("threads", 0, (1, 2, 4, 8), True, whole(0, 1024), "threads of one forward pass; 0: all cores"),
+    Knob("streams", 1, (1, 4, 8, 16), True, whole(1, 1024), "prompts decoded together"),
+    Knob("prefix_reuse", False, (False, True), True, one_of(False, True), "true or false: the cache of a shared beginning is kept"),
+    Knob("draft", "", (), True, _word, "folder of a smaller model whose guesses this one checks (speculative decoding)"),
+    Knob("skip_layers", [], (), False, _indices, "a list of layer numbers, such as [2, 3]"),
+    Knob("weights", "", (), False, lambda v: isinstance(v, str) and (not v or bool(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", v))), "other weights for the same task, a folder name in the model's weights/"),
+)  # fmt: skip
+
+
+class Decode:
+    """Writes `outputs`, a text a row (`<U` array [n]), and `generated`, what the engine told of each row."""
+
+    name = "decode"
+    reads: tuple[str, ...] = ("prompts",)
+    writes: tuple[str, ...] = ("outputs", "generated")
+    knobs: tuple[Knob, ...] = (
+        Knob("max_new_tokens", 256, (64, 128, 256, 512), False, whole(1, 1_000_000), "most tokens of an answer, >= 1"),
+        Knob("temperature", 0.0, (), False, share(0, 100), "0: the likeliest token; above: drawn, more freely the higher"),
+        Knob("top_p", 1.0, (), False, share(1e-6, 1), "drawn from the likeliest tokens that have this share together"),
+        Knob("top_k", 0, (), False, whole(0), "drawn from so many likeliest tokens; 0: all"),
+        Knob("repetition_penalty", 1.0, (), False, share(0.01, 100), "above 1: tokens that were there are less likely"),
+        Knob("beams", 1, (1, 2, 4, 5), False, whole(1, 64), "answers that are followed at a time"),
+        Knob("length_penalty", 1.0, (0.6, 1.0), False, share(-10, 10), "of beams: above 0 longer answers are better"),
+        Knob("seed", 0, (), False, whole(0), "of drawn tokens"),
+        Knob("stop", [], (), False, _texts, "texts that end an answer, not part of it"),
+        Knob("lookup", 0, (0, 3, 5, 10), True, whole(0, 64), "tokens guessed from the prompt at a time (prompt lookup); the answer is the same"),
+    )  # fmt: skip
+
+    def __init__(self, forward: Any, decode: Any, engines: Any, text: Callable[[Sequence[int]], str], by_length: bool):
+        self.settings, self.engines, self.text, self.by_length = dict(forward), engines, text, by_length
+        self.decoding = Decoding.of(decode)
+        self.on_text: Callable[[int, str], None] | None = None
+
+    @property
+    def engine(self) -> Any:
+        return self.engines.get(self.settings)
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        engine, prompts = self.engine, batch["prompts"]
+        decoding = settle(self.decoding, engine)
+        order = sorted(range(len(prompts)), key=lambda i: -size(prompts[i])) if self.by_length else range(len(prompts))
+        told = self.on_text and (lambda at, piece: self.on_text(order[at], piece))  # type: ignore[misc]
+        made: list[Any] = [None] * len(prompts)
+        try:
+            results = engine.generate([prompts[i] for i in order], decoding, recorder, told)
+        except Unfinished as cut:
+            cut.outputs = self.texts([] if self.by_length else cut.done)
+            raise
+        for at, one in zip(order, results, strict=True):
+            made[at] = one
+        return batch.with_(outputs=self.texts(made), generated=made)
+
+    def texts(self, made: Sequence[Generated]) -> np.ndarray:
+        return np.array([finished(one, self.text, self.decoding.stop) for one in made], dtype=np.str_)
+
+
+def size(prompt: Prompt) -> int:
+    return len(prompt.ids) if prompt.features is None else prompt.features.shape[-1]
+
+
+def finished(one: Generated, text: Callable[[Sequence[int]], str], stop: Sequence[str]) -> str:
+    """The answer's text up to the first stop string. NULs would not survive in an array of texts."""
+    if one.ids is None and one.text is None:
+        raise EngineError("the engine gave neither text nor tokens")
+    whole_text = one.text if one.text is not None else text(one.ids or ())
+    ends = [at for word in stop if (at := whole_text.find(word)) >= 0]
+    return (whole_text[: min(ends)] if ends else whole_text).replace("\x00", "")

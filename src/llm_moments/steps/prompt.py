@@ -1,0 +1,219 @@
+"""From a question or a dialogue to the token ids that a language model reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from llm_moments.core import Batch, Knob, Recorder, whole
+from llm_moments.errors import DataError, ModelError
+
+Messages = tuple[tuple[str, str], ...]
+ROLES = ("system", "user", "assistant", "tool")
+MARK = "\ue0f3{}\ue0f4"  # private characters: no tokenizer has a special token of them
+
+
+class Dialogue:
+    """A tokenizer and its chat template: messages -> text -> token ids.
+
+    What a user writes stays text: control tokens inside a message are not read as such.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        specials = {str(token) for token in getattr(tokenizer, "added_tokens_encoder", {})}
+        specials |= set(map(str, tokenizer.all_special_tokens))
+        self.control = (
+            re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True)))) if specials else None
+        )
+
+    @property
+    def has_template(self) -> bool:
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def render(self, messages: Messages, begin: bool = True) -> str:
+        """The dialogue as one text that ends where the answer begins, or, without begin, after its last message."""
+        told = [{"role": role, "content": content} for role, content in messages]
+        try:
+            return str(self.tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=begin))
+        except Exception as error:
+            raise ModelError(f"this model's chat template does not take that dialogue: {error!s:.200}") from error
+
+    def encode(self, messages: Messages, begin: bool = True) -> list[int]:
+        if not any(self.has_control(content) for _, content in messages):
+            return self._ids(self.render(messages, begin))
+        marked = tuple((role, MARK.format(at)) for at, (role, _) in enumerate(messages))
+        ids: list[int] = []
+        for piece in re.split(f"({MARK.format('[0-9]+')})", self.render(marked, begin)):
+            if found := re.fullmatch(MARK.format("([0-9]+)"), piece):
+                ids += self.encode_plain(messages[int(found[1])][1])
+            elif piece:
+                ids += self._ids(piece)
+        return ids
+
+    def has_control(self, text: str) -> bool:
+        return self.control is not None and bool(self.control.search(text))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is a control token."""
+        if not self.has_control(text):
+            return self._ids(text)
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a plain prompt, with what the tokenizer puts before every text (BOS)."""
+        ids = self.encode_plain(text)
+        build = getattr(self.tokenizer, "build_inputs_with_special_tokens", None)
+        whole_row = list(self.tokenizer("a")["input_ids"])
+        start = list(self.tokenizer("a", add_special_tokens=False)["input_ids"])
+        at = next((i for i in range(len(whole_row)) if whole_row[i : i + len(start)] == start), 0)
+        return whole_row[:at] + ids if at or build is None else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def messages_of(value: Any) -> Messages:
+    """(role, content) pairs of a dialogue as OpenAI's API writes it; DataError names what is wrong."""
+    if not isinstance(value, list | tuple) or not value:
+        raise DataError(f"messages are a list of {{'role': …, 'content': …}}, not {value!r:.80}")
+    found = []
+    for at, message in enumerate(value, 1):
+        if isinstance(message, tuple | list) and len(message) == 2:
+            message = {"role": message[0], "content": message[1]}
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise DataError(f"message {at} should be {{'role': …, 'content': a text}}, not {message!r:.80}")
+        if message.get("role") not in ROLES:
+            raise DataError(f"message {at} has the role {message.get('role')!r}; known are {', '.join(ROLES)}")
+        found.append((str(message["role"]), message["content"]))
+    return tuple(found)
+
+
+def with_system(value: str | Messages, system: str) -> Messages:
+    """An input as a dialogue, with that system prompt where it has none of its own."""
+    turns: Messages = (("user", value),) if isinstance(value, str) else value
+    return (("system", system), *turns) if system and turns[0][0] != "system" else turns
+
+
+class Template:
+    """Writes `messages` and `text`: each input as a dialogue (with the plan's system prompt) and as one text."""
+
+    name = "template"
+    reads: tuple[str, ...] = ("input",)
+    writes: tuple[str, ...] = ("messages", "text")
+    knobs: tuple[Knob, ...] = (
+        Knob("system", "", (), False, lambda v: isinstance(v, str), "system prompt of dialogues that have none"),
+    )
+
+    def __init__(self, settings: Any, dialogue: Dialogue | None):
+        self.system, self.dialogue = str(settings.get("system", "")), dialogue
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        messages, texts = [], []
+        for value in batch["input"]:
+            turns: Messages | None = None
+            text = value
+            if self.dialogue is not None:
+                turns = with_system(value, self.system)
+                text = "" if self.dialogue.has_control(str(turns)) else self.dialogue.render(turns)
+            messages.append(turns)
+            texts.append(text)
+        return batch.with_(messages=messages, text=texts)
+
+
+class TokenizePrompt:
+    """Writes `ids`: the token ids of each prompt, before anything is cut."""
+
+    name = "tokenize"
+    reads: tuple[str, ...] = ("messages", "text")
+    writes: tuple[str, ...] = ("ids",)
+    knobs: tuple[Knob, ...] = ()
+
+    def __init__(self, dialogue: Dialogue):
+        self.dialogue = dialogue
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        encoded = [
+            self.dialogue.encode_prompt(text) if turns is None else self.dialogue.encode(turns)
+            for turns, text in zip(batch["messages"], batch["text"], strict=True)
+        ]
+        recorder.count(tokens=sum(map(len, encoded)))
+        return batch.with_(ids=encoded)
+
+
+class Context:
+    """Makes prompts fit into the context: the oldest turns go first, the system prompt stays; where the last
+    message alone is too long its beginning goes. Of a plain prompt the beginning goes, too.
+
+    Counts `cut_rows`, `cut_turns`, `cut_tokens`, and how the context is shared: `system_tokens`,
+    `history_tokens`, `user_tokens` (contents), `template_tokens` (all else).
+    """
+
+    name = "context"
+    reads: tuple[str, ...] = ("messages", "ids")
+    writes: tuple[str, ...] = ("ids", "messages")
+    knobs: tuple[Knob, ...] = (
+        Knob("max_tokens", 0, (256, 512, 1024, 2048, 4096), False, whole(0), "most tokens of prompt and answer; 0: all the model has"),
+    )  # fmt: skip
+
+    def __init__(self, settings: Any, dialogue: Dialogue, window: int, new_tokens: int):
+        most = min(int(settings.get("max_tokens", 0)) or window, window)
+        self.room = most - new_tokens
+        if self.room < 1:
+            raise DataError(
+                f"decode.max_new_tokens = {new_tokens} leaves no room for a prompt in a context of {most} tokens; make it smaller"
+            )
+        self.dialogue = dialogue
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        ids, messages = list(batch["ids"]), list(batch["messages"])
+        rows = turns_cut = tokens_cut = 0
+        for row, (turns, tokens) in enumerate(zip(messages, ids, strict=True)):
+            if len(tokens) > self.room:
+                messages[row], ids[row] = self.fitted(turns, tokens)
+                rows, tokens_cut = rows + 1, tokens_cut + len(tokens) - len(ids[row])
+                turns_cut += len(turns or ()) - len(messages[row] or ())
+        recorder.count(cut_rows=rows, cut_turns=turns_cut, cut_tokens=tokens_cut)
+        if recorder.active:
+            recorder.count(**self.shares(messages, ids))
+        return batch.with_(ids=ids, messages=messages)
+
+    def fitted(self, turns: Messages | None, tokens: list[int]) -> tuple[Messages | None, list[int]]:
+        if turns is None:
+            return None, tokens[-self.room :]
+        first = 1 if turns[0][0] == "system" else 0
+        kept = list(turns)
+        while len(tokens) > self.room and len(kept) > first + 1:
+            kept.pop(first)
+            while len(kept) > first + 1 and kept[first][0] != "user":  # an answer without its question
+                kept.pop(first)
+            tokens = self.dialogue.encode(tuple(kept))
+        while len(tokens) > self.room:
+            role, content = kept[-1]
+            own = self.dialogue.encode_plain(content)
+            over = len(tokens) - self.room
+            if over >= len(own):
+                raise DataError(
+                    f"the system prompt and the template alone are longer than the {self.room} tokens that there is room for"
+                )
+            kept[-1] = (role, self.dialogue.decode(own[over:]))
+            shorter = self.dialogue.encode(tuple(kept))
+            if len(shorter) >= len(tokens):  # decoding and encoding again gave more tokens than were cut
+                raise DataError("the last message cannot be cut to the context; shorten it")
+            tokens = shorter
+        return tuple(kept), tokens
+
+    def shares(self, messages: Sequence[Messages | None], ids: Sequence[list[int]]) -> dict[str, float]:
+        told = {"system_tokens": 0, "history_tokens": 0, "user_tokens": 0}
+        for turns, tokens in zip(messages, ids, strict=True):
+            if turns is None:
+                told["user_tokens"] += len(tokens)
+                continue
+            for at, (role, content) in enumerate(turns):
+                place = "user" if at == len(turns) - 1 else "system" if role == "system" else "history"
+                told[f"{place}_tokens"] += len(self.dialogue.encode_plain(content))
+        return {**told, "template_tokens": sum(map(len, ids)) - sum(told.values())}

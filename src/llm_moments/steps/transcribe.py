@@ -1,0 +1,188 @@
+"""From sounds to transcripts: decode, resample, find speech, cut, hear, write down; a portion at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Batch, Knob, Recorder, one_of
+from llm_moments.engines.generator import Decoding, Generated, Prompt, settle
+from llm_moments.errors import PlanError
+from llm_moments.steps.audio import RATE
+from llm_moments.steps.chunk import Chunk, Chunker
+from llm_moments.steps.fallback import Ladder
+from llm_moments.steps.features import FRAMES, LogMel
+from llm_moments.steps.speech_tokens import SpeechTokens
+
+PORTION_S = 600.0  # seconds of speech whose chunks are held, and decoded in groups of like length
+SPEECH = (
+    Knob("language", "", (), False, lambda v: isinstance(v, str), "a code such as en; '': found out from each sound's first chunk, where the model knows several"),
+    Knob("task", "transcribe", (), False, one_of("transcribe", "translate"), "transcribe, or translate: into English"),
+    Knob("timestamps", False, (False, True), False, one_of(False, True), "true: the model writes times, so that segments are phrases; false: segments are chunks"),
+)  # fmt: skip
+Segment = dict[str, Any]
+
+
+class Transcript(str):
+    """The text, and what else is known of it. segments: {"start": s, "end": s, "text": …} in seconds of the sound."""
+
+    segments: tuple[Segment, ...] = ()
+    language: str = ""
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], text: str, language: str) -> Transcript:
+        made = cls(text)
+        made.segments, made.language = tuple(segments), language
+        return made
+
+
+class Transcribe:
+    """Writes `outputs`, a Transcript a row (object array [n]).
+
+    Sound is read in blocks and chunks are gathered over rows until a portion is full, so that memory has a bound
+    and short sounds share batches. The recorder is told the steps of every portion.
+    """
+
+    name = "transcribe"
+    reads: tuple[str, ...] = ("input",)
+    writes: tuple[str, ...] = ("outputs",)
+    knobs: tuple[Knob, ...] = SPEECH
+
+    def __init__(self, plan: Mapping[str, Any], engines: Any, tokens: SpeechTokens, bins: int | None):
+        part = {
+            name: dict(plan.get(name, {}))
+            for name in ("vad", "chunk", "features", "forward", "decode", "fallback", "speech", "batch")
+        }
+        self.settings, self.engines, self.tokens = part["forward"], engines, tokens
+        self.chunker = Chunker(part["vad"], part["chunk"])
+        self.bins, self.margin = bins, float(part["features"].get("margin", 0.0))
+        self.decoding = Decoding.of(part["decode"])
+        self.ladder = Ladder(part["fallback"], self.decoding, self._plain)
+        self.language, self.task = part["speech"].get("language", ""), part["speech"].get("task", "transcribe")
+        self.timestamps = bool(part["speech"].get("timestamps"))
+        self.by_length = part["batch"].get("order") == "length"
+
+    @property
+    def engine(self) -> Any:
+        engine = self.engines.get(self.settings)
+        if self.margin and not getattr(engine, "hears", False):
+            raise PlanError(
+                f"{engine.name} hears 30 s at a time and no less; take features.margin back or use ctranslate2"
+            )
+        return engine
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        engine = self.engine
+        settle(self.decoding, engine)
+        found: list[list[tuple[Chunk, list[Segment]]]] = [[] for _ in range(batch.size)]
+        spoken = [self.language or ("" if self.tokens.languages else "en")] * batch.size
+        for portion in self._portions(batch["input"], recorder):
+            for (row, chunk), segments in zip(portion, self._written(portion, spoken, engine, recorder), strict=True):
+                found[row].append((chunk, segments))
+        outputs = np.empty(batch.size, object)
+        with recorder.step("detokenize", items=batch.size):
+            for row, parts in enumerate(found):
+                outputs[row] = _whole(parts, spoken[row])
+        return batch.with_(outputs=outputs)
+
+    def _portions(self, values: Sequence[Any], recorder: Recorder) -> Iterator[list[tuple[int, Chunk]]]:
+        portion: list[tuple[int, Chunk]] = []
+        seconds = 0.0
+        for row, value in enumerate(values):
+            for chunk in self.chunker(value, recorder):
+                portion.append((row, chunk))
+                seconds += len(chunk.samples) / RATE
+                if seconds >= PORTION_S:
+                    yield portion
+                    portion, seconds = [], 0.0
+        if portion:
+            yield portion
+
+    def _written(
+        self, portion: Sequence[tuple[int, Chunk]], spoken: list[str], engine: Any, recorder: Recorder
+    ) -> list[list[Segment]]:
+        """The segments of each chunk."""
+        with recorder.step("features", items=len(portion)):
+            hear = LogMel(self.bins or engine.bins, self.margin)
+            heard = [hear(chunk.samples) for _, chunk in portion]
+            recorder.count(
+                frames=sum(min(len(c.samples) // 160, FRAMES) for _, c in portion),
+                padded_frames=sum(f.shape[1] for f in heard),
+            )
+        self._find_languages(portion, heard, spoken, engine, recorder)
+        order = list(range(len(portion)))
+        if self.by_length:
+            order.sort(key=lambda at: -len(portion[at][1].samples))
+        prompts = [
+            Prompt(decoder=self.tokens.prompt(spoken[portion[at][0]], self.task, self.timestamps), features=heard[at])
+            for at in order
+        ]
+        with recorder.step("decode", items=len(prompts)):
+            answers, again = self.ladder.climb(
+                len(prompts), lambda rows, decoding: engine.generate([prompts[r] for r in rows], decoding, recorder)
+            )
+            recorder.count(asked_again=again)
+        made: list[list[Segment]] = [[] for _ in portion]
+        with recorder.step("detokenize"):
+            for at, answer in zip(order, answers, strict=True):
+                made[at] = self._segments(portion[at][1], answer)
+        return made
+
+    def _find_languages(
+        self, portion: Sequence[tuple[int, Chunk]], heard: Sequence[Any], spoken: list[str], engine: Any, recorder: Recorder
+    ) -> None:  # fmt: skip
+        first = {row: at for at, (row, _) in reversed(list(enumerate(portion))) if not spoken[row]}
+        if not first:
+            return
+        with recorder.step("language", items=len(first)):
+            found = engine.languages([heard[at] for at in first.values()], self.tokens)
+            for row, language in zip(first, found, strict=True):
+                spoken[row] = language
+
+    def _plain(self, one: Generated) -> str:
+        return one.text if one.text is not None else self.tokens.text(one.ids or ())
+
+    def _segments(self, chunk: Chunk, answer: Generated) -> list[Segment]:
+        if self.ladder.silent(answer):
+            return []
+        length = len(chunk.samples) / RATE
+        if not self.timestamps or answer.ids is None:
+            text = self._plain(answer).replace("\x00", "").strip()
+            return [_segment(chunk.begin, chunk.end, text)] if text else []
+        parts = self.tokens.timed(answer.ids, length)
+        return [_segment(chunk.time(begin), chunk.time(end), text.replace("\x00", "")) for begin, end, text in parts]
+
+
+def _segment(start: float, end: float, text: str) -> Segment:
+    return {"start": round(start, 2), "end": round(end, 2), "text": text}
+
+
+def _whole(parts: Sequence[tuple[Chunk, list[Segment]]], language: str) -> Transcript:
+    """One transcript of a sound's chunks, in order; words that two chunks heard both are written once."""
+    segments: list[Segment] = []
+    for chunk, some in parts:
+        if chunk.joined and segments and some:
+            segments[-1], some = _merged(segments[-1], some)
+        segments += some
+    return Transcript.of(segments, " ".join(s["text"] for s in segments if s["text"]), language)
+
+
+def _merged(last: Segment, some: list[Segment]) -> tuple[Segment, list[Segment]]:
+    """The end of one text and the beginning of the next, cut at the middle of the longest run of words both have."""
+    one, other = last["text"].split(), some[0]["text"].split()
+    tail, head = one[-30:], other[:30]
+    match = SequenceMatcher(
+        None, [_bare(w) for w in tail], [_bare(w) for w in head], autojunk=False
+    ).find_longest_match()
+    if not match.size or (match.size == 1 and (match.b > 3 or len(tail) - match.a > 4)):
+        return last, some
+    kept = one[: len(one) - len(tail) + match.a + match.size]
+    rest = other[match.b + match.size :]
+    return {**last, "text": " ".join(kept)}, [{**some[0], "text": " ".join(rest)}, *some[1:]]
+
+
+def _bare(word: str) -> str:
+    return "".join(c for c in word.casefold() if c.isalnum())

@@ -1,0 +1,196 @@
+"""What classifying texts and classifying images share: outputs `[n, classes]`, their answers and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_moments import stats
+from llm_moments.core import Knob, Pace
+from llm_moments.errors import DataError, PlanError
+
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+METRICS = {SINGLE: "accuracy", MULTI: "F1 of each example", REGRESSION: "R²"}
+
+
+def _margin(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+CASCADE = (
+    Knob("threshold", 0.0, (), False, _margin, "the dear plan is asked below this margin, >= 0"),
+    Knob("cheap", {}, (), False, lambda v: isinstance(v, dict), "changes that make the cheap plan, such as {'truncate.max_length' = 16}"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """label: the answer (a list of labels for multi-label, the value for regression); score: how
+    probable it is (None for regression); scores: the probability of every label."""
+
+    label: Any
+    score: float | None
+    scores: dict[str, float]
+
+
+class Classification:
+    """Single label, multi-label, regression, as the model's `problem_type` says. Subclasses add the inputs."""
+
+    pace = Pace()
+
+    def metric(self, model: Any) -> str:
+        return METRICS[model.problem_type]
+
+    def has_margins(self, model: Any) -> bool:
+        return model.problem_type != REGRESSION
+
+    # -- answers
+
+    def answers(self, outputs: np.ndarray, model: Any) -> list[Answer]:
+        labels = model.labels
+        if model.problem_type == REGRESSION:
+            return [Answer(float(row[0]), None, dict(zip(labels, map(float, row), strict=True))) for row in outputs]
+        probabilities = self.probabilities(outputs, model)
+        best = probabilities.argmax(axis=1)
+        answers = []
+        for row, winner in zip(probabilities.tolist(), best.tolist(), strict=True):
+            chosen: Any = labels[winner]
+            if model.problem_type == MULTI:
+                chosen = [label for label, p in zip(labels, row, strict=True) if p >= 0.5]
+            answers.append(Answer(chosen, row[winner], dict(zip(labels, row, strict=True))))
+        return answers
+
+    def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n, classes]: softmax, or sigmoid for multi-label; outputs themselves for regression."""
+        outputs = outputs.astype(np.float64)
+        if model.problem_type == REGRESSION:
+            return outputs
+        if model.problem_type == MULTI:
+            return 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
+        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+        """Distance of the two best logits; of the least sure logit from 0 for multi-label.
+
+        A number has none: nothing in a regression's output says how sure it is.
+        """
+        if model.problem_type == REGRESSION:
+            raise PlanError(
+                f"{model.name} is a regression: its answers have no margin, so no cascade can be made of it"
+            )
+        if model.problem_type == MULTI:
+            return np.abs(outputs).min(axis=1)
+        if outputs.shape[1] == 1:
+            return np.full(len(outputs), np.inf)  # the only answer there is
+        best = np.partition(outputs, -2, axis=1)
+        return best[:, -1] - best[:, -2]
+
+    # -- references and scores
+
+    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+        return [self._reference(value, model, row) for row, value in enumerate(raw, 1)]
+
+    def _reference(self, value: Any, model: Any, row: int) -> Any:
+        if value is None or model.problem_type == REGRESSION:
+            return _number(value, row)
+        if model.problem_type == MULTI:
+            several = value if isinstance(value, list | tuple | set) else str(value).split("|") if value != "" else []
+            return frozenset(_label(v, model, row) for v in several)
+        return _label(value, model, row)
+
+    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+        if model.problem_type == SINGLE:
+            return (outputs.argmax(axis=1) == np.asarray(references)).astype(np.float64)
+        if model.problem_type == MULTI:
+            return np.array([_f1(row, ref) for row, ref in zip(outputs > 0, references, strict=True)])
+        truth = np.asarray(references, np.float64)
+        spread = float(truth.var()) or 1.0  # the mean of these scores is R² of the set
+        return 1 - (outputs[:, 0].astype(np.float64) - truth) ** 2 / spread
+
+    def bounds(self, model: Any) -> tuple[float, float]:
+        return (-np.inf, 1.0) if model.problem_type == REGRESSION else (0.0, 1.0)
+
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
+        return self.scores(outputs, self.as_references(baseline, model), model)
+
+    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n]: how far apart two models' outputs are, example by example.
+
+        Jensen-Shannon divergence of the probabilities in nats (mean over the labels where there may be several);
+        for numbers the squared difference, as a share of the variance of the first outputs.
+        """
+        if model.problem_type == REGRESSION:
+            spread = float(outputs.var()) or 1.0
+            return np.asarray(((outputs - others).astype(np.float64) ** 2).mean(axis=1) / spread)
+        p, q = (self.probabilities(o, model) for o in (outputs, others))
+        if model.problem_type == MULTI:
+            pairs = [stats.divergence(np.c_[a, 1 - a], np.c_[b, 1 - b]) for a, b in zip(p.T, q.T, strict=True)]
+            return np.asarray(np.mean(pairs, axis=0))
+        return stats.divergence(p, q)
+
+    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        if model.problem_type == SINGLE:
+            return list(outputs.argmax(axis=1))
+        if model.problem_type == MULTI:
+            return [frozenset(np.flatnonzero(row > 0).tolist()) for row in outputs]
+        return outputs[:, 0].tolist()
+
+    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+        """bool [n]: the same answer, and no probability further off than that."""
+        apart = np.abs(self.probabilities(outputs, model) - self.probabilities(others, model)).max(axis=1)
+        return (apart <= within) & self.argmax_equal(outputs, others, model)
+
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """bool [n]: whether the answers are the same (within 1e-2 of the spread for regression)."""
+        if model.problem_type == SINGLE:
+            return outputs.argmax(axis=1) == others.argmax(axis=1)
+        if model.problem_type == MULTI:
+            return ((outputs > 0) == (others > 0)).all(axis=1)
+        return np.abs(outputs - others)[:, 0] <= 1e-2 * (float(others.std()) or 1.0)
+
+
+def _number(value: Any, row: int) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"row {row}: the label {value!r} is not a number, and this model is a regression") from None
+    if not np.isfinite(number):
+        raise DataError(f"row {row}: the label {value!r} is not finite")
+    return number
+
+
+def _whole(text: str) -> int | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def _label(value: Any, model: Any, row: int) -> int:
+    """A label by name or, where names are numbers or missing, by index."""
+    index = model.__dict__.setdefault("_label_index", {name: i for i, name in enumerate(model.labels)})
+    folded = model.__dict__.setdefault("_label_folded", {name.casefold(): i for name, i in index.items()})
+    text = str(value).strip()
+    number = _whole(text)
+    for name in (text, text if number is None else str(number)):  # 1.0 is how pandas reads a column of 1 with gaps
+        found = index.get(name, folded.get(name.casefold()))
+        if found is not None:
+            return found
+    numbered = any(_whole(name) is not None for name in model.labels)  # then a number is meant as a name
+    if number is not None and 0 <= number < len(model.labels) and not numbered:
+        return number
+    known = ", ".join(model.labels[:12]) + (", …" if len(model.labels) > 12 else "")
+    raise DataError(f"row {row}: the model does not know the label {value!r}; it knows {known}")
+
+
+def _f1(predicted: np.ndarray, reference: frozenset[int]) -> float:
+    """F1 of one example's labels; 1 when both sets are empty."""
+    chosen = set(np.flatnonzero(predicted).tolist())
+    return 1.0 if not chosen and not reference else 2 * len(chosen & reference) / (len(chosen) + len(reference))

@@ -1,0 +1,150 @@
+"""What all tasks share whose answers are texts that a model makes token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Knob, Pace, one_of
+from llm_moments.errors import DataError, PlanError
+from llm_moments.steps.decode import FORWARD, Decode
+from llm_moments.tasks.metrics import common_prefix, text_metric
+
+BATCH = (
+    Knob("order", "input", ("input", "length"), True, one_of("input", "length"), "input or length: which prompts are decoded together"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """text: what the model answered."""
+
+    text: str
+
+
+class Generation:
+    """Outputs are an array of texts `[n]`; a score is given for each of them.
+
+    metric_name: how an answer is held against its reference. Without references, an answer is held against the
+    original's own: the share of its words from the beginning on that are the same.
+    """
+
+    name = "generation"
+    default_metric = "chrF"
+    engines_open = 2  # each holds all weights
+    pace = Pace(32, 4, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
+    sorts: Mapping[str, Any] = {"batch.order": "length"}
+
+    def __init__(self, metric: str | None = None):
+        self.metric_name = metric or self.default_metric
+        self._score = None if metric is None else text_metric(metric)  # a name that is unknown is told at once
+
+    def metric(self, model: Any) -> str:
+        return self.metric_name
+
+    def has_margins(self, model: Any) -> bool:
+        return False
+
+    def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+        raise PlanError(f"{model.name} makes texts: they do not say how sure they are, so no cascade can be made of it")
+
+    def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+        raise PlanError(f"{model.name} makes texts, which have no probabilities")
+
+    def base_knobs(self) -> dict[str, Sequence[Knob]]:
+        return {"forward": FORWARD, "decode": Decode.knobs, "batch": BATCH}
+
+    # -- answers and scores
+
+    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        return [TextAnswer(str(text)) for text in outputs]
+
+    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+        return [self._reference(value, row) for row, value in enumerate(raw, 1)]
+
+    @staticmethod
+    def _reference(value: Any, row: int) -> str:
+        if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
+            value = value[0]  # several right answers: the first one counts
+        if not isinstance(value, str):
+            raise DataError(f"row {row}: the reference {value!r:.60} is not a text")
+        return value
+
+    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+        self._score = self._score or text_metric(self.metric_name)
+        return np.array([self._score(str(o), str(r)) for o, r in zip(outputs, references, strict=True)], np.float64)
+
+    def bounds(self, model: Any) -> tuple[float, float]:
+        return (0.0, 1.0)
+
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
+        return np.array([common_prefix(str(o), str(b)) for o, b in zip(outputs, baseline, strict=True)], np.float64)
+
+    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n]: share of the words that are not part of the beginning both texts have; 0 for the same texts."""
+        return 1 - self.agreement(outputs, others, model)
+
+    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        return [str(text) for text in outputs]
+
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        return np.asarray(outputs) == np.asarray(others)
+
+    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+        """bool [n]: whether a change gave the same answer, as a lossless one must."""
+        return self.argmax_equal(outputs, others, model)
+
+
+def whole_text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{what} is a text, not {value!r:.80}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        broken = value[error.start]
+        raise DataError(f"{what} holds {broken!r}, half a character: it was not decoded rightly") from None
+    return value
+
+
+Try = tuple[str, dict[str, Any], bool]
+
+
+def engine_tries(model: Any) -> list[Try]:
+    """Every engine that is here and reads this model's format, in each of its precisions, lower ones first."""
+    from llm_moments.engines.base import available, engine_class, put_on
+    from llm_moments.engines.generator import GENERATORS
+
+    order = ("int4", "int8", "int8-bf16", "bf16", "fp16", "as-is", "fp32")
+    found: list[Try] = []
+    for name in available(GENERATORS):
+        cls = engine_class(name)
+        if model.format not in getattr(cls, "formats", ()):
+            continue
+        for precision in sorted(cls.precisions, key=order.index):
+            found.append((f"{name} {precision}", put_on(name, precision), precision == "fp32"))
+    return found
+
+
+def decoding_tries(plan: Any, model: Any) -> list[Try]:
+    """Knobs of the engine that the plan has: those it cannot follow are left out."""
+    from llm_moments.engines.base import engine_class
+
+    forward, decode = plan.settings("forward"), plan.settings("decode")
+    cls: Any = engine_class(forward.get("engine", "transformers"))
+    found: list[Try] = []
+    if "streams" in cls.takes:
+        found += [
+            (f"{n} together", {"forward.streams": n}, True) for n in (2, 4, 8, 16, 32) if n > forward.get("streams", 1)
+        ]
+    if "lookup" in cls.decodes and not decode.get("lookup"):
+        found.append(("prompt lookup", {"decode.lookup": 5}, True))
+    if "prefix_reuse" in cls.takes and not forward.get("prefix_reuse"):
+        found.append(("prefix reuse", {"forward.prefix_reuse": True}, True))
+    if "kv_precision" in cls.takes and not forward.get("kv_precision"):
+        found.append(("int8 cache", {"forward.kv_precision": "int8"}, False))
+    if decode.get("beams", 1) > 1:
+        found += [(f"beams {n}", {"decode.beams": n}, False) for n in (2, 1) if n < decode["beams"]]
+    return found

@@ -1,0 +1,166 @@
+"""Image classification: files, bytes and arrays in; the same answers and scores as for texts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Batch, Knob, Pace, Plan, Step, whole
+from llm_moments.images import Image, Keeper, image_of, size_of
+from llm_moments.steps.batch_images import BatchImages
+from llm_moments.steps.decode_image import Decode
+from llm_moments.steps.forward import Forward
+from llm_moments.steps.resize import Resize
+from llm_moments.tasks.classification import CASCADE, Classification
+from llm_moments.tasks.extents import PIXELS, Changes
+from llm_moments.tasks.preprocessing import Preprocessing, preprocessing, write
+
+ROOM = 512 << 20  # bytes of decoded pixels and of arrays that are held at a time
+PEEK = 8  # images whose header is read to know how many may be decoded together
+
+
+class ImageClassification(Classification):
+    name = "image-classification"
+    pace = Pace(window=1024)
+    sorts: Mapping[str, Any] = {"batch.size": 64}
+    extent = PIXELS
+
+    # -- the pipeline
+
+    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
+        wanted = preprocessing(model)
+        decode, resize = self._chosen(wanted, plan)
+        height, width = self.shape(model, plan)[1:]
+        channels = int(decode["channels"])
+        edge = max(height, width) / (float(resize["crop"]) if resize["fit"] == "crop" else 1.0)
+        mean, std = np.array(wanted.mean), np.array(wanted.std)
+        return [
+            Decode(decode, int(np.ceil(edge))),
+            Resize(resize, height, width, channels),
+            BatchImages(plan.settings("batch"), mean, std, wanted.rescale, wanted.offset),
+            Forward({**plan.settings("forward"), "image_size": [height, width]}, engines),
+        ]
+
+    def _chosen(self, wanted: Preprocessing, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings of decode and resize, the model's own where the plan says nothing."""
+        own = self._stock(wanted)
+        return {**own["decode"], **plan.settings("decode")}, {**own["resize"], **plan.settings("resize")}
+
+    def shape(self, model: Any, plan: Plan) -> tuple[int, int, int]:
+        """Channels, height and width of what the model is given."""
+        wanted = preprocessing(model)
+        height = int(plan.settings("resize").get("size", wanted.size))
+        return wanted.channels, height, max(round(height * wanted.width / wanted.height), 1)
+
+    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+        wanted = preprocessing(model)
+        own = self._stock(wanted)
+        return {
+            "decode": tuple(_with_default(knob, own["decode"]) for knob in Decode.knobs),
+            "resize": tuple(_with_default(_bounded(knob, model), own["resize"]) for knob in Resize.knobs),
+            "batch": BatchImages.knobs,
+            "forward": Forward.knobs,
+            "cascade": CASCADE,
+        }
+
+    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+        """What transformers' own image processor and `pipeline(batch_size=32)` do."""
+        return {
+            **self._stock(preprocessing(model)),
+            "batch": {"size": 32},
+            "forward": {"engine": "torch", "precision": "fp32"},
+        }
+
+    def _stock(self, wanted: Preprocessing) -> dict[str, dict[str, Any]]:
+        return {
+            "decode": {"channels": 1 if wanted.channels == 1 else 3},
+            "resize": {"size": wanted.size, "fit": wanted.fit, "crop": wanted.crop, "resample": wanted.resample},
+        }
+
+    # -- what a search tries
+
+    def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
+        """Sizes below that of the plan, from about a third of it on, smallest first, and the plan's own."""
+        now, knob = PIXELS.of(pipe.plan), next(k for k in self.knobs(pipe.model)["resize"] if k.name == "size")
+        return sorted({n for n in knob.values if 0.3 * now <= n < 0.95 * now} | {now})
+
+    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
+        """What would change something for these images: drafts are for files, grey for colours."""
+        wanted = preprocessing(pipe.model)
+        chosen = {
+            **{f"decode.{k}": v for k, v in plan.settings("decode").items()},
+            **{f"resize.{k}": v for k, v in plan.settings("resize").items()},
+        }
+        files = any(image.array is None for image in values[:PEEK])
+        found = []
+        for change in PIXELS.others:
+            ((name, value),) = change.items()
+            idle = (name == "decode.draft" and not files) or (name == "decode.channels" and wanted.channels == 1)
+            alike = name == "resize.resample" and PIXELS.of(plan) == wanted.size and not files
+            if not idle and not alike and chosen.get(name, 0) != value:
+                found.append(change)
+        return found
+
+    def by_hand(self, model: Any, plan: Plan) -> int:
+        """The size that a careful engineer would take: the model's own."""
+        return PIXELS.of(plan)
+
+    def calibrating(self, model: Any) -> dict[str, Any] | None:
+        return {"batch.size": 1}
+
+    def rows_at_once(self, batch: Batch, model: Any, plan: Plan) -> int:
+        """How many images may be decoded and batched before any is computed, by the headers of a few."""
+        window = int(plan.settings("batch").get("window", 1024))
+        if batch.size <= 1:
+            return window
+        few: list[Image] = batch["input"][:: max(batch.size // PEEK, 1)]
+        channels, height, width = self.shape(model, plan)
+        decoded = max(w * h for w, h in map(size_of, few)) * 3 if any(i.array is None for i in few) else 0
+        return int(np.clip(ROOM // (decoded + 5 * channels * height * width), 1, window))
+
+    def keep(self, steps: Sequence[Step], plan: Plan) -> None:
+        """From now on these steps decode and resize each file once, as far as a quarter of the free memory allows."""
+        import psutil
+
+        keeper = Keeper(str([plan.settings("decode"), plan.settings("resize")]), psutil.virtual_memory().available // 4)
+        for step in steps:
+            if isinstance(step, Decode | Resize):
+                step.keeper = keeper
+
+    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+        _, height, width = self.shape(model, plan)
+        write(replace(preprocessing(model), height=height, width=width), folder)
+
+    def normalise(self, value: Any) -> Image:
+        return image_of(value)
+
+
+def _with_default(knob: Knob, own: Mapping[str, Any]) -> Knob:
+    return replace(knob, default=own.get(knob.name, knob.default))
+
+
+def _bounded(knob: Knob, model: Any) -> Knob:
+    """Sizes that this model can be given: any, or multiples of its patches."""
+    if knob.name != "size":
+        return knob
+    patch, least = patch_of(model), least_of(model)
+    sizes = tuple(v for v in knob.values if v % patch == 0 and v >= least)
+    multiple = f", a multiple of {patch}" if patch > 1 else ""
+    inner = whole(least, 4096)
+    return replace(
+        knob, values=sizes, valid=lambda v: inner(v) and v % patch == 0, means=f"{knob.means}, >= {least}{multiple}"
+    )
+
+
+def patch_of(model: Any) -> int:
+    """The side of a patch, of which the size must be a multiple; 1 where any size will do."""
+    patch = model.config.get("patch_size", 1)
+    return int(patch[0] if isinstance(patch, list) else patch) if model.config.get("model_type") != "convnext" else 1
+
+
+def least_of(model: Any) -> int:
+    return max(patch_of(model), 4 if model.config.get("model_type") == "moments-cnn" else 8)

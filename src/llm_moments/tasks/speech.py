@@ -1,0 +1,211 @@
+"""Speech recognition: a Whisper model writes down what is said in sound files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Knob, Plan, Step
+from llm_moments.errors import EngineMissing, InputError, ModelError
+from llm_moments.steps.audio import check, path_of
+from llm_moments.steps.chunk import CHUNK, VAD
+from llm_moments.steps.fallback import FALLBACK
+from llm_moments.steps.features import FEATURES
+from llm_moments.steps.speech_tokens import SpeechTokens
+from llm_moments.steps.transcribe import Segment, Transcribe
+from llm_moments.steps.vad import silero_file
+from llm_moments.tasks.generation import Generation, engine_tries
+from llm_moments.tasks.metrics import char_errors, word_errors
+
+DRAWN = [0.2, 0.4, 0.6, 0.8, 1.0]  # Whisper's own
+HEARING = ("transformers", "ctranslate2")  # engines that take speech
+METRICS: dict[str, Callable[[str, str], tuple[int, int]]] = {"WER": word_errors, "CER": char_errors}
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechAnswer:
+    """text: all that is said. segments: {"start": s, "end": s, "text": …}, seconds into the sound. language: a code."""
+
+    text: str
+    language: str = ""
+    segments: list[Segment] = field(default_factory=list)
+
+
+class SpeechRecognition(Generation):
+    """`automatic-speech-recognition`. Outputs are an array of Transcripts (texts that know their segments).
+
+    An example's score is 1 - errors / mean errors there could be: word (or character) edits to the reference, over
+    the mean words of all references. So the mean of the scores is exactly 1 - WER of the whole, as WER is usually
+    given; a score of one example may be below 0. Texts are compared as Whisper's authors do: lower case, no
+    punctuation, and in English contractions written out and numbers as digits.
+    """
+
+    name = "automatic-speech-recognition"
+    default_metric = "WER"
+
+    def __init__(self, metric: str | None = None):
+        chosen = (metric or self.default_metric).upper().removeprefix("1 - ")
+        if chosen not in METRICS:
+            raise InputError(f"unknown metric {metric!r}; speech is judged by {' or '.join(METRICS)}")
+        self.kind, self.metric_name = chosen, f"1 - {chosen}"
+
+    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
+        return [Transcribe(plan, engines, tokens_of(model), bins_of(model))]
+
+    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+        return {
+            "vad": VAD, "chunk": CHUNK, "features": FEATURES, "fallback": FALLBACK, "speech": Transcribe.knobs,
+            **self.base_knobs(),
+        }  # fmt: skip
+
+    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+        """CTranslate2: as faster-whisper has it (5 beams, drawn again where bad, no VAD), but chunks are heard apart:
+        what was said before is not shown to the model. Others: transformers' pipeline (greedy, fp32, never again)."""
+        common = {"chunk": {"length": 30.0}}
+        if model.format == "ctranslate2":
+            return {
+                **common, "forward": {"engine": "ctranslate2", "precision": "as-is"},
+                "decode": {"max_new_tokens": 224, "beams": 5}, "fallback": {"temperatures": DRAWN},
+            }  # fmt: skip
+        return {
+            **common, "forward": {"engine": "transformers", "precision": "fp32"},
+            "decode": {"max_new_tokens": 224, "beams": 1},
+        }  # fmt: skip
+
+    def normalise(self, value: Any) -> Any:
+        path = path_of(value)
+        if path is None:
+            return value
+        check(path)
+        return str(path)
+
+    # -- answers and scores
+
+    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        return [
+            SpeechAnswer(str(text), getattr(text, "language", ""), list(getattr(text, "segments", ())))
+            for text in outputs
+        ]
+
+    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+        found = [self._errors(o, r) for o, r in zip(outputs, references, strict=True)]
+        errors, sizes = np.array(found, np.float64).reshape(-1, 2).T
+        return 1 - errors / max(float(sizes.mean()) if len(sizes) else 1.0, 1e-9 if sizes.any() else 1.0)
+
+    def _errors(self, answer: Any, reference: Any) -> tuple[int, int]:
+        plain = normaliser(getattr(answer, "language", "") or "en")
+        return METRICS[self.kind](plain(str(answer)), plain(str(reference)))
+
+    def bounds(self, model: Any) -> tuple[float, float]:
+        """A transcript may hold any number of words too many."""
+        return (-math.inf, 1.0)
+
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n]: the score with the baseline's transcripts as references."""
+        return self.scores(outputs, list(baseline), model)
+
+    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n]: edits between both texts, over those of the longer one; 0 for the same, 1 for nothing shared."""
+        return np.array([self._apart(a, b) for a, b in zip(outputs, others, strict=True)], np.float64)
+
+    def _apart(self, one: Any, other: Any) -> float:
+        (errors, size), (_, own) = self._errors(one, other), self._errors(other, one)
+        return errors / max(size, own, 1)
+
+    # -- what a search tries and weigh prices
+
+    def tries(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
+        """(name, changes, lossless), in the order in which a search would take them up, one on top of another."""
+        fast = plan.get_choice("forward.engine") == "ctranslate2"
+        found = [one for one in engine_tries(model) if one[1]["forward.engine"] in HEARING]
+        found += [
+            (f"{n} chunks together, sorted by length", {"forward.streams": n, "batch.order": "length"}, True)
+            for n in ((8, 16) if fast else (4, 8))
+        ]
+        if fast:
+            found.append(("one thread a batch, a batch a core", {"forward.threads": 1}, True))
+        found += self._search(plan)
+        found += self._listening()
+        if fast:
+            found += [
+                (f"{m:g} s of silence after a chunk, not up to 30 s", {"features.margin": m}, False) for m in (3.0, 2.0)
+            ]
+            found.append(
+                ("chunks of 20 s, 3 s of silence after", {"chunk.length": 20.0, "features.margin": 3.0}, False)
+            )
+        return [one for one in found if any(plan.get_choice(k) != v for k, v in one[1].items())]
+
+    def priced_changes(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
+        """(name, changes, lossless): each against the plan as it is."""
+        found = self.tries(model, plan)
+        beams = plan.get_choice("decode.beams") or 1
+        found += [(f"{n} beams, not {beams}", {"decode.beams": n}, False) for n in (1, 2, 3, 5) if n != beams]
+        found.append(("1 beam, 5 where unsure", {"decode.beams": 1, "fallback.beams": 5, "fallback.sure": -0.3}, False))
+        if not plan.get_choice("fallback.temperatures"):
+            found.append(("bad answers drawn again", {"fallback.temperatures": DRAWN}, False))
+        found += [
+            ("phrases with times", {"speech.timestamps": True}, False),
+            ("chunks share 2 s", {"chunk.overlap": 2.0}, False),
+        ]
+        seen: dict[str, tuple[str, dict[str, Any], bool]] = {}
+        for one in found:
+            seen.setdefault(json.dumps(one[1], sort_keys=True), one)
+        return list(seen.values())
+
+    @staticmethod
+    def _search(plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
+        """How an answer is searched for."""
+        found: list[tuple[str, dict[str, Any], bool]] = []
+        if (plan.get_choice("decode.beams") or 1) > 1:
+            found += [
+                ("1 beam", {"decode.beams": 1}, False),
+                ("3 beams", {"decode.beams": 3}, False),
+                ("2 beams", {"decode.beams": 2}, False),
+            ]
+        if plan.get_choice("fallback.temperatures"):
+            found.append(("bad answers stay", {"fallback.temperatures": []}, False))
+        return found
+
+    @staticmethod
+    def _listening() -> list[tuple[str, dict[str, Any], bool]]:
+        kinds = ["silero"] if silero_file() else []
+        return [(f"silence left out ({kind})", {"vad.kind": kind}, False) for kind in [*kinds, "energy"]]
+
+
+def tokens_of(model: Any) -> SpeechTokens:
+    """One for each model: a tokenizer takes a moment to open."""
+    if "_speech_tokens" not in model.__dict__:
+        model.__dict__["_speech_tokens"] = SpeechTokens(model)
+    return model.__dict__["_speech_tokens"]  # type: ignore[no-any-return]
+
+
+def bins_of(model: Any) -> int | None:
+    """Mel bins that the encoder takes; None where the folder does not say (the engine knows)."""
+    if isinstance(model.config.get("num_mel_bins"), int):
+        return int(model.config["num_mel_bins"])
+    file = model.path / "preprocessor_config.json"
+    if file.is_file():
+        try:
+            return int(json.loads(file.read_text(encoding="utf-8"))["feature_size"])
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise ModelError(f"{file} cannot be read: {error}") from error
+    return None
+
+
+def normaliser(language: str) -> Callable[[str], str]:
+    """Whisper's own, as transformers has it (Apache-2.0); for English without its list of British spellings."""
+    if language not in _NORMALISERS:
+        try:
+            from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+        except ImportError as error:
+            raise EngineMissing("transformers (its normaliser of transcripts)", "speech") from error
+        _NORMALISERS[language] = EnglishTextNormalizer({}) if language == "en" else BasicTextNormalizer()
+    return _NORMALISERS[language]
+
+
+_NORMALISERS: dict[str, Callable[[str], str]] = {}

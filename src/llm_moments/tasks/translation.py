@@ -1,0 +1,133 @@
+"""Translation: a sequence-to-sequence model (Marian, M2M100, NLLB, T5) turns a text into another language."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Knob, Pace, Plan, Step, whole
+from llm_moments.errors import DataError
+from llm_moments.steps.decode import Decode
+from llm_moments.steps.source import CutSource, SourcePrompts, TokenizeSource, Translate, languages_of
+from llm_moments.tasks.generation import BATCH, Generation, whole_text
+
+NEW_TOKENS = 256  # where a model does not say how long its answers may become
+WINDOW = Knob("window", 256, (64, 256, 1024), True, whole(1, 100_000), "rows that are sorted together")
+Change = tuple[str, dict[str, Any], bool]
+
+
+class Translation(Generation):
+    """Inputs are texts (a `source` column of a file), answers and references texts (`target`)."""
+
+    name = "translation"
+    pace = Pace(256, 8, 4, {"search": 60, "certify": 150}, {"calibrate": 32, "search": 400, "certify": 2000})
+
+    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
+        languages = languages_of(model)
+        source, target, prefix = languages.chosen(plan.settings("translate"))
+        end = languages.tokenizer.eos_token_id
+        most = min(int(plan.settings("truncate").get("max_length", 0)) or model.max_length, model.max_length)
+        begin = (start_token(model), languages.token(target)) if languages.begins else ()
+        return [
+            Translate(prefix, bool(hasattr(languages.tokenizer, "supported_language_codes") and not languages.codes)),
+            TokenizeSource(languages, source),
+            CutSource(most, end),
+            SourcePrompts(begin),
+            Decode(
+                plan.settings("forward"), plan.settings("decode"), engines, languages.decode,
+                plan.settings("batch").get("order") == "length",
+            ),
+        ]  # fmt: skip
+
+    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+        base = self.base_knobs()
+        return {
+            "translate": Translate.knobs, "tokenize": (), "truncate": CutSource.knobs, **base,
+            "batch": (*BATCH, WINDOW),
+        }  # fmt: skip
+
+    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+        """transformers' `generate` as the model's own generation_config has it (Marian: 4 beams), one row a call."""
+        told = generation_config(model)
+        most = positions(model) - 1
+        new = int(told.get("max_new_tokens") or int(told.get("max_length") or NEW_TOKENS + 1) - 1)
+        languages = {
+            k: v for k, v in model.notes.get("translate", {}).items() if k in {n.name for n in Translate.knobs}
+        }
+        return {
+            "translate": languages,
+            "forward": {"engine": "ctranslate2" if model.format == "ctranslate2" else "transformers", "precision": "fp32"},
+            "decode": {
+                "max_new_tokens": max(min(new, most), 1), "beams": int(told.get("num_beams") or 1),
+                "length_penalty": float(told.get("length_penalty") or 1.0),
+            },
+        }  # fmt: skip
+
+    def normalise(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            value = next((value[k] for k in ("source", "text", "src") if k in value), None)
+        if not whole_text(value, "a text to translate").strip():
+            raise DataError("a text to translate is empty")
+        return value
+
+    # -- what a search may change
+
+    def tries(self, model: Any, plan: Plan) -> list[Change]:
+        """(name, changes, lossless): in the order in which a search should try them, each on top of the last kept."""
+        forward, decode = plan.settings("forward"), plan.settings("decode")
+        found: list[Change] = [
+            (f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True)
+            for n in (8, 32, 64)
+        ]
+        if forward.get("engine") != "ctranslate2" and not forward.get("skip_layers"):
+            fast = {"forward.engine": "ctranslate2", "batch.order": "length", "forward.streams": 32}
+            # With beams the two engines may stop looking at different moments: not the same answers for certain.
+            same = int(decode.get("beams", 1)) == 1
+            found.append(("CTranslate2 fp32", {**fast, "forward.precision": "fp32"}, same))
+            found += [
+                (f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")
+            ]
+        found += [(f"{n} beams", {"decode.beams": n}, False) for n in (2, 1) if n < int(decode.get("beams", 1))]
+        return found
+
+    def priced_changes(self, model: Any, plan: Plan) -> list[Change]:
+        """(name, changes, lossless): each alone, on top of this plan, to be weighed."""
+        decode, found = plan.settings("decode"), self.tries(model, plan)
+        beams, new = int(decode.get("beams", 1)), int(decode.get("max_new_tokens", NEW_TOKENS))
+        found += [(f"{n} beams", {"decode.beams": n}, False) for n in (4, 5, 8) if n > beams][:1]
+        if beams > 1:
+            found += [(f"length penalty {p}", {"decode.length_penalty": p}, False) for p in (0.6, 1.4)]
+        found += [(f"at most {n} tokens", {"decode.max_new_tokens": n}, False) for n in (32, 64, 128) if n < new]
+        found.append(("torch bf16", {"forward.precision": "bf16"}, False))
+        return [one for one in found if plan.with_(**one[1]) != plan]
+
+    def beside(self, outputs: np.ndarray, references: Sequence[Any]) -> dict[str, float]:
+        """Figures of all answers together, as papers give them: chrF and BLEU of the corpus, exact matches."""
+        from llm_moments.tasks.metrics import corpus_scores
+
+        return corpus_scores([str(o) for o in outputs], [str(r) for r in references])
+
+
+def generation_config(model: Any) -> dict[str, Any]:
+    """What the model's folder says about how it likes to be asked: generation_config.json, else its config."""
+    file = model.path / "generation_config.json"
+    try:
+        told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as JSON: {error}") from error
+    return {**model.config, **told} if isinstance(told, dict) else dict(model.config)
+
+
+def positions(model: Any) -> int:
+    """Most tokens of an answer, its first one included; a model of relative positions has no bound of its own."""
+    return int(next((model.config[k] for k in ("max_position_embeddings", "n_positions") if model.config.get(k)), 512))
+
+
+def start_token(model: Any) -> int:
+    told = generation_config(model)
+    return int(
+        next(told[k] for k in ("decoder_start_token_id", "bos_token_id", "eos_token_id") if told.get(k) is not None)
+    )
