@@ -308,7 +308,7 @@ def _clips(room: Path, files: dict[str, str]) -> Path:
 
 def test_rows_and_record_through_the_verbs(pipe: Any, tmp_path: Path) -> None:
     names = [write(tmp_path / f"{i}.wav", tone(1 + i, 200 + 100 * i)).name for i in range(3)]
-    data = _clips(tmp_path, dict.fromkeys(names, "a few words"))
+    data = _clips(tmp_path, {name: f"a few words {at}" for at, name in enumerate(names)})
     examples, _ = gather(data)
     part = evaluation(pipe, examples)
     assert part.metric == "1 - WER"
@@ -326,7 +326,7 @@ def test_rows_and_record_through_the_verbs(pipe: Any, tmp_path: Path) -> None:
 
 def test_compare_holds_plans_against_each_other(pipe: Any, tmp_path: Path) -> None:
     names = [write(tmp_path / f"{i}.wav", tone(1, 200 + 100 * i)).name for i in range(4)]
-    data = _clips(tmp_path, dict.fromkeys(names, "a few words"))
+    data = _clips(tmp_path, {name: f"a few words {at}" for at, name in enumerate(names)})
     found = lm.compare(pipe, pipe.with_(**{"decode.max_new_tokens": 2}), data, rounds=2)
     assert found.metric == "1 - WER"
     assert found.drop_low <= found.drop <= found.drop_high

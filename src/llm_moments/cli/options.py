@@ -61,7 +61,7 @@ Metric = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        help="What texts are judged by: 'exact match', 'token F1', chrF; without making any: likelihood (of the "
+        help="What texts are judged by: 'exact match', 'token F1', chrF, of speech WER or CER; without making any: likelihood (of the "
         "references), accuracy or 'normalised accuracy' (of the choices in a row).",
     ),
 ]

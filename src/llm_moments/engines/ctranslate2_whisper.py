@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, cores, opened
+from llm_moments.engines.ctranslate2_translate import STORED, converted
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError
 
@@ -33,12 +35,22 @@ class CTranslate2Whisper(CTranslate2Generate):
     )  # fmt: skip
     hears: ClassVar[bool] = True  # features shorter than 30 s, too
 
-    def __init__(self, model: Any, settings: Mapping[str, Any], device: str):
+    def __init__(self, folder: Path, settings: Mapping[str, Any], device: str):
         threads = int(settings.get("threads", 0))
         self.workers = max(cores() // threads, 1) if threads else 1
         self.streams = int(settings.get("streams", 1))
-        self.model: Any = opened("Whisper", model, settings, device, self.workers)
+        self.model: Any = opened("Whisper", folder, settings, device, self.workers)
         self.device = str(self.model.device)
+
+    @classmethod
+    def open(
+        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
+    ) -> CTranslate2Whisper:
+        """A Hugging Face folder is converted first; that is kept in `store`."""
+        folder = model.path
+        if model.format == "transformers":
+            folder = converted(model, store, STORED.get(settings.get("precision", "fp32"), "float32"))
+        return cls(folder, settings, device)
 
     @property
     def bins(self) -> int:

@@ -74,6 +74,8 @@ def fresh_marian(pairs: Iterable[tuple[str, str]], options: Mapping[str, Any], s
     )  # fmt: skip
     torch.manual_seed(seed)
     module = MarianMTModel(config)
+    with torch.no_grad():
+        module.get_input_embeddings().weight[pad] = 0
     told = module.generation_config  # as the hub's Marian models are asked
     told.num_beams, told.max_length, told.bad_words_ids = chosen["beams"], chosen["positions"], [[pad]]
     told.forced_eos_token_id = end
