@@ -227,7 +227,8 @@ class Loop:
             with recorder.step("backward", items=len(taken)):
                 if self.marks is not None:
                     self.marks.begin()
-                loss.backward()
+                with quick_attention(self.device):  # activations are recomputed as they were computed
+                    loss.backward()
                 if self.marks is not None:
                     self.marks.end()
         if self.vitals is not None:
