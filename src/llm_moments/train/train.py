@@ -84,8 +84,8 @@ def train(
     references = [e.reference for e in examples]
     labels, problem = labels_of(references, name)
     begun = start(model, [e.input for e in examples], labels, problem, wanted)
-    task, module, described = begun.task, begun.module, begun.model
-    check_augment(wanted.augment, wanted.balance, task, problem)
+    chosen, module, described = begun.task, begun.module, begun.model
+    check_augment(wanted.augment, wanted.balance, chosen, problem)
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
     more = [] if unlabelled is None else pseudo.checked(unlabelled, pseudo_threshold, problem)
     if more:
@@ -106,12 +106,12 @@ def train(
         )
         examples = [*examples, *added]
         references = [e.reference for e in examples]
-    pipe = Pipeline(task, described, begun.plan, engines=Engines(described))
-    known = task.references(references, described)
+    pipe = Pipeline(chosen, described, begun.plan, engines=Engines(described))
+    known = chosen.references(references, described)
     part = evaluation(pipe, judged[0]) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
-    values = [task.normalise(e.input) for e in examples]
+    values = [chosen.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
     said = warnings(values, known, described.labels, held[0], problem, held[1])
     loss = loss_of(wanted, problem, known, described)
