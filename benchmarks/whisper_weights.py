@@ -88,7 +88,7 @@ def write(source: Path, out: Path) -> Path:
     if (out / "model.safetensors").exists():
         return out
     import torch
-    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     found = variables(source / "model.bin")
     told = json.loads((source / "config.json").read_text())
@@ -113,5 +113,6 @@ def write(source: Path, out: Path) -> Path:
         no_timestamps_token_id=first + 105, is_multilingual=first == 50258,
     )  # fmt: skip
     module.save_pretrained(out)
+    WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(out)
     shutil.copy(source / "tokenizer.json", out)
     return out

@@ -125,15 +125,16 @@ def test_without_labels_agreement_is_certified(trained_model: Path) -> None:
     assert not result.certificate.labelled
 
 
-def test_healing_teaches_half_the_layers_on_examples_that_judge_nothing(
+def test_healing_teaches_fewer_layers_on_examples_that_judge_nothing(
     trained_model: Path, toy_csv: Path, tmp_path: Path
 ) -> None:
     rows = list(read(toy_csv))
     taught = [*make_texts(300, seed=21), *[e.input for e in rows[:200]]]  # some of which are judged by, too
-    result = lm.improve(trained_model, rows, max_drop=0.08, budget="60s", heal=taught, out=tmp_path / "out")
+    result = lm.improve(trained_model, rows, max_drop=0.08, budget="90s", heal=taught, out=tmp_path / "out")
     healed = [t for t in result.study if t.stage == "healed"]
     assert healed
-    assert all(t.plan["forward"]["weights"] == "healed" for t in healed)
+    assert {t.plan["forward"]["weights"] for t in healed} <= {"healed-one", "healed-third", "healed-half"}
+    assert result.to_dict()["healing"]["students"]["one"] > 0
     assert lm.load(tmp_path / "out")("good movie").label
     assert result.to_dict()["healing"]["examples"] > 0
     kept = without(["A good film!", "bad"], ["a good  FILM"])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -200,27 +196,6 @@ def test_a_run_that_was_ended_goes_on_bit_for_bit(tiny_model: Path, tmp_path: Pa
     assert train(tiny_model, data, out, **settings).history == again.history  # it is done: nothing is done again
     with pytest.raises(OutputExists):
         train(tiny_model, data, out, **{**settings, "seed": 5})
-
-
-def test_kill_at_any_moment_and_the_same_command_ends_the_same(tiny_model: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data.csv"
-    data.write_text("text,label\n" + "".join(f"{e.input},{e.reference}\n" for e in labelled(300)))
-
-    def command(out: Path) -> list[str]:
-        words = [tiny_model, "--data", data, "--out", out, "--epochs", 4, "--checkpoint-every", 4, "--format", "quiet"]
-        return [sys.executable, "-m", "llm_moments.cli.main", "train", *map(str, words)]
-
-    start = time.monotonic()
-    subprocess.run(command(tmp_path / "whole"), check=True)
-    whole = time.monotonic() - start
-    out = tmp_path / "killed"
-    for share in (0.6, 0.8, 0.9, 0.95):
-        child = subprocess.Popen(command(out))
-        time.sleep(share * whole)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    subprocess.run(command(out), check=True)
-    assert load(out).model.digest == load(tmp_path / "whole").model.digest
 
 
 def test_damaged_checkpoints_are_passed_over_and_foreign_ones_refused(tmp_path: Path) -> None:

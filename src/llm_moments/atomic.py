@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_moments.errors import WriteError
+from llm_moments.errors import InputError, WriteError
+
+FULL = "the disk is full; make room or choose another place"
 
 
 @contextmanager
 def writing(path: Path, kept: str) -> Iterator[None]:
-    """Makes an OSError of the block a WriteError that names the file and the cure. kept: what is left."""
+    """Makes an OSError of the block, or a full disk told otherwise, a WriteError that names the file and the cure. kept: what is left."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = "the disk is full; make room or choose another place"
-        elif error.errno == errno.EFBIG:
+    except Exception as error:
+        number = _number(error)
+        if number is None and not isinstance(error, OSError):
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            why = FULL
+        elif number == errno.EFBIG:
             why = "the file would be larger than is allowed here (ulimit -f)"
         else:
-            why = error.strerror or str(error)
+            why = getattr(error, "strerror", None) or str(error)
         raise WriteError(f"{path} could not be written: {why}. {kept}") from error
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; safetensors has an exception of its own, with the number in its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else None
 
 
 def sync(path: Path) -> None:
@@ -99,6 +113,39 @@ def _swap(made: Path, path: Path) -> None:
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """A folder is gone at once: under its name there is never a part of it, though a killed process may leave one
+    under another (`.NAME.gone`), which the next removal takes along."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        folder.rename(gone)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: Path, busy: str) -> Iterator[None]:
+    """The folder is this process's while it lasts; InputError with what `busy` says if it is another's."""
+    try:
+        import fcntl
+    except ImportError:  # no locks on this system
+        yield
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(busy) from None
+        except OSError:
+            pass  # none on this file system
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager

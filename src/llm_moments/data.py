@@ -68,6 +68,10 @@ class Data:
     errors: Counter[str] = field(default_factory=Counter)
     reported: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.on_error not in ("fail", "skip"):
+            raise DataError(f"on_error is fail or skip, not {self.on_error!r}")
+
     def __iter__(self) -> Iterator[Example]:
         self.errors.clear()
         self.reported.clear()
@@ -84,23 +88,41 @@ class Data:
             except BadRow as bad:
                 if self.on_error == "fail":
                     raise DataError(f"{self.path}, row {bad.row}: {bad}. Mend it or pass --on-error skip.") from None
-                self.errors[bad.kind] += 1
-                if len(self.reported) < KEPT:
-                    self.reported.append(f"row {bad.row}: {bad}")
+                self.skipped(bad.kind, f"row {bad.row}: {bad}")
+
+    def skipped(self, kind: str, what: str) -> None:
+        self.errors[kind] += 1
+        if len(self.reported) < KEPT:
+            self.reported.append(what)
 
     def _example(self, number: int, row: Mapping[str, Any]) -> Example:
+        if self.columns.get("choices"):
+            asked = "messages" if self.columns["text"] == "messages" else "prompt"
+            value = {asked: row.get(self.columns["text"] or ""), "choices": row.get(self.columns["choices"] or "")}
+            return Example(value, self._label(row), self._id(number, row))
         if self.images:
             return Example(self._image(number, row), self._label(row), self._id(number, row))
         if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
             return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
         if self.columns["text"] in ("audio", "audio_path"):
-            return Example({"audio": self._file(number, row)}, self._label(row), self._id(number, row))
+            return Example({"audio": self._sound(number, row)}, self._label(row), self._id(number, row))
         text = self._text(number, row, self.columns["text"])
         if self.columns["pair"]:
             return Example(
                 (text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row)
             )
         return Example(text, self._label(row), self._id(number, row))
+
+    def _sound(self, number: int, row: Mapping[str, Any]) -> str:
+        """The path of a sound whose header, and where its format allows its end, can be read."""
+        from llm_moments.steps.audio import check
+
+        file = self._file(number, row)
+        try:
+            check(Path(file))
+        except DataError as error:
+            raise BadRow(number, "no sound", str(error)) from None
+        return file
 
     def _file(self, number: int, row: Mapping[str, Any]) -> str:
         """The path in a row, beside the file of the data; one that leaves its folder is refused."""
@@ -156,8 +178,6 @@ def read(
 ) -> Data:  # fmt: skip
     """The examples of a CSV, TSV, JSONL, JSON, Parquet, text or Orange file, a folder of class folders, or stdin (-)."""
     file = Path(path)
-    if on_error not in ("fail", "skip"):
-        raise DataError(f"on_error is fail or skip, not {on_error!r}")
     if str(path) != "-" and not file.exists():
         near = get_close_matches(file.name, [p.name for p in file.parent.iterdir()], 1) if file.parent.is_dir() else []
         raise DataError(f"{path}: there is no such file" + (f"; did you mean {near[0]}?" if near else ""))
@@ -169,13 +189,19 @@ def read(
     images = _image_column(peeked, text)
     columns = find_columns(peeked, path, text=images or text, pair=pair, label=label, id=id)
     columns["text"] = columns["text"] or "text"
-    return Data(str(path), columns, rows, on_error, limit, max_chars, bool(images))
+    return Data("stdin" if str(path) == "-" else str(path), columns, rows, on_error, limit, max_chars, bool(images))
 
 
 def _image_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
     from llm_moments.image_formats import image_column
 
     return image_column(rows, named)
+
+
+def given(texts: Sequence[str], *, on_error: str = "fail", limit: int | None = None) -> Data:
+    """Texts in memory, such as those of a command line, read as a file of them would be."""
+    return Data("the command line", {"text": "text", "pair": None, "label": None, "id": None},
+                lambda: ((n, {"text": text}) for n, text in enumerate(texts, 1)), on_error, limit)  # fmt: skip
 
 
 def _whole_characters(number: int, value: str) -> None:
@@ -186,8 +212,8 @@ def _whole_characters(number: int, value: str) -> None:
         raise BadRow(number, "undecodable", f"{broken} is half a character (a lone surrogate)") from None
 
 
-def _peek(rows: Any, path: Any) -> list[Mapping[str, Any]]:
-    seen: list[Mapping[str, Any]] = []
+def _peek(rows: Any, path: Any) -> list[Any]:
+    seen: list[Any] = []
     source = rows()
     while len(seen) < PEEK:
         try:
@@ -196,6 +222,9 @@ def _peek(rows: Any, path: Any) -> list[Mapping[str, Any]]:
             break
         except BadRow:
             continue
+    broken = [row for row in seen if getattr(row, "problem", None) is not None]
+    if seen and len(broken) == len(seen):
+        raise DataError(f"{path} has no rows that can be read; row {broken[0].number}: {broken[0].problem}")
     if not seen:
         raise DataError(f"{path} has no rows that can be read")
     return seen
@@ -206,6 +235,7 @@ def _peek(rows: Any, path: Any) -> list[Mapping[str, Any]]:
 
 def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | None) -> dict[str, str | None]:
     """Which column is the text, the second text, the label, the id: as told, by name, or by content."""
+    rows = [row for row in rows if getattr(row, "problem", None) is None] or rows[:1]
     names = list(dict.fromkeys(name for row in rows for name in row))
     for option, name in wanted.items():
         if name is not None and name not in names:
@@ -217,6 +247,10 @@ def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | N
     def known(group: Iterable[str]) -> str | None:
         return next((by_name[word] for word in group if word in by_name), None)
 
+    if choices := by_name.get("choices"):  # multiple choice: the number of the right one, or its text
+        asked = wanted.get("text") or known([*MADE_FROM, *TEXT])
+        label = wanted.get("label") or known(["answer", "answerkey", "gold", *LABEL])
+        return {"text": asked, "pair": None, "label": label, "id": wanted.get("id") or known(IDS), "choices": choices}
     if (made_from := known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
         label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if by_name.get(word) != made_from)
         return {"text": made_from, "pair": None, "label": label, "id": wanted.get("id") or known(IDS)}

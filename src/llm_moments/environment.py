@@ -16,7 +16,10 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "tokenizers", "onnxruntime", "openvino", "nncf", "numpy")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 PEAKS = ("fp32", "bf16", "int8", "copy_gb")
-NEVER_TRIED = "The code for cuda and mps devices has been tested with fakes only, never on real hardware."
+NEVER_TRIED = (
+    "The code for cuda and mps devices (half precision, transfers, CUDA events, device memory, energy by NVML) and for "
+    "RAPL's energy counters has been tested with fakes only, never on real hardware."
+)
 
 
 def fingerprint() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,12 @@ def assumption(bound: stats.Bound) -> str:
     )
 
 
-def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
-    """Examples in memory, and the name of where they came from. data: a path or an iterable."""
+def gather(data: Any, *, judge: Pipeline | None = None, **options: Any) -> tuple[list[Example], str]:
+    """Examples in memory, and the name of where they came from. data: a path or an iterable.
+
+    judge: a pipeline that is to be judged by the references: one that it does not know is an error that names
+    file and row or, if bad rows are skipped, skipped and counted; so is one reference for all rows an error.
+    """
     from llm_moments import data as readers
 
     if isinstance(data, str | Path):
@@ -74,21 +79,63 @@ def gather(data: Any, **options: Any) -> tuple[list[Example], str]:
     examples = [x if isinstance(x, Example) else Example(*_plain(x)) for x in data]
     if not examples:
         raise DataError(f"{name}: there is no example in it")
-    return examples, name
+    return (examples if judge is None else _judging(judge, examples, data, name)), name
+
+
+def _judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> list[Example]:
+    if sum(map(_has_reference, examples)) * 2 <= len(examples):
+        return examples  # judged by the original's own answers
+    kept, seen = [], set()
+    prepare = getattr(pipe.task, "prepared", None)
+    for number, example in enumerate(examples, 1):
+        try:
+            if _has_reference(example):
+                told = prepare(example) if prepare else example
+                seen.add(repr(pipe.task.references([told.reference], pipe.model)))
+            kept.append(example)
+        except DataError as error:
+            _unknown(re.sub(r"^row \S+: ", "", str(error)), _row(example, number, data), data, name)
+    if not kept:
+        raise DataError(f"{name}: no row has a reference that {pipe.model.name} knows. Is --label-column right?")
+    if len(kept) > 1 and len(seen) == 1 and prepare is None:
+        label = next(e.reference for e in kept if _has_reference(e))
+        raise DataError(
+            f"{name}: every row has the label {label!r}, and what a change costs there says nothing of other "
+            "answers. Add rows of the others, or give rows without labels."
+        )
+    return kept
+
+
+def _has_reference(example: Example) -> bool:
+    return example.reference is not None and example.reference != ""
+
+
+def _row(example: Example, number: int, data: Any) -> str:
+    column = getattr(data, "columns", {}).get("id")
+    return f"the row with {column} {example.id!r}" if column else f"row {example.id or number}"
+
+
+def _unknown(why: str, row: str, data: Any, name: str) -> None:
+    if getattr(data, "on_error", "fail") == "fail":
+        skip = ", pass --on-error skip," if hasattr(data, "on_error") else ""
+        raise DataError(f"{name}, {row}: {why}. Mend it{skip} or name another column with --label-column.")
+    data.skipped("unknown label", f"{row}: {why}")
 
 
 def _plain(value: Any) -> tuple[Any, Any]:
     if isinstance(value, dict):
-        label = next((value[k] for k in ("label", "labels", "reference") if k in value), None)
-        known = ("text", "text_pair", "image", "messages", "prompt", "audio")
+        label = next((value[k] for k in ("label", "labels", "reference", "answer") if k in value), None)
+        known = ("text", "text_pair", "image", "messages", "prompt", "audio", "choices")
         return {k: value[k] for k in known if k in value}, label
     return value, None
 
 
 def evaluation(pipe: Pipeline, examples: Sequence[Example]) -> Evaluation:
     """All examples if none or all have references; those that have one if most do."""
-    known = [e for e in examples if e.reference is not None and e.reference != ""]
+    known = [e for e in examples if _has_reference(e)]
     used = list(known if len(known) * 2 > len(examples) else examples)
+    if prepare := getattr(pipe.task, "prepared", None):  # inputs and references that belong together
+        used = [prepare(example) for example in used]
     values = [pipe.task.normalise(e.input) for e in used]
     if used and len(known) * 2 > len(examples):
         return Evaluation(pipe, values, pipe.task.references([e.reference for e in used], pipe.model))

@@ -45,7 +45,10 @@ def idx_array(file: Path) -> np.ndarray:
         head = stream.read(4)
         if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
             raise DataError(f"{file} is no IDX file of bytes: it begins with {head!r}")
-        sizes = [int.from_bytes(stream.read(4), "big") for _ in range(head[3])]
+        told = stream.read(4 * head[3])
+        if len(told) < 4 * head[3]:
+            raise DataError(f"{file} ends within its header")
+        sizes = [int.from_bytes(told[at : at + 4], "big") for at in range(0, len(told), 4)]
         want = math.prod(sizes)
         if want > MAX_IDX:
             raise DataError(f"{file} says it holds {' x '.join(map(str, sizes))} bytes, over {MAX_IDX:,}")
@@ -118,7 +121,8 @@ def image_column(rows: Sequence[Mapping[str, Any]], named: str | None = None) ->
     names = list(dict.fromkeys(name for row in rows for name in row))
     chosen = [named] if named else sorted(names, key=lambda name: name.casefold() not in COLUMNS)
     for name in chosen:
-        values = [value for row in rows if (value := row.get(name)) is not None and value != ""]
+        values = [row[name] for row in rows if name in row and row[name] is not None]
+        values = [value for value in values if not isinstance(value, str) or value]
         if values and all(map(_holds_image, values)):
             return name
     return None

@@ -149,6 +149,24 @@ def _bounded(width: int, height: int, name: str) -> None:
         raise DataError(f"{name} has {width} x {height} pixels, over {MAX_PIXELS:,}: scale it down before")
 
 
+class Keeper:
+    """Keeps with each image what was made of it, for the next epoch, as far as there is room.
+
+    key: the settings by which it was made; room: bytes.
+    """
+
+    def __init__(self, key: str, room: int):
+        self.key, self.room = key, room
+
+    def kept(self, image: Image) -> np.ndarray | None:
+        return image.kept[1] if image.kept and image.kept[0] == self.key else None
+
+    def keep(self, image: Image, pixels: np.ndarray) -> None:
+        if image.array is None and pixels.nbytes <= self.room:  # an array is there already
+            image.kept = (self.key, pixels.copy())
+            self.room -= pixels.nbytes
+
+
 # ------------------------------------------------------------------------------------- decoding
 
 

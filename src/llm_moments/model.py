@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llm_moments.core import Pipeline
 
 WEIGHTS = {"transformers": ("*.safetensors",), "gguf": ("*.gguf",), "ctranslate2": ("model.bin", "model-*.bin")}
+TOKENIZERS = ("tokenizer*.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt", "*.gguf")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
 LINEAR = "moments-linear"  # model_type of a linear model of words
 NOTES = "moments.json"  # what `moments train` leaves in a model folder: the length it trained at
@@ -63,7 +64,9 @@ class Model:
     def labels(self) -> list[str]:
         named = self.config.get("id2label")
         if not named:
-            return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))]
+            if told := (self.config.get("pretrained_cfg") or {}).get("label_names"):
+                return [str(name) for name in told]
+            return [f"LABEL_{i}" for i in range(int(self.config.get("num_labels", self.config.get("num_classes", 2))))]
         try:
             names = [str(named[key]) for key in sorted(named, key=int)]
         except (TypeError, ValueError) as error:
@@ -102,16 +105,26 @@ class Model:
             raise ModelError(f"{self.name} is a linear model of words: it has no tokenizer, and no length in tokens")
         from transformers import AutoTokenizer
 
+        if not any(True for name in TOKENIZERS for _ in self.path.glob(name)):
+            raise ModelError(
+                f"{self.path} has no tokenizer (such as tokenizer.json), and without the right one the answers would be "
+                "wrong. Copy it there from where the model comes from: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            )
         # A GGUF file brings its tokenizer along; a folder with one may have the original beside it.
         inside = {"gguf_file": self.weight_files[0].name} if self.format == "gguf" else {}
         if (self.path / "tokenizer_config.json").exists() or (self.path / "tokenizer.json").exists():
             inside = {}
         try:
-            return AutoTokenizer.from_pretrained(
+            found = AutoTokenizer.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, local_files_only=True, **inside
             )
         except Exception as error:
             raise ModelError(f"{self.path}: its tokenizer cannot be loaded: {error}") from error
+        if (
+            len(found) - len(found.all_special_ids) < 2
+        ):  # transformers makes an empty one where the vocabulary is missing
+            raise ModelError(f"{self.path}: its tokenizer has no vocabulary: a file such as tokenizer.json is missing")
+        return found
 
     @cached_property
     def max_length(self) -> int:
@@ -250,6 +263,8 @@ def load(
     from llm_moments.tasks.base import task_for
 
     if isinstance(ref, Pipeline):
+        if task or metric:  # the same model and plan, judged in another way
+            ref = Pipeline(task_for(ref.model, task or ref.task.name, metric), ref.model, ref.plan, engines=ref.engines)
         return ref if plan is None else ref.with_(**plan)
     recover(Path(ref))
     if is_artefact(ref):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import make_texts
 
-VERBS = ("run", "record", "weigh", "improve", "train", "distill", "compare", "doctor", "show")
+VERBS = ("run", "chat", "record", "weigh", "improve", "train", "distill", "compare", "doctor", "show")
 
 
 def moments(*words: object, stdin: str | None = None, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:

@@ -25,6 +25,8 @@ def compare(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    task: o.Task = None,
+    metric: o.Metric = None,
     device: o.Device = "auto",
     format: o.Format = "human",
     json_: o.Json = False,
@@ -35,7 +37,9 @@ def compare(
     fmt = o.output_format(format, json_)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     with o.progress(fmt) as tick:
-        found = held(a, b, examples, max_drop=max_drop, progress=tick, device=device).to_dict()
+        found = held(
+            a, b, examples, max_drop=max_drop, progress=tick, device=device, task=task, metric=metric
+        ).to_dict()
     o.tell_skipped(examples)
     if fmt == "json":
         o.print_json(found)

@@ -17,7 +17,10 @@ def distill(
     data: o.DataOpt,
     out: Annotated[Path, typer.Option("--out", help="The folder that the student is saved to.")],
     student: Annotated[
-        str, typer.Option("--student", help="layers=half, layers=3, layers=0,2,5 of the teacher's, or a model folder.")
+        str,
+        typer.Option(
+            "--student", help="layers=half, layers=third, layers=3, layers=0,2,5 of the teacher's, or a model folder."
+        ),
     ] = "layers=half",
     evaluate: Annotated[
         str | None, typer.Option("--eval", help="Examples to judge by; without labels, by the teacher's answers.")
@@ -52,6 +55,7 @@ def distill(
 
     fmt = o.output_format(format, json_)
     columns = (text_column, pair_column, label_column, encoding, on_error)
+    o.free(html, data=data, overwrite=True)
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {

@@ -34,10 +34,17 @@ def improve(
         Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")
     ] = Path("improved"),
     heal: Annotated[
-        bool, typer.Option("--heal", help="Also teach a model of half the layers, on a part of the examples.")
+        bool,
+        typer.Option("--heal", help="Also teach models of a third or half of the layers, on a part of the examples."),
     ] = False,
     heal_data: Annotated[
         str | None, typer.Option("--heal-data", metavar="FILE", help="Or on these, which need no labels.")
+    ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--first", help="linear: train a linear model of words on a part of the examples, to be asked first."
+        ),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Improve the training, not the answering.")] = False,
     evaluate: Annotated[str | None, typer.Option("--eval", help="With --train: examples to judge by.")] = None,
@@ -78,7 +85,7 @@ def improve(
     if train:
         refuse(
             {
-                "--plan": plan, "--trust-remote-code": trust_remote_code or None, "--heal": heal or None, "--heal-data": heal_data,
+                "--plan": plan, "--trust-remote-code": trust_remote_code or None, "--heal": heal or None, "--heal-data": heal_data, "--first": first,
                 "--objective": objective if objective != "throughput" else None, "--csv": csv, "--parquet": parquet,
                 "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard,
             },
@@ -93,6 +100,7 @@ def improve(
     refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
     from llm_moments.improve.improve import improve as search
 
+    o.free(csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
@@ -107,6 +115,7 @@ def improve(
             overwrite=overwrite,
             progress=tick,
             heal=taught if taught is not None else heal,
+            first=first,
         )
     o.tell_skipped(examples)
     o.write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from llm_moments.cli import compare, distill, doctor, improve, record, run, show, train, weigh
+from llm_moments.cli import chat, compare, distill, doctor, improve, record, run, show, train, weigh
 from llm_moments.errors import MomentsError
 
 INTERRUPTED = 130
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (run, record, weigh, improve, train, distill, compare, doctor, show):
+for verb in (run, chat, record, weigh, improve, train, distill, compare, doctor, show):
     name = verb.__name__.rpartition(".")[2]
     app.command(name, help=verb.__doc__)(getattr(verb, name))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,9 @@ import typer
 from llm_moments.cli.settings import take
 
 if TYPE_CHECKING:
-    from llm_moments.core import Pipeline
+    from llm_moments.core import Pipeline, Plan
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 Config = Annotated[
     str | None,
@@ -24,11 +27,15 @@ Config = Annotated[
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, an artefact, or a hub id.")]
 DataOpt = Annotated[
     str,
-    typer.Option("--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, a folder, or -."),
+    typer.Option(
+        "--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -."
+    ),
 ]
 Text = Annotated[
     str | None,
-    typer.Option("--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts, if it is not found."),
+    typer.Option(
+        "--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts or images, if it is not found."
+    ),
 ]
 Pair = Annotated[
     str | None, typer.Option("--pair-column", envvar="MOMENTS_PAIR_COLUMN", help="The column of second texts.")
@@ -51,8 +58,23 @@ Task = Annotated[
     typer.Option("--task", envvar="MOMENTS_TASK", help="What the model is for, if it could be for several things: chat, text-generation, …"),
 ]  # fmt: skip
 Metric = Annotated[
-    str | None, typer.Option("--metric", help="What texts are judged by: 'exact match', 'token F1' or chrF.")
+    str | None,
+    typer.Option(
+        "--metric",
+        help="What texts are judged by: 'exact match', 'token F1', chrF, of speech WER or CER; without making any: likelihood (of the "
+        "references), accuracy or 'normalised accuracy' (of the choices in a row).",
+    ),
 ]
+System = Annotated[str | None, typer.Option("--system", help="System prompt of a dialogue that has none.")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", min=0.0, help="0: the likeliest token; above: drawn, more freely.")
+]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", help="Draw from the likeliest tokens that have this share together.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends an answer; may be given again.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model folder.")]
 Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
@@ -75,7 +97,6 @@ def open_pipe(
     model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool, task: str | None = None,
     metric: str | None = None,
 ) -> Pipeline:  # fmt: skip
-    from llm_moments.core import Plan
     from llm_moments.errors import InputError
     from llm_moments.model import load
 
@@ -83,9 +104,41 @@ def open_pipe(
         raise InputError(f"--device is auto, cpu, cuda or mps, not {device!r}")
     if plan is not None and not plan.is_file():
         raise InputError(f"--plan {plan}: there is no such file")
-    chosen = Plan.from_toml(plan.read_text(encoding="utf-8")) if plan else None
+    chosen = _plan(plan) if plan else None
     pipe = load(model, task=task, metric=metric, plan=chosen, device=device, trust_remote_code=trust)
     return pipe.with_(**named_values(sets, "--set")) if sets else pipe
+
+
+def _plan(file: Path) -> Plan:
+    from llm_moments.core import Plan
+    from llm_moments.errors import PlanError
+
+    try:
+        return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
+    except (PlanError, UnicodeDecodeError) as error:
+        raise PlanError(f"--plan {file}: {error}") from error
+
+
+def sampling(
+    system: str | None, max_new_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None,
+    stop: list[str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The options as choices of the plan; those that were not given are left out."""
+    named = {
+        "template.system": system, "decode.max_new_tokens": max_new_tokens, "decode.temperature": temperature,
+        "decode.top_p": top_p, "decode.seed": seed, "decode.stop": list(stop) if stop else None,
+    }  # fmt: skip
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def print_pieces(pieces: Iterable[str]) -> None:
+    """Each piece as it comes; on a terminal without what would steer it (a model may write anything)."""
+    shown = sys.stdout.isatty()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    for piece in pieces:
+        print(CONTROL.sub("", piece) if shown else piece, end="", flush=True)
+    print(flush=True)
 
 
 def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
@@ -112,6 +165,17 @@ def read_data(
     from llm_moments.data import read
 
     return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit)
+
+
+def free(*outputs: Path | None, data: str, overwrite: bool = False) -> None:
+    """Before anything is done: no output is the file of examples, and none replaces what is there unasked."""
+    from llm_moments.errors import InputError, OutputExists
+
+    for path in (p for p in outputs if p is not None and p.exists()):
+        if Path(data).exists() and path.samefile(data):
+            raise InputError(f"{path} is the file of examples itself; choose another place for what is written")
+        if not overwrite:
+            raise OutputExists(path)
 
 
 def tell_skipped(data: Any) -> None:

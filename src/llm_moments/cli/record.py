@@ -37,12 +37,14 @@ def record(
     parquet: o.Parquet = None,
     task: o.Task = None,
     metric: o.Metric = None,
+    overwrite: o.Overwrite = False,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
     from llm_moments.record.record import record as observe
 
     fmt = o.output_format(format, json_)
+    o.free(out, html, trace, csv, parquet, data=data, overwrite=overwrite)
     examples = o.read_data(data, text_column, pair_column, None, encoding, on_error, limit)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
     with o.progress(fmt) as tick:

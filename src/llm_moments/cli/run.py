@@ -4,9 +4,11 @@ Example: moments run my-model --data reviews.csv --out answers.jsonl"""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +21,9 @@ from llm_moments.cli import options as o
 
 def run(
     model: o.ModelArg,
-    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer, or sound files.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", envvar="MOMENTS_DATA", help="A file of inputs, or - for stdin.")
     ] = None,
@@ -31,6 +35,12 @@ def run(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    system: o.System = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
@@ -41,45 +51,67 @@ def run(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.data import given
     from llm_moments.errors import InputError
-    from llm_moments.formats import stdin_rows
 
     fmt = o.output_format(format, json_)
     if inputs and data:
         raise InputError("give texts or --data, not both")
     if not inputs and not data and sys.stdin.isatty():
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
+    o.free(out, data=data or "-", overwrite=True)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task)
-    if inputs:
-        _show(enumerate(inputs, 1), pipe, fmt)
+    columns = {"text": text_column, "pair": pair_column}
+    if chosen := o.sampling(system, max_new_tokens, temperature, top_p, seed, stop):
+        pipe = pipe.with_(**chosen)
+    if inputs and len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
         return
-    source = (
-        o.read_data(data or "-", text=text_column, pair=pair_column, encoding=encoding, on_error=on_error, limit=limit)
-        if data
-        else None
-    )
-    if out is None:
-        rows = (
-            ((e.id, e.input) for e in source) if source else ((n, dict(row)["text"]) for n, row in stdin_rows(encoding))
-        )
-        _show(rows, pipe, fmt)
+    if inputs:
+        source = given(inputs, on_error=on_error, limit=limit)
     else:
-        _to_file(pipe, source or o.read_data("-"), data or "-", out, overwrite, fmt)
-    if source:
-        o.tell_skipped(source)
+        source = o.read_data(data or "-", **columns, encoding=encoding, on_error=on_error, limit=limit)
+    if out is None:
+        count = _show(source, pipe, fmt)
+    else:
+        count = _to_file(pipe, source, _content(inputs, data), out, overwrite, fmt)
+    o.tell_skipped(source)
+    if not count and not source.errors:
+        raise InputError(f"{source.path}: there is no text in it")
 
 
-def _show(rows: Any, pipe: Any, fmt: str) -> None:
-    """Answers on stdout as they come; small windows, so that the first is soon there."""
-    size = 1
-    rows = iter(rows)
+def _content(inputs: list[str] | None, data: str | None) -> str:
+    """What answers half written are known by: only those to the same content are gone on with."""
+    from llm_moments.data import fingerprint
+
+    if inputs:
+        return hashlib.sha256(repr(inputs).encode("utf-8", "surrogateescape")).hexdigest()
+    if (data or "-") != "-":
+        return fingerprint(data or "")
+    return f"stdin at {time.time_ns()}"  # nobody knows whether the next pipe holds the same
+
+
+def _show(source: Any, pipe: Any, fmt: str) -> int:
+    """Answers on stdout as they come; small windows, so that the first is soon there. Gives their number."""
+    size, count = 1, 0
+    rows = ((e.id, e.input) for e in source)
     while some := list(itertools.islice(rows, size)):
         for (number, asked), answer in zip(some, pipe.run([value for _, value in some]), strict=True):
             if fmt == "json":
                 print(json.dumps({"id": number, **row_of(answer)}, ensure_ascii=False), flush=size == 1)
             elif fmt == "human":
                 print(line_of(answer, asked), flush=size == 1)
+        count += len(some)
         size = min(size * 2, pipe.window)
+    return count
+
+
+def _piece_by_piece(pipe: Any, asked: str) -> bool:
+    """A made text is shown while it is made; False for a task that gives its answers whole."""
+    from llm_moments.chat import Stream, generates
+
+    if generates(pipe):
+        o.print_pieces(Stream(pipe, asked))
+    return generates(pipe)
 
 
 def row_of(answer: Any) -> dict[str, Any]:
@@ -91,18 +123,21 @@ def line_of(answer: Any, asked: Any) -> str:
     """One answer for a person: the text that was made, or label, score and the beginning of what was asked."""
     if not hasattr(answer, "label"):
         return str(answer.text)
+    if isinstance(asked, dict) and "choices" in asked:  # the choice that was made, rather than the question
+        asked = str(asked["choices"][int(answer.label)]) if isinstance(asked["choices"], list) else ""
     shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
     score = "" if answer.score is None else f"{answer.score:.3f}"
     return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
 
 
-def _to_file(pipe: Any, source: Any, path: str, out: Path, overwrite: bool, fmt: str) -> None:
-    from llm_moments.data import fingerprint
+def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str) -> int:
+    """Gives the number of answers in the file. told: what identifies the content of the source."""
+    from llm_moments.formats import about_rows
     from llm_moments.output import AnswerWriter
 
-    data_key = "stdin" if path == "-" else fingerprint(path)
+    total = min((n for n in (source.limit, about_rows(source.path)) if n), default=None)
     key = "/".join(
-        [pipe.model.digest, pipe.plan.key, data_key, json.dumps(source.columns), source.on_error, str(source.limit)]
+        [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
     )
     with AnswerWriter(out, key, overwrite=overwrite) as writer, o.progress(fmt) as tick:
         if writer.done:
@@ -115,13 +150,18 @@ def _to_file(pipe: Any, source: Any, path: str, out: Path, overwrite: bool, fmt:
                     rows.append({"id": example.id, **row_of(answer)})
             finally:  # an engine that failed in the middle has answered the first of them
                 writer.write(rows)
-            tick(None, f"{writer.done:,} rows")
-        total = writer.done
+            share = None if total is None else min(writer.done / total, 1.0)
+            tick(share, f"{writer.done:,} rows" + ("" if total is None else f" of about {total:,}"))
+        count = writer.done
+        if not count and not source.errors:
+            writer.partial.unlink()
+            return 0
         writer.finish()
     if fmt == "json":
-        o.print_json({"out": str(out), "rows": total, "skipped": dict(source.errors)})
+        o.print_json({"out": str(out), "rows": count, "skipped": dict(source.errors)})
     elif fmt == "human":
-        print(f"{total:,} answers in {out}")
+        print(f"{count:,} answers in {out}")
+    return int(count)
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -3,7 +3,7 @@ linear: words of texts, marian: translation).
 
 The same command with the same --out goes on where it was ended.
 
-Examples: moments train encoder/ --data train.csv --eval test.csv --out my-model;
+Example: moments train encoder/ --data train.csv --eval test.csv --out my-model;
 moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3;
 moments train my-llm --data dialogues.jsonl --task chat --lora 16 --out my-chat;
 moments train marian --data pairs.csv --out my-translator --learning-rate 1e-3"""
@@ -44,6 +44,9 @@ def train(
         float | None, typer.Option("--learning-rate", help="At its peak; 0.0001 (linear: 0.03).")
     ] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens a row is cut at; 128.")] = None,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="For the labels of the data, whatever the model's own head knows.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
     optimizer: Annotated[
         str, typer.Option("--optimizer", help="sgd, momentum, nesterov, adam, adamw, adafactor or one of torch.optim.")
@@ -139,6 +142,7 @@ def train(
 
     fmt = o.output_format(format, json_)
     columns = (text_column, pair_column, label_column, encoding, on_error)
+    o.free(html, csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {
@@ -150,7 +154,7 @@ def train(
         "order": order, "attention": attention, "freeze": tuple(freeze or ()),
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
         "checkpoint_every": checkpoint_every, "image_size": image_size,
-        "balance": balance, "augment": parse(augment or "", {**TEXT, **IMAGE}),
+        "balance": balance, "new_head": new_head, "augment": parse(augment or "", {**TEXT, **IMAGE}),
         "pack": pack, "choices": o.named_values(set_, "--set"),
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip

@@ -66,6 +66,7 @@ def weigh(
     parquet: o.Parquet = None,
     task: o.Task = None,
     metric: o.Metric = None,
+    overwrite: o.Overwrite = False,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
@@ -95,6 +96,7 @@ def weigh(
     from llm_moments.cli.training import refuse
 
     refuse({"--eval": evaluate, "--budget": budget, "--seeds": seeds}, without="--train")
+    o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     from llm_moments.weigh.weigh import weigh as ablate
 

@@ -107,7 +107,7 @@ def put_on(engine: str, precision: str) -> dict[str, Any]:
 
 
 def _cannot(setting: str, value: Any, engine: str, precision: str) -> str:
-    able = [name for name in ENGINES if setting in engine_class(name).takes]
+    able = [name for name in (*ENGINES, *GENERATORS) if setting in engine_class(name).takes]
     where = f" in {' or '.join(ONLY_AT[setting])}" if setting in ONLY_AT else ""
     return (
         f"{engine} in {precision} cannot follow forward.{setting} = {value!r}: "
@@ -137,8 +137,6 @@ class Engines:
         self._open: OrderedDict[str, Engine] = OrderedDict()
 
     def get(self, settings: Mapping[str, Any]) -> Engine:
-        if not engine_class(settings.get("engine", "torch")).builds:  # one module for images of all sizes
-            settings = {name: value for name, value in settings.items() if name != "image_size"}
         key = json.dumps(settings, sort_keys=True)
         if key not in self._open:
             self._open[key] = self._start(settings)
@@ -189,7 +187,7 @@ class Engines:
 def built_key(settings: Mapping[str, Any]) -> str:
     """A readable name for what is built: bf16 and fp32 run the same graph, threads do not matter."""
     engine, precision = settings.get("engine", "torch"), settings.get("precision", "fp32")
-    kind = precision if precision.startswith("int8") else "float"
+    kind = precision if precision.startswith("int") or precision == "as-is" else "float"
     rest = {k: settings[k] for k in GRAPH_KEYS if settings.get(k) and (k in ALWAYS or kind != "float")}
     suffix = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8] if rest else "whole"
     return f"{engine}-{kind}-{suffix}"

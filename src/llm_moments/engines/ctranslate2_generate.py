@@ -40,17 +40,12 @@ class CTranslate2Generate:
     def open(
         cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
     ) -> CTranslate2Generate:
-        if model.format == "transformers" and "num_mel_bins" not in model.config:
-            from llm_moments.engines.ctranslate2_translate import CTranslate2Translate
-
-            return CTranslate2Translate.open(model, settings, store, calibration, device)  # type: ignore[return-value]
         if model.format not in cls.formats:
             raise EngineError(f"ctranslate2 reads no {model.format} model; convert it with ct2-transformers-converter")
-        module, _, kind = KINDS[model.config["spec"]].partition(":")
+        heard = "WhisperSpec" if "num_mel_bins" in model.config else "TransformerSpec"
+        module, _, kind = KINDS[model.config.get("spec", heard)].partition(":")
         made = getattr(importlib.import_module(f"llm_moments.engines.{module}"), kind)
-        if kind == "CTranslate2Translate":
-            return made.open(model, settings, store, calibration, device)  # type: ignore[no-any-return]
-        return made(model, settings, device)  # type: ignore[no-any-return]
+        return made.open(model, settings, store, calibration, device)  # type: ignore[no-any-return]
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
@@ -64,8 +59,8 @@ class CTranslate2Generate:
         raise NotImplementedError
 
 
-def opened(kind: str, model: Any, settings: Mapping[str, Any], device: str, workers: int = 1) -> Any:
-    """A `ctranslate2.models.Whisper` or `ctranslate2.Translator` (kind) of the model's folder.
+def opened(kind: str, folder: Path, settings: Mapping[str, Any], device: str, workers: int = 1) -> Any:
+    """A `ctranslate2.models.Whisper` or `ctranslate2.Translator` (kind) of a CTranslate2 folder.
 
     workers: batches it computes at the same time, each with the threads of the plan; they share the weights.
     """
@@ -84,11 +79,11 @@ def opened(kind: str, model: Any, settings: Mapping[str, Any], device: str, work
     ctranslate2.set_log_level(logging.ERROR)  # that weights are converted to what the CPU computes in is no news
     try:
         return cls(
-            str(model.path), device=device, compute_type=asked, inter_threads=workers,
+            str(folder), device=device, compute_type=asked, inter_threads=workers,
             intra_threads=int(settings.get("threads", 0)) or cores(),
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{model.name} cannot be loaded by ctranslate2: {error}") from error
+        raise ModelError(f"{folder} cannot be loaded by ctranslate2: {error}") from error
 
 
 def cores() -> int:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, cores, opened
+from llm_moments.engines.ctranslate2_translate import STORED, converted
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError
 
@@ -33,12 +35,22 @@ class CTranslate2Whisper(CTranslate2Generate):
     )  # fmt: skip
     hears: ClassVar[bool] = True  # features shorter than 30 s, too
 
-    def __init__(self, model: Any, settings: Mapping[str, Any], device: str):
+    def __init__(self, folder: Path, settings: Mapping[str, Any], device: str):
         threads = int(settings.get("threads", 0))
         self.workers = max(cores() // threads, 1) if threads else 1
         self.streams = int(settings.get("streams", 1))
-        self.model: Any = opened("Whisper", model, settings, device, self.workers)
+        self.model: Any = opened("Whisper", folder, settings, device, self.workers)
         self.device = str(self.model.device)
+
+    @classmethod
+    def open(
+        cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
+    ) -> CTranslate2Whisper:
+        """A Hugging Face folder is converted first; that is kept in `store`."""
+        folder = model.path
+        if model.format == "transformers":
+            folder = converted(model, store, STORED.get(settings.get("precision", "fp32"), "float32"))
+        return cls(folder, settings, device)
 
     @property
     def bins(self) -> int:
@@ -92,7 +104,7 @@ class CTranslate2Whisper(CTranslate2Generate):
         results = self.model.generate(
             encoded, [list(p.decoder) for p in prompts], beam_size=1 if drawn else decoding.beams,
             length_penalty=decoding.length_penalty, repetition_penalty=decoding.repetition_penalty,
-            max_length=max(len(p.decoder) for p in prompts) + decoding.max_new_tokens, return_scores=True,
+            max_length=_most(decoding.max_new_tokens, max(len(p.decoder) for p in prompts)), return_scores=True,
             return_no_speech_prob=True, sampling_topk=decoding.top_k if drawn else 1,
             sampling_temperature=decoding.temperature if drawn else 1.0,
         )  # fmt: skip
@@ -106,14 +118,21 @@ class CTranslate2Whisper(CTranslate2Generate):
         found = self.model.detect_language(self._encoded(features))
         return [row[0][0].strip("<|>") for row in found]
 
+    def forget(self) -> None:
+        """Nothing is kept of earlier prompts."""
+
     def close(self) -> None:
         self.model = None
+
+
+def _most(new: int, prompt: int) -> int:
+    """The max_length that allows so many new tokens: ctranslate2 gives half of it to an answer, and what a prompt leaves."""
+    return max(2 * new, new + prompt)
 
 
 def _answer(result: Any, decoding: Decoding) -> Generated:
     ids = list(result.sequences_ids[0])
     total = result.scores[0] * max(len(ids), 1) ** decoding.length_penalty  # ctranslate2's score is penalised by length
-    return Generated(
-        ids, finish="length" if len(ids) >= decoding.max_new_tokens else "stop", score=float(total / (len(ids) + 1)),
-        silence=float(result.no_speech_prob),
-    )  # fmt: skip
+    cut = len(ids) >= decoding.max_new_tokens
+    score = float(total / max(len(ids) + (not cut), 1))  # the end is a token, too
+    return Generated(ids, finish="length" if cut else "stop", score=score, silence=float(result.no_speech_prob))

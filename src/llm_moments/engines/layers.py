@@ -98,13 +98,14 @@ def _inner_run(path: str, stage: Any) -> list[tuple[str, Any]]:
     """The blocks of one stage; [] if it holds no run of blocks that have parts of their own."""
     import torch
 
-    for name, child in stage.named_children():
+    for name, child in [("", stage), *stage.named_children()]:
         if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) and len(child):
             kinds = {type(member) for member in child if not hasattr(member, "stands_for_a_layer")}
             if len(kinds) <= 1 and all(
                 len(list(member.children())) > 1 or hasattr(member, "stands_for_a_layer") for member in child
             ):
-                return [(f"{path}.{name}.{i}", member) for i, member in enumerate(child)]
+                inside = f"{path}.{name}" if name else path
+                return [(f"{inside}.{i}", member) for i, member in enumerate(child)]
     return []
 
 

@@ -63,11 +63,11 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     precision = settings.get("precision", "fp32")
     if precision == "fp32":
         to_onnx(module, example, names, folder / GRAPH)
-        _prove(module, names, model, folder / GRAPH)
+        _prove(module, example, model, folder / GRAPH)
         return names
     plain = folder / "plain.onnx"
     to_onnx(module, example, names, plain)
-    _prove(module, names, model, plain)
+    _prove(module, example, model, plain)
     with quiet():
         _quantise(
             plain, folder / GRAPH, names, settings, calibrated_on(calibration, example), float_parts(module, settings)
@@ -77,13 +77,13 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     return names
 
 
-def _prove(module: Any, names: list[str], model: Any, file: Path) -> None:
+def _prove(module: Any, example: dict[str, Any], model: Any, file: Path) -> None:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # a failure is the reason that is given, not a line on the screen
-    session = OnnxRuntime(ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]), names)
-    prove(module, names, model, lambda fields: session.forward(fields)["logits"], "ONNX")
+    session = OnnxRuntime(ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]), list(example))
+    prove(module, example, model, lambda fields: session.forward(fields)["logits"], "ONNX")
 
 
 def _quantise(

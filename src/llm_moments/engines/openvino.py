@@ -96,7 +96,7 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     module, example, names = traced(model, settings)
     graph = _graph(module, example, names, folder)
     plain = OpenVino(ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), names, 1)
-    prove(module, names, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO")
+    prove(module, example, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO")
     if precision == "int8":
         rows = calibrated_on(calibration, example)
         graph = _calibrated(graph, names, rows, _ignored(graph, module, settings), model)

@@ -5,7 +5,7 @@ Longformer's tracing, for one, bakes the shape of its example into the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,18 @@ SHARE, LEAST = 0.01, 1e-3  # of the largest output; float graphs differ by a tho
 
 
 def prove(
-    module: Any, names: Sequence[str], model: Any, run: Callable[[dict[str, np.ndarray]], np.ndarray], what: str
+    module: Any, example: Mapping[str, Any], model: Any, run: Callable[[dict[str, np.ndarray]], np.ndarray], what: str
 ) -> None:
-    """EngineError if `run(fields) -> [rows, classes]` answers otherwise than the module, on padded rows."""
+    """EngineError if `run(fields) -> [rows, classes]` answers otherwise than the module, on padded rows or, where
+    the example is of images, on more of them than it was exported with."""
     import torch
 
-    fields = _rows(model, module.inner.config.vocab_size)
+    names = list(example)
+    if "pixel_values" in example:
+        shape = (ROWS, *example["pixel_values"].shape[1:])
+        fields = {"pixel_values": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
+    else:
+        fields = _rows(model, module.inner.config.vocab_size)
     with torch.no_grad(), quiet():
         expected = module(*(torch.from_numpy(fields[name]) for name in names)).float().numpy()
     try:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import failing_as
-from llm_moments.errors import EngineError, ModelError
+from llm_moments.errors import EngineError, InputError, ModelError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -34,19 +34,33 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
             local_files_only=True, **options,
         )  # fmt: skip
     except Exception as error:
-        raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
+        raise ModelError(f"{model.name} cannot be loaded by transformers: {_why(error)}") from error
     fitted(module, model).eval()
     return skip(module, list(skip_layers)) if skip_layers else module
 
 
+def _why(error: Exception) -> str:
+    text = str(error)
+    if "mismatched_sizes" in text:
+        return "its weights have other shapes than its config.json states (as many classes as id2label has, for one)"
+    if "deserializing header" in text:
+        return f"its *.safetensors are not whole ({text}). Copy or download them again"
+    return text
+
+
 def best_device(wanted: str) -> str:
+    """The device to run on; InputError for one that torch does not find here."""
     import torch
 
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    able = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [name for name, here in able.items() if here]
+    if wanted == "auto":
+        return found[0]
+    if wanted not in found:
+        raise InputError(
+            f"torch finds no {wanted!r} device here, only {', '.join(found)}: choose one of these, or auto"
+        )
+    return wanted
 
 
 class TorchEager:
@@ -62,6 +76,7 @@ class TorchEager:
         import torch
 
         self.module, self.device = module, device
+        self.dtype = next((p.dtype for p in module.parameters()), None)
         self.threads = int(settings.get("threads", 0)) or _all_threads()
         self._torch = torch
 
@@ -90,6 +105,8 @@ class TorchEager:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
             inputs = {name: torch.from_numpy(array) for name, array in fields.items()}
+            if self.dtype not in (None, torch.float32):  # pixels; ids stay whole numbers
+                inputs = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
             if self.device != "cpu":
                 with recorder.step("transfer"):
                     inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}

@@ -81,17 +81,11 @@ def _scores(engine: Any, out: Any, answers: Sequence[Generated], decoding: Decod
     """Mean log-probability of each answer's tokens, its end included."""
     counts = [len(a.ids or ()) + (a.finish == "stop") for a in answers]
     if decoding.beams > 1:
-        sums = [
-            float(s) * (len(a.ids or ()) + 1) ** decoding.length_penalty
-            for s, a in zip(out.sequences_scores, answers, strict=True)
-        ]
+        penalised = out.sequences_scores.float().cpu().numpy()
+        sums = [float(s) * count**decoding.length_penalty for s, count in zip(penalised, counts, strict=True)]
     else:
-        told = (
-            engine.module.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
-            .float()
-            .cpu()
-            .numpy()
-        )
+        steps = engine.module.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
+        told = steps.float().cpu().numpy()
         sums = [float(row[:count].sum()) for row, count in zip(told, counts, strict=True)]
     return [total / max(count, 1) for total, count in zip(sums, counts, strict=True)]
 

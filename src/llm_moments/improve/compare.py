@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.evaluation import assumption, evaluation, gather
+from llm_moments.improve.along import along_answers
 from llm_moments.measure import interleaved
 from llm_moments.model import load
 
@@ -19,7 +20,9 @@ Tick = Callable[[float | None, str], None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """B held against A. drop > 0: B is worse; speedup > 1: B is faster. within: drop_high < max_drop."""
+    """B held against A. drop > 0: B is worse; speedup > 1: B is faster. within: drop_high < max_drop.
+
+    None: not measured (results of lm-eval have neither speed nor outputs)."""
 
     a: str
     b: str
@@ -32,15 +35,18 @@ class Comparison:
     drop_high: float
     harmful: int
     beneficial: int
-    agreement: float
-    divergence: float
-    speedup: float
-    speedup_low: float
-    speedup_high: float
+    agreement: float | None
+    divergence: float | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
     confidence: float
     max_drop: float | None
     within: bool | None
     assumes: str = ""
+    kl: float | None = None  # of the next token's distribution along A's own texts, mean, nats; None: not told
+    top1: float | None = None  # share of those tokens at which both find the same one likeliest
+    along_tokens: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "comparison", "format": 1, **asdict(self)}
@@ -48,15 +54,15 @@ class Comparison:
 
 def compare(
     a: Any, b: Any, data: Any, *, max_drop: float | None = None, rounds: int = 7, progress: Tick | None = None,
-    device: str = "auto", **read: Any,
+    device: str = "auto", task: str | None = None, metric: str | None = None, **read: Any,
 ) -> Comparison:  # fmt: skip
     """Answers of two models, artefacts or pipelines on the same examples; B's drop against A and its speed-up.
 
     Speed is timed on rows of the data, A and B in turn (A B, B A, …); a slow one on other rows each round.
     """
     tick = progress or (lambda done, message: None)
-    one, two = load(a, device=device), load(b, device=device)
-    examples, _ = gather(data, **read)
+    one, two = (load(ref, device=device, task=task, metric=metric) for ref in (a, b))
+    examples, _ = gather(data, judge=one, **read)
     part, other = evaluation(one, examples), evaluation(two, examples)
     tick(0.0, "answers of A")
     outputs_a, cost_a = _answered(one, part.values)
@@ -69,10 +75,12 @@ def compare(
     speed = _speed(one, two, part.values, {"a": cost_a, "b": cost_b}, rounds, tick)
     same = one.task.argmax_equal(outputs_a, outputs_b, one.model)
     spread = one.task.divergence(outputs_a, outputs_b, one.model)
+    along = along_answers(one, two, part.values, outputs_a)
     return Comparison(
         str(a), str(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
         speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop, assumption(bound),
+        *((along.kl, along.top1, along.tokens) if along else ()),
     )  # fmt: skip
 
 

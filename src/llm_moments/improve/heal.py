@@ -1,4 +1,4 @@
-"""Healing within a search: a model of half the layers, taught by a plan that was found to answer well."""
+"""Healing within a search: models of fewer layers, taught by a plan that was found to answer well."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from llm_moments.train.distill import distill
 from llm_moments.train.fit import run_folder
 from llm_moments.train.weather import plain
 
-NAME = "healed"  # of the weights that it makes
+STUDENTS = {"one": "1", "third": "third", "half": "half"}  # layers, as `distill` takes them
+RATES = {"one": 1e-3}  # of learning, at its peak; students made of the teacher's own layers bear more than it did
+RATE = 5e-4
 LEARNING = 0.85  # of its time; the rest is for the teacher's answers and the choice of layers
 TELLING = 0.1  # of the original's time for the same examples: what a fast teacher takes for its answers
 
@@ -29,7 +31,8 @@ def without(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
 
 
 class Healer:
-    """Called with a teacher, a length and seconds, it makes the weights and makes them known to the pipeline.
+    """Called with a teacher, a length, seconds and a share of the layers, it makes the weights and makes them known to
+    the pipeline, by the name `healed-` and that share.
 
     folder: where they stay with the study; without one they are gone with the process.
     """
@@ -40,30 +43,49 @@ class Healer:
     ):  # fmt: skip
         self.pipe, self.study, self.taught, self.tick = pipe, study, list(taught), tick
         self._scratch = None if folder else tempfile.TemporaryDirectory(prefix="llm-moments-")
-        self.folder = (folder or Path(self._scratch.name if self._scratch else "")) / "weights" / NAME
-        self._known()
+        self.folder = (folder or Path(self._scratch.name if self._scratch else "")) / "weights"
+        for student in STUDENTS:
+            self._known(student)
 
-    def __call__(self, teacher: Pipeline, length: int, seconds: float) -> str:
+    def __call__(self, teacher: Pipeline, length: int, seconds: float, student: str) -> str:
         """The name of the weights, or nothing where none can be made of this model."""
         begin = time.monotonic()
+        made = self.folder / name_of(student)
         telling = TELLING * len(self.taught) * self.study.notes["stock_cost"]["sorted"]
         try:
-            if not self._known():
-                shutil.rmtree(run_folder(self.folder), ignore_errors=True)
+            if not self._known(student):
+                shutil.rmtree(run_folder(made), ignore_errors=True)
                 distill(
-                    teacher, self.taught, self.folder, student="layers=half", max_length=length,
-                    seconds=max(LEARNING * (seconds - telling), 5.0), overwrite=self.folder.exists(),
-                    progress=lambda done, said: self.tick(None, f"healing: {said}"),
+                    teacher, self.taught, made, student=f"layers={STUDENTS[student]}", max_length=length,
+                    learning_rate=RATES.get(student, RATE),
+                    seconds=max(LEARNING * (seconds - telling), 5.0), overwrite=made.exists(),
+                    progress=lambda done, said: self.tick(None, f"healing, layers: {student}: {said}"),
                 )  # fmt: skip
         except (EngineError, InputError, ModelError) as error:
-            self.study.note("heal", f"not healed: {error}")
+            if not isinstance(self.study.notes.get("heal"), dict):
+                self.study.note("heal", f"not healed: {error}")
             return ""
-        self.study.note("heal", {"seconds": round(time.monotonic() - begin, 1), "examples": len(self.taught)})
-        return NAME if self._known() else ""
+        self._told(student, time.monotonic() - begin)
+        return name_of(student) if self._known(student) else ""
 
-    def _known(self) -> bool:
+    def _told(self, student: str, seconds: float) -> None:
+        """Notes the time of each student; one that was there already keeps its own."""
+        found: Any = self.study.notes.get("heal")
+        known: dict[str, Any] = (
+            found if isinstance(found, dict) else {"seconds": 0.0, "examples": len(self.taught), "students": {}}
+        )
+        if student not in known["students"]:
+            students = {**known["students"], student: round(seconds, 1)}
+            self.study.note("heal", {**known, "seconds": round(sum(students.values()), 1), "students": students})
+
+    def _known(self, student: str) -> bool:
         """Whether the weights are there; the pipeline's engines know them from then on."""
-        whole = (self.folder / NOTES).exists()
+        name = name_of(student)
+        whole = (self.folder / name / NOTES).exists()
         if whole:
-            self.pipe.engines.variants[NAME] = open_model(self.folder)
+            self.pipe.engines.variants[name] = open_model(self.folder / name)
         return whole
+
+
+def name_of(student: str) -> str:
+    return f"healed-{student}"

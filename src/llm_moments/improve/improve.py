@@ -22,6 +22,7 @@ from llm_moments.budget import seconds
 from llm_moments.core import WINDOW, Pipeline, Plan
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, gather, split
+from llm_moments.improve import first as put_first
 from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
 from llm_moments.improve.choices import weighed
@@ -121,12 +122,16 @@ def improve(
     progress: Tick | None = None,
     device: str = "auto",
     heal: Any = False,
+    first: str | None = None,
     **read: Any,
 ) -> Improvement:
     """Searches plans of a pipeline, model folder or artefact on the user's examples and certifies one.
 
-    heal: also teach a model of half the layers to answer as the original does, on a part of the examples, or,
+    heal: also teach models of a third or half of the layers to answer as the original does, on a part of the examples, or,
     where heal is itself data (a path or examples, without labels if you like), on those.
+
+    first: "linear" for a linear model of words, trained on the same part of the examples and offered to the search as
+    the cheap stage of a cascade.
 
     max_drop: most that the mean score may drop (1 = all). budget: seconds, or "90s", "10m", "1h".
     out: folder for the artefact; the study in it is gone on with by the same call after an interruption.
@@ -138,20 +143,31 @@ def improve(
     pipe = load(model, device=device)
     if heal is not False and not getattr(pipe.task, "heals", False):
         raise InputError(f"healing is for models of texts so far, not for {pipe.task.name}")
-    examples, source = gather(data, **read)
+    if first is not None:
+        put_first.check(first, pipe)
+    examples, source = gather(data, judge=pipe, **read)
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
     if heal is not False:
         question["heal"] = "a part of the data" if heal is True else str(getattr(heal, "path", heal))[:200]
+    if first is not None:
+        question["first"] = first
     folder = Path(out) if out is not None else None
     if folder is not None:
         _make_way(folder, question, overwrite)
     study = Study(folder / STUDY if folder else None, question)
-    parts = split(pipe, examples, heal=heal is True)
+    parts = split(pipe, examples, heal=heal is True or first is not None)
+    apart = parts.pop("heal", None)
     run = _Run(pipe, parts, study, max_drop, objective, seconds(budget), tick, source, folder)
     if heal is not False:
-        taught = parts.pop("heal").values if heal is True else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
+        taught = (
+            apart.values
+            if heal is True and apart is not None
+            else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
+        )
         run.taught = without(taught, [*parts["search"].values, *parts["certify"].values])
+    if first is not None:
+        run.apart = apart
     return run.finish()
 
 
@@ -188,6 +204,7 @@ class _Run:
         self.max_drop, self.objective, self.budget = max_drop, objective, budget
         self.parts = parts
         self.taught: list[Any] | None = None  # inputs that a smaller model may learn from
+        self.apart: Evaluation | None = None  # examples that a model to put first may learn from
         self.looks: list[Look] = [Look(**x) for x in study.notes.get("looks", [])]
 
     def left(self) -> float:
@@ -212,6 +229,11 @@ class _Run:
         self.calibrate()
         if self.taught is not None:
             search.heal = Healer(self.pipe, self.study, self.taught, self.folder and self.folder / STUDY, self.tick)
+        if self.apart is not None:
+            judged = [self.parts[name] for name in ("search", "certify")]
+            search.first = put_first.First(
+                self.pipe, self.study, self.apart, judged, self.folder and self.folder / STUDY, self.tick
+            )
         chosen = self.certified(search)
         if chosen is not None:
             return self.result(search, *chosen)

@@ -42,7 +42,8 @@ class Search:
         self.base_cost: float | None = None
         self.quick_rows = QUICK
         self.built = 0.0  # seconds that the dearest graph so far took to build
-        self.heal: Callable[[Pipeline, int, float], str] | None = None  # (teacher, length, seconds) -> name of weights
+        self.heal: Callable[[Pipeline, int, float, str], str] | None = None  # of improve.heal; gives a name of weights
+        self.first: Callable[[Pipeline], str] | None = None  # trains a model to put first; name of its weights
         self._odds: dict[str, float] = {}
 
     # -- time
@@ -154,7 +155,7 @@ class Search:
         if self.objective == "throughput" and follows(engine_class(engine), "streams", precision):
             changes["forward.streams"] = min(usable_cores(), STREAMS)
         if precision == "int8":
-            changes["forward.calibration"] = self.study.notes["calibration"]
+            changes["forward.calibration"] = self.study.notes.get("calibration")
         return self.stock.plan.with_(**{**changes, self.stock.task.extent.knob: length, **more})
 
     def answer_as_stock(self) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 from llm_moments.core import Plan
 from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.environment import usable_cores
+from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Trial
+from llm_moments.train.distill import layers_of
 
 SURE = 0.95  # chance to pass from which more length is not needed
-HEALS = 0.65  # of the time that is left, for teaching a smaller model
+HEALS = {"one": 0.3, "third": 0.4, "half": 0.65}  # of the time that is left, for teaching a model of so many layers
+MUCH = 0.75  # of the time of the best plan before: students of more layers could hardly do better
 SATURATED = 2  # rungs that are sure before a longer one is left out
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
@@ -80,17 +83,43 @@ def _ladder(search: Search, engine: str, precision: str, stage: str, most: int =
 
 
 def heal(search: Search) -> None:
-    """Half the layers, taught by the fastest good plan; then its own lengths on the fastest engines."""
-    teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
-    if search.heal is None or not teachers or search.late(HEALS * search.left()):
+    """One layer, which learns and answers fastest; a third and half of them where that did not make much faster."""
+    if search.heal is None or not search.good():
         return
+    made: set[int] = set()
+    for student, share in HEALS.items():
+        layers = layers_of(layer_count(search), student)
+        if layers in made:
+            continue
+        made.add(layers)
+        teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
+        if not teachers or search.late():
+            return
+        before = search.good()[0].cost or 0.0
+        if not (name := _healed(search, teachers, student, share)):
+            return
+        cascades(search)
+        best = search.good()[0]
+        if _uses(best, name) and (best.cost or 0.0) < MUCH * before:
+            return
+
+
+def _healed(search: Search, teachers: list[Trial], student: str, share: float) -> str:
+    """Teaches it by the fastest good plan, and tries its own lengths on the fastest engines."""
+    assert search.heal is not None
     sure = [t for t in teachers if search.odds(t) >= SURE] or teachers
     taught = _taught_at(search, search.stock.task.extent.of(teachers[0].plan))
-    name = search.heal(search.pipe(sure[0]), taught, HEALS * search.left())
-    if not name:
-        return
-    for engine, precision in variants(search)[:2]:
-        _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+    name = search.heal(search.pipe(sure[0]), taught, share * search.left(), student)
+    if name:
+        for engine, precision in variants(search)[:2]:
+            _ladder(search, engine, precision, "healed", taught, **{"forward.weights": name})
+    return name
+
+
+def _uses(trial: Trial, name: str) -> bool:
+    """Whether these weights are the plan's own, or those of its cheap stage."""
+    cheap = trial.plan.get("cascade", {}).get("cheap", {})
+    return name in (trial.plan["forward"].get("weights"), cheap.get("forward.weights"))
 
 
 def _taught_at(search: Search, single: int) -> int:
@@ -100,6 +129,17 @@ def _taught_at(search: Search, single: int) -> int:
     short = fastest.settings("cascade").get("cheap", {}).get(search.stock.task.extent.knob)
     longer = [n for n in rungs(search) if short and short < n < single]
     return min(longer, default=single)
+
+
+def first(search: Search) -> None:
+    """A model of another kind, for the cheap stage of a cascade; on its own it is a plan like any other."""
+    if search.first is None or search.late():
+        return
+    teachers = [t for t in search.good() if "cascade" not in t.plan]
+    name = search.first(search.pipe(teachers[0]) if teachers else search.stock)
+    if name:
+        sorts = {**search.stock.task.sorts, **put_on("torch", "fp32"), "forward.calibration": None}
+        search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
 
 
 def rungs(search: Search) -> list[int]:
@@ -270,7 +310,11 @@ def layer_count(search: Search) -> int:
     from llm_moments.engines.torch_eager import load_module
 
     if "layers" not in search.study.notes:
-        search.study.note("layers", count(load_module(search.stock.model)))
+        try:
+            found = count(load_module(search.stock.model))
+        except EngineError:  # a model without layers: none can be left out
+            found = 0
+        search.study.note("layers", found)
     return int(search.study.notes["layers"])
 
 
@@ -286,5 +330,5 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, cascades, lossless, heal, cascades, tune, others, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, first, cascades, lossless, heal, tune, others, keep_float, compiled, skips, cascades, tune,
 )  # fmt: skip

@@ -21,7 +21,7 @@ PREFILL, DECODE = 1, 2  # what an engine that can be watched says it is doing (`
 @contextmanager
 def watched(pipe: Pipeline, depth: int) -> Iterator[list[Probe]]:
     """Probes on the layers of the engine's module while it lasts; none where the engine shows no module."""
-    engine = pipe.engines.get(pipe.plan.settings("forward"))
+    engine = pipe.engines.get(pipe.engine_settings)
     with ExitStack() as stack:
         found: list[Probe] = []
         if depth and hasattr(engine, "phase") and getattr(engine, "device", "cpu") == "cpu":
@@ -70,6 +70,10 @@ def figures(tree: StepCost, pipe: Pipeline) -> dict[str, Figure]:
             found["tokens_per_s"] = Figure(
                 decode.counts["tokens"] / decode.wall_s, "tokens/s", note="of decoding alone"
             )
+    heard = sum(one.counts.get("audio_s", 0.0) for _, one in tree.walk())
+    spent = sum(child.wall_s for child in tree.children)
+    if heard and spent:
+        found["audio"] = Figure(heard / spent, "audio s/s", note="seconds of sound in a second of work")
     each = kv_bytes(pipe)
     if each and prefill is not None and prefill.calls:
         tokens = (prefill.counts.get("tokens", 0) + prefill.counts.get("reused_tokens", 0)) / prefill.calls

@@ -19,6 +19,7 @@ from llm_moments.evaluation import gather
 from llm_moments.measure import forget
 from llm_moments.model import load
 from llm_moments.record import decoding
+from llm_moments.record.image_limits import limited_images
 from llm_moments.record.limits import Load, limited
 from llm_moments.record.meters import Energy, peak_memory, tensor_memory
 from llm_moments.record.overhead import counted, measured, rows_for
@@ -191,7 +192,12 @@ def _opened(
         load = Load(counts.get("padded_tokens", 0), counts.get("squares", 0), counts.get("batches", 0))
         tokens = {k: counts[k] for k in ("tokens", "padded_tokens") if k in counts}
         full = replace(forward, counts={**forward.counts, **tokens}, children=(*forward.children, *layers))
-        full = limited(full, stage.pipe.engines.model_for(stage.settings), stage.settings, load)
+        model = stage.pipe.engines.model_for(stage.settings)
+        if "image_size" in stage.settings:
+            images = counts.get("items", 0) - counts.get("reused_rows", 0)
+            full = limited_images(full, model, stage.settings, images, counts.get("batches", 0))
+        else:
+            full = limited(full, model, stage.settings, load)
         tree = _at(tree, stage.parents, partial(_with_child, full))
     return tree, notes
 

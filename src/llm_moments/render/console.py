@@ -211,12 +211,24 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
             f"{number(found['harmful'], 'd')}, {number(found['beneficial'], 'd')} of {found['n']:,}",
         ),
         ("same answer", number(found["agreement"], ".2%")),
+        *_along(found),
         ("speed, times A", f"{number(found['speedup'], '.2f')} ({faster})"),
         ("budget", within),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
     if found.get("assumes"):
         say(console, found["assumes"])
+
+
+def _along(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of models that make texts: how far the next token's distributions are apart along A's answers."""
+    if found.get("kl") is None:
+        return []
+    over = f"over {found['along_tokens']:,} tokens of A's answers"
+    return [
+        ("next token: divergence, nats", f"{number(found['kl'], '.4g')} {over}"),
+        ("next token: same likeliest", f"{number(found['top1'], '.2%')} {over}"),
+    ]
 
 
 def show_doctor(found: Mapping[str, Any], console: Console) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_moments.core import Batch, Knob, Recorder, one_of
-from llm_moments.images import decoded
+from llm_moments.images import Keeper, decoded
 
 
 class Decode:
@@ -25,15 +25,16 @@ class Decode:
         Knob("channels", 3, (3, 1), False, one_of(1, 3), "3: in colour; 1: in grey"),
     )  # fmt: skip
 
-    def __init__(self, settings: Mapping[str, Any], needed: int, kept: Any = None):
-        """needed: the shorter side, in pixels, that resizing asks for. kept: the key of what resizing keeps."""
+    def __init__(self, settings: Mapping[str, Any], needed: int):
+        """needed: the shorter side, in pixels, that resizing asks for."""
         self.channels = int(settings["channels"])
         self.least = int(settings.get("draft", 0)) * needed
-        self.kept = kept
+        self.keeper: Keeper | None = None
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        keeper = self.keeper
         made = [
-            None if image.kept and image.kept[0] == self.kept else decoded(image, self.channels, self.least)
+            None if keeper and keeper.kept(image) is not None else decoded(image, self.channels, self.least)
             for image in batch["input"]
         ]
         if recorder.active:

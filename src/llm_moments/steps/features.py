@@ -44,7 +44,10 @@ class LogMel:
         need = (frames - 1) * HOP + N_FFT
         head = samples[1 : N_FFT // 2 + 1][::-1]
         head = np.pad(head, (N_FFT // 2 - len(head), 0))
-        sound = np.concatenate([head, samples, np.zeros(max(need - len(samples) - len(head), 0), np.float32)])[:need]
+        tail = np.zeros(max(need - len(samples) - len(head), 0), np.float32)
+        if len(samples) >= FRAMES * HOP:  # no silence follows: the end is mirrored as well
+            tail = samples[-1 - N_FFT // 2 : -1][::-1]
+        sound = np.concatenate([head, samples, tail])[:need]
         windows = np.lib.stride_tricks.sliding_window_view(sound, N_FFT)[::HOP][:frames]
         spectrum = scipy.fft.rfft(windows * _hann(), axis=1)
         power = spectrum.real**2 + spectrum.imag**2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
-from llm_moments.images import pillow
+from llm_moments.images import Keeper, pillow
 
 SIZES = (
     8,
@@ -59,21 +59,19 @@ class Resize:
         Knob("resample", "bilinear", ("bilinear", "bicubic", "box", "nearest"), False, one_of(*RESAMPLE), f"one of {', '.join(RESAMPLE)}"),
     )  # fmt: skip
 
-    def __init__(self, settings: Mapping[str, Any], height: int, width: int, channels: int, keep: Any = None):
-        """keep: a key under which what is made is kept with the image itself, for the next time; None: not."""
-        self.height, self.width, self.channels, self.keep = height, width, channels, keep
+    def __init__(self, settings: Mapping[str, Any], height: int, width: int, channels: int):
+        self.height, self.width, self.channels = height, width, channels
         self.fit, self.crop = settings["fit"], float(settings["crop"])
         self.resample = RESAMPLE.index(settings["resample"])
+        self.keeper: Keeper | None = None
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         made = np.empty((batch.size, self.height, self.width, self.channels), np.uint8)
         for row, (one, image) in enumerate(zip(batch["decoded"], batch["input"], strict=True)):
-            if one is None:
-                made[row] = image.kept[1]
-                continue
-            made[row] = self.resized(one)
-            if self.keep is not None and self.keep[-1](made[row].nbytes):
-                image.kept = (self.keep, made[row].copy())
+            known = self.keeper.kept(image) if self.keeper is not None else None
+            made[row] = self.resized(one) if known is None else known
+            if known is None and self.keeper is not None:
+                self.keeper.keep(image, made[row])
         return batch.with_(pixels=made, decoded=None)
 
     def resized(self, one: Any) -> np.ndarray:

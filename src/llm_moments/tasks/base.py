@@ -17,9 +17,11 @@ TASKS = {
     "image-classification": "image_classification:ImageClassification",
     "chat": "chat:Chat",
     "text-generation": "chat:TextGeneration",
+    "multiple-choice": "likelihood:TextChoice",
     "translation": "translation:Translation",
     "automatic-speech-recognition": "speech:SpeechRecognition",
 }
+BY_LIKELIHOOD = ("likelihood", "accuracy", "normalised accuracy")  # metrics for which no text is made
 # What an architecture's name ends with, and the task that is meant where none is named; the first that fits.
 MEANT = (
     ("SequenceClassification", "text-classification"),
@@ -111,6 +113,8 @@ def task_for(model: Any, name: str | None = None, metric: str | None = None) -> 
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
     module, _, cls = known[name].partition(":")
     made = getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)
+    if metric in BY_LIKELIHOOD and name in ("chat", "text-generation"):
+        return importlib.import_module("llm_moments.tasks.likelihood").judged(name, metric)
     if metric is None:
         return made()
     if not hasattr(made, "default_metric"):

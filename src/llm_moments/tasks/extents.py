@@ -43,3 +43,6 @@ PIXELS = Extent(
         {"resize.resample": "bilinear"}, {"resize.fit": "squash"},
     ),
 )  # fmt: skip
+WORDS = Extent(
+    "vectorize.words", "words", tunable=(("batch.size", (128, 256)),), others=({"vectorize.ngrams": 1},)
+)  # fmt: skip

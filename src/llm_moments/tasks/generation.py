@@ -117,7 +117,7 @@ def engine_tries(model: Any) -> list[Try]:
     from llm_moments.engines.base import available, engine_class, put_on
     from llm_moments.engines.generator import GENERATORS
 
-    order = ("int4", "int8", "bf16", "fp16", "as-is", "fp32")
+    order = ("int4", "int8", "int8-bf16", "bf16", "fp16", "as-is", "fp32")
     found: list[Try] = []
     for name in available(GENERATORS):
         cls = engine_class(name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments.core import Batch, Knob, Pace, Plan, Step, whole
-from llm_moments.images import Image, image_of, size_of
+from llm_moments.images import Image, Keeper, image_of, size_of
 from llm_moments.steps.batch_images import BatchImages
 from llm_moments.steps.decode_image import Decode
 from llm_moments.steps.forward import Forward
@@ -121,6 +121,15 @@ class ImageClassification(Classification):
         channels, height, width = self.shape(model, plan)
         decoded = max(w * h for w, h in map(size_of, few)) * 3 if any(i.array is None for i in few) else 0
         return int(np.clip(ROOM // (decoded + 5 * channels * height * width), 1, window))
+
+    def keep(self, steps: Sequence[Step], plan: Plan) -> None:
+        """From now on these steps decode and resize each file once, as far as a quarter of the free memory allows."""
+        import psutil
+
+        keeper = Keeper(str([plan.settings("decode"), plan.settings("resize")]), psutil.virtual_memory().available // 4)
+        for step in steps:
+            if isinstance(step, Decode | Resize):
+                step.keeper = keeper
 
     def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
         _, height, width = self.shape(model, plan)

@@ -9,12 +9,16 @@ from typing import Any
 from llm_moments.core import Knob, Plan, Step
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.sparse import SparseBatches, linear_steps
-from llm_moments.steps.vectorize import Vectorize
+from llm_moments.steps.vectorize import Vectorize, words
+from llm_moments.tasks.extents import TOKEN_RUNGS, WORDS, Changes
 from llm_moments.tasks.text_classification import CASCADE, TextClassification
 
 
 class LinearText(TextClassification):
     """The same answers, references and scores; other steps on the way to them."""
+
+    extent = WORDS
+    heals = False  # there is nothing smaller to teach
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
         return linear_steps(model, plan, engines)
@@ -33,6 +37,21 @@ class LinearText(TextClassification):
             "batch": {"order": "input", "size": 32},
             "forward": {"engine": "torch", "precision": "fp32"},
         }
+
+    def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
+        """Numbers of words that cut some of these rows, fewest first, and 0 for all of them."""
+        texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
+        longest = max((len(words(text)) for text in texts), default=0)
+        return [*(n for n in TOKEN_RUNGS if n < longest), 0]
+
+    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
+        return [*WORDS.others] if pipe.model.vectorizer.ngrams > 1 else []
+
+    def by_hand(self, model: Any, plan: Plan) -> int:
+        return WORDS.of(plan)
+
+    def calibrating(self, model: Any) -> dict[str, Any] | None:
+        return None  # no engine in int8 takes it
 
     def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
         """Nothing beside the weights: the vocabulary is in them."""

@@ -46,9 +46,9 @@ def preprocessing(model: Any) -> Preprocessing:
 def _read(model: Any) -> Preprocessing:
     config = model.config
     try:
-        if "pretrained_cfg" in config:
-            return _of_timm(config["pretrained_cfg"])
         file = model.path / FILE
+        if "pretrained_cfg" in config and not file.exists():
+            return _of_timm(config["pretrained_cfg"])
         return _of_transformers(_read_json(file) if file.exists() else {}, config, model.name)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"{model.name}: what it says of its images cannot be understood: {error!r:.120}") from error

@@ -6,13 +6,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_moments.atomic import sibling, sync
-from llm_moments.errors import ArtefactError
+from llm_moments.atomic import remove, sibling, sync
+from llm_moments.errors import ArtefactError, WriteError
 
 STATE, WEIGHTS, OPTIMISER = "state.json", "weights.safetensors", "optimiser.safetensors"
 KEPT = 2  # the last ones; should one be damaged, the one before it is gone on from
@@ -25,7 +26,7 @@ def save(folder: Path, step: int, module: Any, optimizer: Any, scheduler: Any, p
 
     path = folder / f"step-{step:08d}"
     tensors, plain = _flat(optimizer.state_dict())
-    with sibling(path) as made:
+    with _kept(folder), sibling(path) as made:
         save_model(module, str(made / WEIGHTS))
         save_file({**tensors, "random": torch.get_rng_state()}, str(made / OPTIMISER))
         state = {
@@ -37,8 +38,24 @@ def save(folder: Path, step: int, module: Any, optimizer: Any, scheduler: Any, p
         for file in made.iterdir():
             sync(file)
     for old in list(found(folder))[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     return path
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """What a killed process left half-written is dropped; of a failed write it is said what there still is."""
+    for half in folder.glob(".step-*"):
+        if not half.name.endswith(".old"):
+            shutil.rmtree(half, ignore_errors=True)
+    try:
+        yield
+    except WriteError as error:
+        last = next(found(folder), None)
+        kept = (
+            f"The last checkpoint is kept: {last}; the same command goes on from it." if last else "None was there yet."
+        )
+        raise WriteError(f"{error} {kept}") from error
 
 
 def found(folder: Path) -> Iterator[Path]:

@@ -24,6 +24,8 @@ from llm_moments.train.problem import with_head
 from llm_moments.train.weather import leaks
 
 JUDGES = 64  # examples by which layers are chosen
+SHARES = {"half": 2, "third": 3}  # so many layers to one of the student's
+MOST_EPOCHS = 12  # however much time there is; students of R8 had what they could get from 1,600 texts after 10
 COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 
 
@@ -47,13 +49,17 @@ def distill(
 
     teacher: a model folder or pipeline. data: examples, whose references are not looked at. student:
     "layers=3" for the teacher with so many of its layers, chosen by what leaving out the others changes least;
-    "layers=0,2,5" for these; "layers=half"; or another model's folder, which keeps its own tokenizer. hidden:
+    "layers=0,2,5" for these; "layers=half" or "layers=third"; or another model's folder, which keeps its own tokenizer. hidden:
     weight of the hidden states (of a student made of the teacher's layers). seconds: as many epochs as fit in.
     settings: fields of `Settings`. evaluate: examples with references, or without: then the teacher's answers
     are held against the student's.
     """
     base = load(teacher, device=device)
     base = base.with_(**base.task.sorts)
+    if base.model.is_linear:
+        raise InputError(f"{base.model.name} is a linear model: nothing smaller can be made of it")
+    if "truncate" not in base.plan:
+        raise InputError(f"a student can be taught by a classifier of texts so far, not by one of {base.task.name}")
     examples, _ = gather(data)
     judged = gather(evaluate) if evaluate is not None else ([], "")
     out = Path(out)
@@ -85,7 +91,7 @@ def distill(
         )
         kept: list[int] = []
     else:
-        kept = layers if isinstance(layers, list) else chosen_layers(base, values[:JUDGES], told[:JUDGES], layers, tick)
+        kept = layers if isinstance(layers, list) else _chosen(base, values, told, layers, wanted.max_length, tick)
         module, described = smaller(base.model, kept)
     pipe = Pipeline(
         base.task, described, Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}}),
@@ -118,31 +124,42 @@ def _rows(count: int) -> Any:
     return torch.arange(count)
 
 
-def _layers_asked(student: str) -> int | list[int] | None:
-    """How many layers, or which; None if the student is a model of its own."""
-    found = re.fullmatch(r"layers=(half|\d+(?:,\d+)*)", student)
+def _layers_asked(student: str) -> str | list[int] | None:
+    """How many layers, as `layers_of` takes it, or which; None if the student is a model of its own."""
+    found = re.fullmatch(r"layers=(half|third|\d+(?:,\d+)*)", student)
     if not found:
         if student.startswith("layers"):
-            raise InputError(f"a student of layers is layers=3, layers=0,2,5 or layers=half, not {student!r}")
+            raise InputError(
+                f"a student of layers is layers=3, layers=0,2,5, layers=half or layers=third, not {student!r}"
+            )
         return None
-    if found[1] == "half":
-        return 0
-    numbers = [int(n) for n in found[1].split(",")]
-    return numbers if len(numbers) > 1 else numbers[0]
+    numbers = found[1].split(",")
+    return [int(n) for n in numbers] if len(numbers) > 1 else found[1]
 
 
-def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, count: int, tick: Tick) -> list[int]:
-    """The layers to keep: one after the other is left out whose loss changes the answers least. count 0: half."""
+def _chosen(base: Pipeline, values: Sequence[Any], told: np.ndarray, count: str, length: int, tick: Tick) -> list[int]:
+    """At the student's own length: that is where its layers are to serve, and it takes less time."""
+    short = base.with_(**{"truncate.max_length": min(length, base.plan["truncate"]["max_length"])})
+    return chosen_layers(short, values[:JUDGES], told[:JUDGES], count, tick)
+
+
+def layers_of(total: int, word: str) -> int:
+    """How many layers one, a third, half or a number of them are."""
+    return int(word) if word.isdigit() else max(total // SHARES[word], 1) if word in SHARES else 1
+
+
+def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, count: str, tick: Tick) -> list[int]:
+    """The layers to keep: one after the other is left out whose loss changes the answers least. count: a number, half, third."""
     from llm_moments.engines.layers import layer_count
     from llm_moments.engines.torch_eager import load_module
 
     total = layer_count(load_module(base.model))
-    count = count or max(total // 2, 1)
-    if not 1 <= count <= total:
+    keep = layers_of(total, count)
+    if not 1 <= keep <= total:
         raise InputError(f"this model has {total} layers; a student cannot have {count} of them")
     gone: list[int] = []
     eager = base.with_(**put_on("torch", "fp32"), **{"forward.calibration": None})
-    while total - len(gone) > count:
+    while total - len(gone) > keep:
         tick(None, f"choosing layers: {total - len(gone) - 1} left")
         apart = {}
         for layer in [i for i in range(total) if i not in gone]:
@@ -216,4 +233,4 @@ def epochs_in(seconds: float, module: Any, pipe: Pipeline, values: Sequence[Any]
     for group in groups:
         trial.update(group, 0)
     each = (time.perf_counter() - start) / len(few)
-    return int(np.clip(seconds / (each * len(values)), 1, 30))
+    return int(np.clip(seconds / (each * len(values)), 1, MOST_EPOCHS))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llm_moments.atomic import recover, sibling, sync, write_atomic
+from llm_moments.atomic import held, recover, remove, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline
 from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
@@ -111,11 +110,21 @@ def fit(
     for warning in job.warnings:
         tick(None, f"warning: {warning}")
     changed = prepared(job.module, job.settings)
+    run = run_folder(out)
+    with writing(run, "Nothing was changed."):
+        run.mkdir(parents=True, exist_ok=True)
+    with held(run, f"another process is training into {out} at this moment; wait for it or choose another place"):
+        return _fitted(job, changed, out, tick, best_device(device), on_update)
+
+
+def _fitted(
+    job: Job, changed: Any, out: Path, tick: Tick, device: str, on_update: Callable[[Loop], None] | None
+) -> Training:
     write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
     recorder = Recorder()
     loop = Loop(
         changed, job.pipe, job.values, job.targets, job.settings, job.loss, recorder=recorder,
-        device=best_device(device), folder=run_folder(out) / CHECKPOINTS, judged=job.judged[0],
+        device=device, folder=run_folder(out) / CHECKPOINTS, judged=job.judged[0],
     )  # fmt: skip
     changed.to(loop.device)
     if getattr(changed, "input_shape", None):
@@ -142,7 +151,8 @@ def _run(loop: Loop, tick: Tick, on_update: Callable[[Loop], None] | None) -> di
         def told(done: float | None, message: str) -> None:
             tick(done, message)
             if on_update is not None:
-                on_update(loop)
+                with loop.recorder.step("report"):  # scalars and histograms, where they are asked for
+                    on_update(loop)
 
         start = time.perf_counter()
         loop.run(told)
@@ -219,11 +229,11 @@ def made_way(out: Path, question: Mapping[str, Any], overwrite: bool) -> Trainin
     if overwrite:
         if out.exists() and not ((out / RUN).exists() or (out / "config.json").exists()):
             raise OutputExists(out, "it is no model folder, so that --overwrite leaves it alone")
-        shutil.rmtree(run, ignore_errors=True)
+        remove(run)
     elif out.exists():
         if _asked(out) != question:
             raise OutputExists(out)
-        shutil.rmtree(run, ignore_errors=True)
+        remove(run)
         return Training.load(out)
     begun = any(checkpoints.found(run / CHECKPOINTS))  # what has no checkpoint yet is no loss
     if begun and _asked(run) != question:
@@ -295,4 +305,4 @@ def _save(done: Training, module: Any, job: Job) -> None:
         (folder / RUN).write_text(json.dumps(told), encoding="utf-8")
         for file in folder.iterdir():
             sync(file)
-    shutil.rmtree(run_folder(done.folder), ignore_errors=True)
+    remove(run_folder(done.folder))

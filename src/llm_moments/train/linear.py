@@ -44,7 +44,13 @@ def settings_for(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begun(
-    model: Any, inputs: Sequence[Any], labels: list[str], problem: str, options: Mapping[str, Any]
+    model: Any,
+    inputs: Sequence[Any],
+    labels: list[str],
+    problem: str,
+    options: Mapping[str, Any],
+    *,
+    own_labels: bool = True,
 ) -> tuple[LinearText, Any, Model, Plan]:
     """From scratch, with features of the training inputs, or with those of a folder. options: features (tf-idf or
     hashed), ngrams, vocabulary (most features)."""
@@ -59,7 +65,8 @@ def begun(
             raise InputError(f"{', '.join(options)}: {model} has its features already; `train linear` chooses them")
         described = Model(Path(model), checked_config(Path(model), False))
         vectorizer, module = described.vectorizer, None
-        if described.problem_type == problem and set(labels) <= set(described.labels) and problem != "regression":
+        kept = own_labels and described.problem_type == problem and problem != "regression"
+        if kept and set(labels) <= set(described.labels):
             module = load_linear(described)
         else:
             described = replace(described, config=config_of(vectorizer, labels, problem), known_digest=described.digest)

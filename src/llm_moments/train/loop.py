@@ -61,6 +61,7 @@ class Settings:
     pack: bool = False  # of causal models: several examples stand in one row, without seeing one another
     choices: dict[str, Any] = field(default_factory=dict)  # of the plan of a model that makes texts: step.knob
     image_size: int = 0  # pixels of each side that images are resized to; 0: what the model is for
+    new_head: bool = False  # whatever labels the model's own head knows
     model_options: dict[str, Any] = field(default_factory=dict)  # of a network that begins fresh
 
     def __post_init__(self) -> None:
@@ -121,6 +122,8 @@ class Loop:
         plan = pipe.plan.with_(**batching(settings, pipe))
         self.pipe = pipe.with_(plan)
         self.steps = self.pipe.steps[:-1]
+        if settings.epochs > 1 and hasattr(pipe.task, "keep"):
+            pipe.task.keep(self.steps, plan)
         self.window = WINDOW if "batch.order" in batching(settings, pipe) else 1  # images have no lengths to group by
         self.values, self.targets = list(values), targets
         self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels))

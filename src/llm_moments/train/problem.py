@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,37 @@ def labels_of(references: Sequence[Any], name: str) -> tuple[list[str], str]:
     if len(labels) > 10_000:
         raise DataError(f"{name} has {len(labels):,} different labels; is the label column the right one?")
     return labels, "single_label_classification"
+
+
+def check_head(references: Sequence[Any], labels: Sequence[str], problem: str, model: Model, name: str) -> str:
+    """What to warn of where a head is made anew. DataError naming what a head knows in part only: then some labels
+    are likely to be misspelt."""
+    theirs = model.labels
+    headed = any("ForSequenceClassification" in a or "ForImageClassification" in a for a in _architectures(model))
+    if not headed or problem == "regression" or all(re.fullmatch(r"LABEL_\d+", label) for label in theirs):
+        return ""
+    strange = [label for label in labels if label not in theirs]
+    if model.problem_type != problem or len(strange) == len(labels):
+        return f"the head of {model.name} is for other labels ({_few(theirs)}); one for {_few(labels)} takes its place"
+    if strange:
+        row = next(
+            i
+            for i, r in enumerate(references, 1)
+            if strange[0] in map(_name, r if isinstance(r, list | tuple) else [r])
+        )
+        raise DataError(
+            f"{name}, row {row}: the head of {model.name} does not know {_few(strange)}; it knows {_few(theirs)}. Correct "
+            "the labels, or begin with a new head: --new-head"
+        )
+    return ""
+
+
+def _architectures(model: Model) -> list[str]:
+    return [str(a) for a in model.config.get("architectures") or []]
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
 
 
 def _name(label: Any) -> str:

@@ -32,10 +32,18 @@ class Start:
     plan: Plan
 
 
+def head_of(model: str | Path) -> Model | None:
+    """The model that training begins with, if there is one."""
+    if str(model) == linear.NAME or (str(model) in FRESH and not (Path(model) / "config.json").exists()):
+        return None
+    return Model(Path(model), checked_config(Path(model), False))
+
+
 def start(model: str | Path, inputs: Sequence[Any], labels: list[str], problem: str, settings: Settings) -> Start:
     """model: a folder, or the name of one that begins fresh: cnn, linear. inputs: of the training examples."""
     if linear.is_linear(model):
-        return Start(*linear.begun(model, inputs, labels, problem, settings.model_options))
+        own = not settings.new_head
+        return Start(*linear.begun(model, inputs, labels, problem, settings.model_options, own_labels=own))
     fresh = str(model) in FRESH and not (Path(model) / "config.json").exists()
     if settings.model_options and not fresh:
         raise InputError(
@@ -44,12 +52,13 @@ def start(model: str | Path, inputs: Sequence[Any], labels: list[str], problem: 
     if fresh:
         return _fresh_cnn(inputs, labels, problem, settings)
     if is_image_model(checked_config(Path(model), False)):
-        return _images(*with_head(Path(model), labels, problem, settings.seed), settings)
+        made = with_head(Path(model), labels, problem, settings.seed, own_labels=not settings.new_head)
+        return _images(*made, settings)
     if settings.image_size:
         raise InputError(f"{model} takes texts; an image size is for models of images")
     from llm_moments.tasks.text_classification import TextClassification
 
-    module, described = with_head(Path(model), labels, problem, settings.seed)
+    module, described = with_head(Path(model), labels, problem, settings.seed, own_labels=not settings.new_head)
     length = min(settings.max_length, described.max_length)
     return Start(TextClassification(), module, described, Plan({"truncate": {"max_length": length}}))
 

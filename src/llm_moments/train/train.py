@@ -19,8 +19,8 @@ from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
-from llm_moments.train.problem import labels_of, targets_of
-from llm_moments.train.start import start
+from llm_moments.train.problem import check_head, labels_of, targets_of
+from llm_moments.train.start import head_of, start
 from llm_moments.train.train_sequences import TASKS as SEQUENCES
 from llm_moments.train.train_sequences import is_sequences, train_sequences
 from llm_moments.train.weather import warnings
@@ -83,9 +83,11 @@ def train(
         )
     references = [e.reference for e in examples]
     labels, problem = labels_of(references, name)
+    old = None if wanted.new_head else head_of(model)
+    head = check_head(references, labels, problem, old, name) if old else ""
     begun = start(model, [e.input for e in examples], labels, problem, wanted)
-    chosen, module, described = begun.task, begun.module, begun.model
-    check_augment(wanted.augment, wanted.balance, chosen, problem)
+    kind, module, described = begun.task, begun.module, begun.model
+    check_augment(wanted.augment, wanted.balance, kind, problem)
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
     more = [] if unlabelled is None else pseudo.checked(unlabelled, pseudo_threshold, problem)
     if more:
@@ -106,14 +108,19 @@ def train(
         )
         examples = [*examples, *added]
         references = [e.reference for e in examples]
-    pipe = Pipeline(chosen, described, begun.plan, engines=Engines(described))
-    known = chosen.references(references, described)
+    pipe = Pipeline(kind, described, begun.plan, engines=Engines(described))
+    known = kind.references(references, described)
     part = evaluation(pipe, judged[0]) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
-    values = [chosen.normalise(e.input) for e in examples]
+    values = [kind.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
-    said = warnings(values, known, described.labels, held[0], problem, held[1])
+    never = expansion.get("never") or []
+    said = (
+        [head] * bool(head)
+        + [pseudo.one_sided(never)] * bool(never)
+        + warnings(values, known, described.labels, held[0], problem, held[1])
+    )
     loss = loss_of(wanted, problem, known, described)
     job = Job(
         module,

@@ -9,7 +9,7 @@ from typing import Any
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import available, engine_class, follows, put_on
 from llm_moments.steps.truncate import LENGTHS
-from llm_moments.tasks.extents import PIXELS
+from llm_moments.tasks.extents import PIXELS, WORDS
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,20 @@ def inputs(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
     if pipe.task.extent is PIXELS:
         yield from _images(pipe, values)
         return
+    if pipe.task.extent is WORDS:
+        yield from _words(pipe, values)
+        return
     if "truncate" in pipe.plan:
         yield from lengths(pipe, max(int(a["attention_mask"].sum(1).max()) for a in pipe.arrays(values)))
+
+
+def _words(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
+    now = WORDS.of(pipe.plan)
+    for count in pipe.task.rungs(pipe, values):
+        if count and (not now or count < now):
+            yield Change(f"the first {count} words", "vectorize", {WORDS.knob: count})
+    for choices in pipe.task.others(pipe, pipe.plan, values):
+        yield Change("single words only", "vectorize", dict(choices))
 
 
 def _images(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
@@ -44,6 +56,13 @@ def _images(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
     crop = pipe.plan.settings("resize")
     for share in [n for n in (1.0, 0.95, 0.9, 0.8) if crop.get("fit") == "crop" and n != crop.get("crop")]:
         yield Change(f"crop {share}", "resize", {"resize.crop": share})
+
+
+def _parts(pipe: Pipeline) -> list[str]:
+    from llm_moments.engines.layers import blocks
+    from llm_moments.engines.torch_eager import load_module
+
+    return [block.name for block in blocks(load_module(pipe.model))]
 
 
 def lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
@@ -69,6 +88,8 @@ def precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
                 name = f"{other} {kind}"
                 yield Change(name, "forward", put_on(other, kind))
     parts = ["embeddings", *(f"layer {i}" for i in range(layers)), "head"] if layers else []
+    if parts and pipe.task.extent is PIXELS:  # a network for images need not have embeddings
+        parts = _parts(pipe)
     if follows(engine_class(engine), "bf16_layers", precision):
         for name in parts:
             yield Change(f"{name} in bf16", "forward", {"forward.bf16_layers": [name]})

@@ -35,7 +35,7 @@ def weigh(
     base = load(model, device=device)
     base = base.with_(**base.task.sorts)
     tick = progress or (lambda done, message: None)
-    examples, _ = gather(data, **read)
+    examples, _ = gather(data, judge=base, **read)
     part = evaluation(base, examples[: limit or MOST])
     makes_texts = hasattr(base.task, "priced_changes")
     if not makes_texts:

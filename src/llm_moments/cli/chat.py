@@ -1,0 +1,113 @@
+"""Talk with a model: the history is kept, the answer comes as it is made. /help lists what else there is.
+
+Example: moments chat my-model --system "Answer in one sentence." --temperature 0.7"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from llm_moments.cli import options as o
+
+HELP = """/reset  forget what was said
+/steps  where the last answer's time went
+/help   this
+/quit   end (or Ctrl-D); Ctrl-C stops an answer"""
+
+
+def chat(
+    model: o.ModelArg,
+    system: o.System = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
+    set_: o.Set = None,
+    plan: o.PlanFile = None,
+    device: o.Device = "auto",
+    trust_remote_code: o.Trust = False,
+    config: o.Config = None,
+) -> None:
+    from llm_moments.chat import Conversation
+
+    chosen = o.sampling(system, max_new_tokens, temperature, top_p, seed, stop)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, "chat")
+    talk = Conversation(pipe.with_(**chosen) if chosen else pipe)
+    if sys.stdin.isatty():
+        print(f"{model}: /help lists the commands, Ctrl-D ends", file=sys.stderr)
+    for line in _lines():
+        if line == "/quit":
+            return
+        if not _command(line, talk):
+            _answer(talk, line)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, or what a script writes on stdin, a message a line; empty lines say nothing."""
+    source = _typed() if sys.stdin.isatty() else _piped()
+    return (line.strip() for line in source if line.strip())
+
+
+def _typed() -> Iterator[str]:
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (input() has a history and arrow keys then)
+    while True:
+        try:
+            yield input("> ")
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D or /quit ends)", file=sys.stderr)
+        except EOFError:
+            print()
+            return
+
+
+def _piped() -> Iterator[str]:
+    from llm_moments.errors import DataError
+
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"line {number} of stdin is not UTF-8: {error}") from None
+
+
+def _command(line: str, talk: Any) -> bool:
+    """Whether the line was a command; it is done then."""
+    if line == "/reset":
+        talk.reset()
+        print("(forgotten)", file=sys.stderr)
+    elif line == "/steps":
+        _steps(talk)
+    elif line == "/help":
+        print(HELP)
+    elif line.startswith("/") and " " not in line:
+        print(f"there is no command {line}\n{HELP}", file=sys.stderr)
+    else:
+        return False
+    return True
+
+
+def _steps(talk: Any) -> None:
+    from llm_moments.render.tree import lines
+
+    session = talk.session
+    print("(nothing was answered yet)" if session is None else "\n".join(lines(session)))
+
+
+def _answer(talk: Any, line: str) -> None:
+    from llm_moments.errors import MomentsError
+
+    try:
+        o.print_pieces(talk.say(line))
+    except KeyboardInterrupt:
+        print("\n(stopped)", file=sys.stderr)
+    except MomentsError as error:
+        if not sys.stdin.isatty():  # a script should not go on as if there had been an answer
+            raise
+        print(f"error: {error}", file=sys.stderr)
+    if talk.dropped:
+        print(f"(the context was full: {talk.dropped} of the oldest turns were left out)", file=sys.stderr)

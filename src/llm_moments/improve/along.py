@@ -1,0 +1,96 @@
+"""How far two engines' next-token distributions are apart along given texts: finer than whether their texts differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import NULL, Batch
+from llm_moments.errors import EngineError, InputError
+from llm_moments.tasks.chat import dialogue_of
+
+MOST = 32  # texts that `compare` looks along
+AT_ONCE = 64  # tokens whose distributions are held in float64
+
+
+@dataclass(frozen=True)
+class Along:
+    """kl: mean Kullback-Leibler divergence of B's distribution from A's, nats a token; top1: share of the tokens at
+    which both find the same one likeliest; tokens: over how many; by_text: float64 [texts], the mean kl of each."""
+
+    kl: float
+    top1: float
+    tokens: int
+    by_text: np.ndarray
+
+
+def divergence_along(pipe_a: Any, pipe_b: Any, prompts: Sequence[Any], texts: Sequence[str]) -> Along:
+    """Both engines read the same token ids: A's prompt, then the text (the original's own answer, say).
+
+    prompts: inputs as the pipelines take them. InputError where the two have other tokens; EngineError where an
+    engine cannot tell its distributions.
+    """
+    sums, same, counts = [], 0, []
+    for ids, text in zip(_prompts(pipe_a, prompts), texts, strict=True):
+        told = _same_tokens(pipe_a, pipe_b, text)[: max(pipe_a.model.max_length - len(ids), 0)]
+        if not told:
+            continue
+        a, b = (_engine(pipe).logprobs([*ids, *told], len(ids)) for pipe in (pipe_a, pipe_b))
+        if a.shape != b.shape:
+            raise InputError(f"{a.shape[1]:,} tokens in the vocabulary of A, {b.shape[1]:,} in B's: not the same ones")
+        sums.append(divergence_of(a, b).sum())
+        counts.append(len(told))
+        same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+    if not counts:
+        raise InputError("there is no text to compare along: all are empty")
+    total = sum(counts)
+    return Along(float(sum(sums) / total), same / total, total, np.array(sums) / np.array(counts))
+
+
+def divergence_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """float64 [n] from two arrays [n, vocabulary] of log-probabilities: KL(A‖B) in nats; 0 log 0 is 0."""
+    found = np.empty(len(a))
+    for at in range(0, len(a), AT_ONCE):
+        p, q = a[at : at + AT_ONCE].astype(np.float64), b[at : at + AT_ONCE].astype(np.float64)
+        apart = np.where(p > -np.inf, p - q, 0.0)
+        found[at : at + AT_ONCE] = (np.exp(p) * apart).sum(axis=1)
+    return np.maximum(found, 0.0)
+
+
+def _engine(pipe: Any) -> Any:
+    return pipe.engines.get(pipe.engine_settings)
+
+
+def _prompts(pipe: Any, prompts: Sequence[Any]) -> list[list[int]]:
+    """Token ids of the prompts, by the pipeline's own steps before the engine."""
+    batch = Batch(len(prompts), {"input": [pipe.task.normalise(value) for value in prompts]})
+    for step in pipe.steps:
+        if step.name == "batch":
+            break
+        batch = step(batch, NULL)
+    if "ids" not in batch.fields:
+        raise EngineError(f"{pipe.model.name} has its tokenizer elsewhere; its tokens are not known here")
+    return [list(ids) for ids in batch["ids"]]
+
+
+def _same_tokens(pipe_a: Any, pipe_b: Any, text: str) -> list[int]:
+    for pipe in (pipe_a, pipe_b):
+        if pipe.model.format == "remote":
+            raise EngineError(f"{pipe.model.name} has its tokenizer elsewhere; its tokens are not known here")
+    mine = dialogue_of(pipe_a.model).encode_plain(text)
+    if pipe_a.model is not pipe_b.model and mine != dialogue_of(pipe_b.model).encode_plain(text):
+        raise InputError("the two models have other tokens for the same text; their distributions cannot be compared")
+    return mine
+
+
+def along_answers(pipe_a: Any, pipe_b: Any, values: Sequence[Any], outputs: np.ndarray) -> Along | None:
+    """Along A's own answers to the first rows; None where the outputs are no texts or an engine cannot tell."""
+    if np.asarray(outputs).dtype.kind != "U" or pipe_a.task.name not in ("chat", "text-generation"):
+        return None
+    try:
+        return divergence_along(pipe_a, pipe_b, list(values[:MOST]), [str(text) for text in outputs[:MOST]])
+    except (EngineError, InputError):
+        return None

@@ -1,0 +1,275 @@
+"""Quality by log-likelihood: how likely a model finds texts that are given, so that nothing needs to be made.
+
+`likelihood`: mean log-probability per token (nats) of the reference, given the prompt. `accuracy`: of a row's
+choices the one with the largest log-likelihood (sum over its tokens) is the answer; `normalised accuracy`: the one
+with the largest per token, which does not favour short texts.
+
+To a plain prompt a text is joined by a space where neither has white space at the joint, and the tokens are those of
+the whole; in a dialogue it is the assistant's answer. The token that ends an answer does not count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llm_moments.core import Batch, Example, Knob, Plan, Recorder, Step
+from llm_moments.errors import DataError, PlanError
+from llm_moments.steps.prompt import Dialogue, Messages
+from llm_moments.tasks.chat import Chat, TextGeneration, dialogue_of
+from llm_moments.tasks.generation import whole_text
+
+SAME = 1e-3  # nats per token: differences below are rounding, and the answer counts as the same
+MOST = 1000  # choices of a row
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A prompt or dialogue, and the texts whose likelihood is asked for."""
+
+    input: str | Messages
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceAnswer:
+    """label: the number of the likeliest choice, from 0; score: its share among the choices; scores: log-likelihoods."""
+
+    label: str
+    score: float | None
+    scores: dict[str, float]
+
+
+class LogLikelihood:
+    """Writes `outputs`, float64 [n, most texts, 2]: the sum of the log-probabilities of a text's tokens (nats), and
+    how many tokens those are; (-inf, 0) where a row has fewer texts. A text is cut where the context ends."""
+
+    name = "likelihood"
+    reads: tuple[str, ...] = ("ids", "messages", "text", "given")
+    writes: tuple[str, ...] = ("outputs",)
+    knobs: tuple[Knob, ...] = ()
+
+    def __init__(self, settings: Mapping[str, Any], engines: Any, dialogue: Dialogue, window: int):
+        self.settings, self.engines, self.dialogue, self.window = dict(settings), engines, dialogue, window
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        engine, rows = self.engines.get(self.settings), batch["given"]
+        outputs = np.tile((-np.inf, 0.0), (len(rows), max(len(row.texts) for row in rows), 1))
+        cut = 0
+        for at, (ids, turns, row) in enumerate(zip(batch["ids"], batch["messages"], rows, strict=True)):
+            for number, text in enumerate(row.texts):
+                told = self.tokens(ids, None if turns is not None else row.input, text)
+                kept = told[: self.window - len(ids)]
+                cut += len(told) - len(kept)
+                outputs[at, number] = likelihood(engine, ids, kept), len(kept)
+        recorder.count(tokens=outputs[:, :, 1].sum(), cut_tokens=cut)
+        return batch.with_(outputs=outputs)
+
+    def tokens(self, ids: list[int], prompt: str | None, text: str) -> list[int]:
+        """Token ids of the text where it follows; of a plain prompt that was not cut: those the whole has."""
+        if prompt is None:
+            return self.dialogue.encode_plain(text) or _none(text)
+        text = text if prompt[-1:].isspace() or text[:1].isspace() else f" {text}"
+        whole = self.dialogue.encode_prompt(prompt + text)
+        if whole[: len(ids)] == ids and len(whole) > len(ids):
+            return whole[len(ids) :]
+        return self.dialogue.encode_plain(text) or _none(text)
+
+
+def likelihood(engine: Any, ids: Sequence[int], told: Sequence[int]) -> float:
+    """Sum of the log-probabilities of the tokens `told` after `ids`, in nats."""
+    table = engine.logprobs([*ids, *told], len(ids))
+    return float(table[np.arange(len(told)), np.asarray(told)].sum(dtype=np.float64))
+
+
+def _none(text: str) -> list[int]:
+    raise DataError(f"the text {text!r:.40} has no tokens, so it has no likelihood")
+
+
+class Split:
+    """Writes `given`, and the prompt alone as `input`, as the steps after it take it."""
+
+    name = "read"
+    reads: tuple[str, ...] = ("input",)
+    writes: tuple[str, ...] = ("given", "input")
+    knobs: tuple[Knob, ...] = ()
+
+    def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        rows = batch["input"]
+        return batch.with_(given=rows, input=[row.input for row in rows])
+
+
+class _Likelihood(TextGeneration):
+    """Mixed into a task of prompts: it has that task's steps up to the tokens, then `LogLikelihood`."""
+
+    default_metric = "likelihood"
+
+    def __init__(self, metric: str):
+        self.metric_name, self._score = metric, None
+
+    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
+        if model.format == "remote":
+            raise PlanError("a server does not tell the log-probability of every token; judge it by another metric")
+        before = [step for step in super().steps(model, plan, engines) if step.name not in ("batch", "decode")]
+        last = LogLikelihood(plan.settings("forward"), engines, dialogue_of(model), model.max_length)
+        return [Split(), *before, last]
+
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
+        return self.argmax_equal(outputs, baseline, model).astype(np.float64)
+
+    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        """float64 [n]: mean distance of the texts' log-probabilities per token, in nats."""
+        apart = np.abs(per_token(outputs) - per_token(others))
+        return np.asarray(np.nanmean(apart, axis=1))
+
+    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+        return np.asarray(np.nanmax(np.abs(per_token(outputs) - per_token(others)), axis=1) <= max(within, SAME))
+
+
+def per_token(outputs: np.ndarray) -> np.ndarray:
+    """float64 [n, texts]: log-probability per token; NaN where there is no text."""
+    sums, tokens = outputs[:, :, 0], outputs[:, :, 1]
+    return np.divide(sums, tokens, out=np.full(sums.shape, np.nan), where=tokens > 0)
+
+
+class _OfReference(_Likelihood):
+    """Every example needs a reference; its score is the mean log-probability per token of it."""
+
+    def prepared(self, example: Example) -> Example:
+        if not isinstance(example.reference, str) or not example.reference:
+            raise DataError(
+                f"row {example.id}: the metric likelihood needs a reference text, not {example.reference!r:.60}"
+            )
+        return replace(example, input={"given": example.input, "texts": [example.reference]})
+
+    def normalise(self, value: Any) -> Any:
+        if isinstance(value, Given):
+            return value
+        if not isinstance(value, Mapping) or "given" not in value:
+            raise DataError("the metric likelihood judges rows that have references; this input has none")
+        return Given(super().normalise(value["given"]), tuple(whole_text(t, "a reference") for t in value["texts"]))
+
+    def bounds(self, model: Any) -> tuple[float, float]:
+        return (-np.inf, 0.0)
+
+    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        return [float(value) for value in per_token(outputs)[:, 0]]
+
+    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+        return per_token(outputs)[:, 0]
+
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        return self.close(outputs, others, model, SAME)
+
+    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        raise PlanError("likelihoods are no references; choose another metric")
+
+
+class _OfChoices(_Likelihood):
+    """Rows hold `choices`; a reference is the number of the right one, from 0, or its text."""
+
+    default_metric = "accuracy"
+
+    def prepared(self, example: Example) -> Example:
+        answer, texts = example.reference, self.normalise(example.input).texts
+        if answer is None or answer == "":
+            return example
+        return replace(example, reference=_number(answer, texts, example.id))
+
+    def normalise(self, value: Any) -> Any:
+        if isinstance(value, Given):
+            return value
+        if not isinstance(value, Mapping) or "choices" not in value:
+            raise DataError("multiple choice needs rows with `choices`, a list of texts, beside the prompt")
+        texts = _texts(value["choices"])
+        return Given(super().normalise({k: v for k, v in value.items() if k != "choices"}), texts)
+
+    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+        found = list(raw)
+        for row, value in enumerate(found, 1):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise DataError(f"row {row}: the answer {value!r:.60} is no number of a choice")
+        return found
+
+    def best(self, outputs: np.ndarray) -> np.ndarray:
+        """int [n]: the chosen one, by the sum or, where so named, per token."""
+        by = per_token(outputs) if self.metric_name.startswith("normalised") else outputs[:, :, 0]
+        return np.asarray(np.where(np.isnan(by), -np.inf, by).argmax(axis=1))
+
+    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        return [_choice(row, int(best)) for row, best in zip(outputs, self.best(outputs), strict=True)]
+
+    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+        return np.asarray(self.best(outputs) == np.asarray(references), np.float64)
+
+    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+        return [int(best) for best in self.best(outputs)]
+
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+        return self.best(outputs) == self.best(others)
+
+    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+        return super().close(outputs, others, model, within) & self.argmax_equal(outputs, others, model)
+
+
+def _choice(row: np.ndarray, best: int) -> ChoiceAnswer:
+    sums = row[row[:, 1] > 0, 0]
+    shares = np.exp(sums - np.logaddexp.reduce(sums))
+    return ChoiceAnswer(str(best), float(shares[best]), {str(i): float(s) for i, s in enumerate(sums)})
+
+
+def _texts(choices: Any) -> tuple[str, ...]:
+    if isinstance(choices, str):  # a table has them as JSON
+        try:
+            choices = json.loads(choices)
+        except ValueError:
+            raise DataError(f"choices are a list of texts, not {choices!r:.60}") from None
+    if isinstance(choices, Mapping) and "text" in choices:  # ARC's {"text": […], "label": […]}
+        choices = choices["text"]
+    if not isinstance(choices, Sequence | np.ndarray) or not 2 <= len(choices) <= MOST:
+        raise DataError(f"choices are a list of 2 to {MOST} texts, not {choices!r:.60}")
+    return tuple(whole_text(text, "a choice") for text in choices)
+
+
+def _number(answer: Any, texts: Sequence[str], row: Any) -> int:
+    """The choice that an answer means: its text first, then its number, also written as a text."""
+    if isinstance(answer, str) and answer in texts:
+        return texts.index(answer)
+    number = int(answer) if isinstance(answer, str) and answer.strip().isdecimal() else answer
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(texts):
+        return int(number)
+    raise DataError(
+        f"row {row}: the answer {answer!r:.60} is none of its {len(texts)} choices (a number from 0, or the text)"
+    )
+
+
+class ChatReference(_OfReference, Chat):
+    pass
+
+
+class ChatChoice(_OfChoices, Chat):
+    pass
+
+
+class TextReference(_OfReference, TextGeneration):
+    pass
+
+
+class TextChoice(_OfChoices, TextGeneration):
+    def __init__(self, metric: str = "accuracy"):
+        super().__init__(metric)
+
+
+KINDS = {
+    ("chat", "likelihood"): ChatReference, ("chat", "accuracy"): ChatChoice,
+    ("text-generation", "likelihood"): TextReference, ("text-generation", "accuracy"): TextChoice,
+}  # fmt: skip
+
+
+def judged(task: str, metric: str) -> Any:
+    """The task of that name with its examples judged by likelihood."""
+    return KINDS[task, metric.removeprefix("normalised ")](metric)
