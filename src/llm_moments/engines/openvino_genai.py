@@ -2,6 +2,9 @@
 
 The graph is exported from transformers' module (causal_export.py), for GGUF files too: GenAI's own GGUF reader rounds
 Q4_1's block minimum to a whole zero point, and every weight with it.
+
+With weights in fewer bits (int8, int4, as-is) activations are rounded to eight bits in blocks, too, as llama.cpp does,
+where the weights' zero point is whole; in fp32 and bf16 nothing else is rounded.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.export import build, failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.grids import BLOCK
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.errors import EngineError
 
@@ -29,7 +33,7 @@ NGRAM = 3  # tokens that must be the same before a guess is taken from the promp
 
 class OpenVinoGenAI:
     name: ClassVar[str] = "openvino-genai"
-    extra: ClassVar[str] = "generate"
+    extra: ClassVar[str] = "openvino-genai"
     package: ClassVar[str] = "openvino_genai,openvino,torch,transformers"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8", "int4", "as-is")
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams", "kv_precision", "prefix_reuse", "draft", "skip_layers")
@@ -309,7 +313,7 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint,
         "KV_CACHE_PRECISION": KV[kept],
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # activations are not rounded to eight bits behind the user's back
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0" if precision in ("fp32", "bf16") else str(BLOCK),
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_HYPER_THREADING": False,
     }

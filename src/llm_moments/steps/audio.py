@@ -38,7 +38,7 @@ def check(path: Path) -> float:
     The samples themselves are not read, only the header and, where the format can be entered there, the end.
     """
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
+        raise DataError(f"{path} is a folder, not a sound file" if path.is_dir() else f"{path}: there is no such file")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes)")
     _whole_riff(path)
@@ -112,7 +112,10 @@ def _reaches_end(path: Path, sound: Any) -> None:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split()).rpartition(": ")[2][:120].rstrip(".") or type(error).__name__
+    told = " ".join(str(error).split()).rpartition(": ")[2][:120].rstrip(".") or type(error).__name__
+    return (
+        "nothing in it is sound" if "does not exist" in told else told
+    )  # libsndfile's words for an MP3 without frames
 
 
 def blocks(value: Any, recorder: Recorder = NULL) -> Iterator[np.ndarray]:

@@ -25,8 +25,8 @@ VAD = (
     Knob("pad", 0.5, (0.2, 0.5), False, share(0, 5), "seconds kept before and after speech"),
 )  # fmt: skip
 CHUNK = (
-    Knob("length", HEARD_S, (30.0, 20.0, 12.0), False, share(1, HEARD_S), "most seconds of a chunk"),
-    Knob("overlap", 0.0, (0.0, 2.0), False, share(0, 10), "seconds that chunks cut in speech share; doubled words are merged"),
+    Knob("length", HEARD_S, (30.0, 20.0, 12.0), False, share(1, HEARD_S), "most seconds of a chunk, 1 to 30"),
+    Knob("overlap", 0.0, (0.0, 2.0), False, share(0, 10), "seconds that chunks cut in speech share, 0 to 10; words that both heard are written once"),
 )  # fmt: skip
 
 
