@@ -149,10 +149,12 @@ def rungs(search: Search) -> list[int]:
 
 
 def variants(search: Search) -> list[tuple[str, str]]:
-    """Engines and precisions by their time on some rows of a middling length; the two fastest, and
+    """Engines and precisions by their time on some rows of a middling length (images: full size); the two fastest, and
     any that is within a tenth of them. int8 is left out where building it would eat the time."""
     steps = rungs(search)
     middle = steps[(len(steps) - 1) // 2]
+    if search.stock.task.extent.unit == "pixels":
+        middle = steps[-1]  # a graph is built for each size, and most networks keep their answers at their own only
     costs = {}
     for engine, precision in pairs():
         if search.late(4 * search.built if precision == "int8" else 0.0):
