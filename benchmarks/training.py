@@ -30,7 +30,6 @@ from llm_moments.train.losses import loss_for
 from llm_moments.train.problem import labels_of, targets_of, with_head
 from llm_moments.train.train import train
 
-
 # Twice the batch makes half the updates; with the rate grown by as much as the batch squared they reach at least as far.
 OURS: dict[str, Any] = {"batch_size": 16, "learning_rate": 2e-4}
 

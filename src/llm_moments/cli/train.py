@@ -2,8 +2,11 @@
 
 The same command with the same --out goes on where it was ended.
 
-Examples: moments train encoder/ --data train.csv --eval test.csv --out my-model;
-moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3"""
+Example: moments train encoder/ --data train.csv --eval test.csv --out my-model
+
+Example: moments train linear --data train.csv --eval test.csv --out small-model
+
+Example: moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3"""
 
 from __future__ import annotations
 
