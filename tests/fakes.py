@@ -220,6 +220,28 @@ def make_model(
     return folder
 
 
+def make_linear(
+    folder: Path, *, labels: list[str] | None = None, problem_type: str | None = None, seed: int = 0
+) -> Path:
+    """A folder with a linear model of words whose weights are random."""
+    import torch
+
+    from llm_moments.engines.linear import config_of, make_module
+    from llm_moments.steps.vectorize import Vectorizer
+
+    names = LABELS if labels is None else labels
+    texts = make_texts(100)
+    vectorizer = Vectorizer.fit([*texts, *zip(texts[:50], texts[50:], strict=True)])
+    module = make_module(config_of(vectorizer, names, problem_type or "single_label_classification"), vectorizer)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+    folder.mkdir(parents=True, exist_ok=True)
+    module.save_pretrained(folder)
+    return folder
+
+
 class FakeEngine:
     """An engine that knows no model: its logits are the sum and the count of a row's real tokens."""
 

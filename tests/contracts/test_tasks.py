@@ -14,7 +14,7 @@ from llm_moments.errors import DataError, PlanError
 from llm_moments.evaluation import evaluation
 from llm_moments.improve.certify import look
 from llm_moments.model import load
-from tests.fakes import LABELS, make_model, make_texts
+from tests.fakes import LABELS, make_linear, make_model, make_texts
 
 KINDS = {
     "single_label_classification": LABELS,
@@ -23,10 +23,11 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(KINDS))
+@pytest.fixture(scope="module", params=[(kind, make) for kind in sorted(KINDS) for make in (make_model, make_linear)],
+                ids=lambda one: f"{one[0]}-{one[1].__name__}")  # fmt: skip
 def pipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    folder = tmp_path_factory.mktemp(request.param) / "model"
-    return load(make_model(folder, labels=KINDS[request.param], problem_type=request.param))
+    kind, make = request.param
+    return load(make(tmp_path_factory.mktemp(kind) / "model", labels=KINDS[kind], problem_type=kind))
 
 
 def _references(pipe: Pipeline, n: int) -> list:
@@ -90,7 +91,8 @@ def test_a_pipeline_agrees_with_itself(pipe: Pipeline) -> None:
 
 def test_margins_say_how_sure_an_answer_is(pipe: Pipeline) -> None:
     outputs = np.array([[3.0, -1.0, 2.5], [-4.0, -0.25, 9.0]], np.float32)[:, : len(pipe.model.labels)]
-    cascade = {"cascade": {"threshold": 1.0, "cheap": {"truncate.max_length": 8}}}
+    shorter = {"vectorize.words": 8} if pipe.model.is_linear else {"truncate.max_length": 8}
+    cascade = {"cascade": {"threshold": 1.0, "cheap": shorter}}
     plan = Plan({**pipe.plan.to_dict(), **cascade})
     if pipe.model.problem_type == "regression":
         assert not pipe.task.has_margins(pipe.model)

@@ -3,10 +3,15 @@ linear: words of texts, marian: translation).
 
 The same command with the same --out goes on where it was ended.
 
-Example: moments train encoder/ --data train.csv --eval test.csv --out my-model;
-moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3;
-moments train my-llm --data dialogues.jsonl --task chat --lora 16 --out my-chat;
-moments train marian --data pairs.csv --out my-translator --learning-rate 1e-3"""
+Example: moments train encoder/ --data train.csv --eval test.csv --out my-model
+
+Example: moments train linear --data train.csv --eval test.csv --out small-model
+
+Example: moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3
+
+Example: moments train my-llm --data dialogues.jsonl --task chat --lora 16 --out my-chat
+
+Example: moments train marian --data pairs.csv --out my-translator --learning-rate 1e-3"""
 
 from __future__ import annotations
 
