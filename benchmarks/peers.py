@@ -10,6 +10,7 @@ which the benchmark of speed prints.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import venv
@@ -19,7 +20,8 @@ from pathlib import Path
 import llm_moments as lm
 from llm_moments.engines.onnx_runtime import GRAPH
 
-ROOT = Path(__file__).parents[1] / ".bench"
+ROOT = Path(__file__).resolve().parents[1] / ".bench"
+QUIET = {"OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
 PATIENCE = 1200  # seconds for one step of one peer
 
 
@@ -49,11 +51,11 @@ found.save(out + "/model.onnx")
 """
 PEERS = {
     "olive auto-opt int8": Peer(
-        (("torch==2.13.0",), ("torch==2.13.0", "olive-ai", "transformers", "onnxruntime", "onnxscript", "optimum")), OLIVE
+        (("torch==2.13.0",), ("torch==2.13.0", "olive-ai", "transformers", "onnxruntime", "onnxscript", "optimum", "requests")), OLIVE
     ),
     # 2.6 is the last that quantises ONNX models; 3.x makes torch modules only.
     "neural-compressor 2.6 int8": Peer(
-        (("neural-compressor==2.6", "numpy<2", "onnx<1.18", "onnxruntime<1.20", "setuptools"),), COMPRESSOR
+        (("neural-compressor==2.6", "numpy<2", "onnx<1.18", "onnxruntime<1.20", "setuptools", "six"),), COMPRESSOR
     ),
 }  # fmt: skip
 
@@ -70,8 +72,10 @@ def made(name: str, model: str, root: Path = ROOT) -> Path:
     if not found:
         out.mkdir(parents=True, exist_ok=True)
         python = _environment(folder / "venv", PEERS[name])
-        words = [PEERS[name].make, str(Path(model).resolve()), str(_plain(model)), str(out)]
-        _run(f"{name} makes its model", [str(python), "-c", *words])
+        words = [PEERS[name].make, str(Path(model).resolve()), str(_plain(model).resolve()), str(out)]
+        _run(
+            f"{name} makes its model", [str(python), "-c", *words], cwd=out
+        )  # they leave caches and logs where they run
         found = sorted(out.rglob("*.onnx"))
     if not found:
         raise Failed("it ended well, but left no *.onnx")
@@ -98,9 +102,11 @@ def _plain(model: str) -> Path:
     return pipe.engines.store(settings) / GRAPH
 
 
-def _run(what: str, command: list[str]) -> None:
+def _run(what: str, command: list[str], cwd: Path | None = None) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | QUIET, cwd=cwd
+        )
     except subprocess.TimeoutExpired:
         raise Failed(f"{what}: not done after {PATIENCE} s") from None
     if done.returncode:

@@ -4,7 +4,8 @@
 
 Peers are sorted and padded at the model's own limit. Blocks of rows are drawn by length, so that each has
 the lengths of the whole; slow contenders take another block each round. All take turns, A B … then … B A.
-Another tool's ONNX model is put beside them with --onnx NAME=FILE.
+Other tools' int8 models out of the box (`peers.py`: olive, neural-compressor, each in an environment of its
+own) run in our sorted pipeline; one that has none gives its reason in the table. More with --onnx NAME=FILE.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import peers
 import results
 
 import llm_moments as lm
@@ -50,26 +52,32 @@ def timed(work: Any, texts: list[str]) -> float:
     return (time.perf_counter() - start) / len(texts)
 
 
-def contenders(wanted: Any, calibration: list[str]) -> dict[str, tuple[Any, int | None]]:
-    """Name -> (texts -> seconds an example, rows of one turn; None: all)."""
+def contenders(wanted: Any, calibration: list[str]) -> tuple[dict[str, tuple[Any, int | None]], dict[str, str]]:
+    """Name -> (texts -> seconds an example, rows of one turn; None: all), and name -> why it does not run."""
     made: dict[str, tuple[Any, int | None]] = {}
+    refused: dict[str, str] = {}
     for size in (32, 1):
         made[f"transformers pipeline, batch {size}"] = (stock(wanted.model, size), STOCK)
     pipes = {name: lm.load(wanted.model, plan={**SORTED, **changes}) for name, changes in PEERS.items()}
     for name, file in (one.split("=", 1) for one in wanted.onnx):
         pipes[name] = foreign(wanted.model, Path(file))
+    for name in peers.PEERS if not wanted.no_peers else ():
+        try:
+            pipes[name] = foreign(wanted.model, peers.made(name, wanted.model))
+        except (peers.Failed, OSError, RuntimeError) as why:
+            refused[name] = str(why)
     for name, pipe in pipes.items():
         if pipe.plan.settings("forward").get("precision") == "int8":
             pipe.engines.calibration = pipe.with_(**{"batch.size": 1}).arrays(calibration)
         try:
             pipe("warm")
         except EngineError as error:
-            print(f"{name}: not available ({error})")
+            refused[name] = str(error)
             continue
         made[f"{name}, sorted"] = (lambda texts, p=pipe: run_seconds(p, texts) / len(texts), PEER)
     best = lm.load(wanted.artefact)
     made["improved"] = (lambda texts: run_seconds(best, texts) / len(texts), None)
-    return made
+    return made, refused
 
 
 def foreign(model: str, file: Path) -> lm.Pipeline:
@@ -102,10 +110,11 @@ def main() -> None:
     parser.add_argument("--artefact", default=".demo/improved")
     parser.add_argument("--test", default=".samples/r8-test.csv")
     parser.add_argument("--calibration", default=".samples/r8-improve.csv")
+    parser.add_argument("--no-peers", action="store_true", help="without olive and neural-compressor")
     parser.add_argument("--onnx", action="append", default=[], metavar="NAME=FILE")
     wanted = parser.parse_args()
     texts = [e.input for e in gather(wanted.test)[0]]
-    runners = contenders(wanted, [e.input for e in gather(wanted.calibration)[0]][:200])
+    runners, refused = contenders(wanted, [e.input for e in gather(wanted.calibration)[0]][:200])
     rows = {name: blocks(texts, size, ROUNDS + 1) for name, (_, size) in runners.items()}
     times: dict[str, list[float]] = {name: [] for name in runners}
     for turn in range(ROUNDS + 1):  # the first warms up
@@ -114,16 +123,17 @@ def main() -> None:
             if turn:
                 times[name].append(seconds)
         print(f"round {turn} of {ROUNDS}", file=sys.stderr)
-    results.write("Speed: stock, peers, improved (goals 1 and 6)", lines(times, wanted, len(texts)))
+    results.write("Speed: stock, peers, improved (goals 1 and 6)", lines(times, refused, wanted, len(texts)))
 
 
-def lines(times: dict[str, list[float]], wanted: Any, count: int) -> list[str]:
+def lines(times: dict[str, list[float]], refused: dict[str, str], wanted: Any, count: int) -> list[str]:
     heads = ("", "examples/s (median)", "improved is faster by (95% bounds)")
     rows = []
     for name, seconds in times.items():
         ratio = stats.ratio_interval(seconds, times["improved"])
         median = sorted(seconds)[len(seconds) // 2]
         rows.append((name, f"{1 / median:,.1f}", f"{ratio.estimate:.1f} ({ratio.low:.1f} to {ratio.high:.1f})"))
+    rows += [(name, "does not run", why.replace("|", "/")) for name, why in refused.items()]
     improved = lm.load(wanted.artefact)
     original = lm.load(wanted.model, plan=SORTED)  # sorted for time's sake: the same answers
     held = lm.compare(original, improved, wanted.test, max_drop=0.01, rounds=3)

@@ -3,7 +3,8 @@
     python benchmarks/training.py [--encoder .samples/encoder] [--train .samples/r8-train.csv] [--test .samples/r8-test.csv]
 
 Both learn the same rows for the same epochs, cut at the same length; the Trainer with its defaults (8 rows a
-batch, float32, rows in random order, padded to the batch). After each, the loss on the same validation rows.
+batch at a rate of 5e-5, float32, rows in random order, padded to the batch), ours with batches of 16 rows of like
+length at a rate of 2e-4, bf16 where the machine has it, and the recording on. After each, the loss on the same validation rows.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from llm_moments.train.losses import loss_for
 from llm_moments.train.problem import labels_of, targets_of, with_head
 from llm_moments.train.train import train
 
+# Twice the batch makes half the updates; with the rate grown by as much as the batch squared they reach at least as far.
+OURS: dict[str, Any] = {"batch_size": 16, "learning_rate": 2e-4}
+
 
 def ours(wanted: Any, rows: list[Any], seed: int, folder: Path) -> tuple[float, Path]:
     start = time.perf_counter()
     done = train(
-        wanted.encoder, rows, folder, epochs=wanted.epochs, max_length=wanted.tokens, seed=seed, batch_size=16,
-        learning_rate=1e-4,
+        wanted.encoder, rows, folder, epochs=wanted.epochs, max_length=wanted.tokens, seed=seed, **OURS,
     )  # fmt: skip
     return time.perf_counter() - start, done.folder
 
@@ -136,6 +139,7 @@ def main() -> None:
     gain = np.median([o[0] for o in found["moments train"]]) / np.median([t[0] for t in found["Trainer, its defaults"]])
     results.write("Training beside transformers' Trainer", [
         f"MiniLM on {len(rows):,} rows of R8, cut at {wanted.tokens} tokens, {wanted.epochs} epoch(s), {wanted.seeds} seeds in turn; "
+        f"ours with {OURS['batch_size']} rows a batch at a rate of {OURS['learning_rate']:g}, the Trainer with 8 at 5e-05; "
         "loading, saving and (ours) recording are in the time. Median (least to most).", "", *lines, "",
         f"{gain:.1f} times the examples a second; goal: 2 times at the same loss.", "", overhead(wanted, rows[:400]),
     ])  # fmt: skip

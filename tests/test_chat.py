@@ -24,7 +24,7 @@ from tests.fakes_chat import make_chat
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOMENTS_TIMEOUT", "5")
+    monkeypatch.setenv("MOMENTS_TIMEOUT", "20")
     monkeypatch.setenv("MOMENTS_RETRIES", "0")
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from llm_moments import data
 from llm_moments.core import Example
 from llm_moments.errors import DataError, MomentsError, OutputExists
+from llm_moments.formats import about_rows
 from llm_moments.output import AnswerWriter
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), min_size=1).filter(lambda s: s.strip())
@@ -240,6 +241,19 @@ def test_no_line_of_stdin_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
                 list(source)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines[3]), encoding="utf-8"))
     assert [e.input for e in data.read("-", encoding="cp1252")] == ["café"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl", "a.parquet", "a.csv.gz", "-"])
+def test_about_how_many_rows_there_are(tmp_path: Path, name: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": ["x"] * 30}), file)
+    elif name != "-":
+        _write(file, ("text\n" if name == "a.csv" else "") + '{"text": "x"}\n' * 30)
+    assert about_rows(file if name != "-" else "-") == (None if name in ("a.csv.gz", "-") else 30)
 
 
 def test_missing_files_and_columns_are_named(tmp_path: Path) -> None:

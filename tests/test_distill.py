@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from llm_moments.data import read
 from llm_moments.errors import EngineError, InputError
-from llm_moments.improve.heal import STUDENTS, name_of
+from llm_moments.evaluation import split
+from llm_moments.improve import stages
+from llm_moments.improve.heal import STUDENTS, Healer, name_of
+from llm_moments.improve.search import Search
 from llm_moments.improve.stages import HEALS
+from llm_moments.improve.study import Study
 from llm_moments.model import load
 from llm_moments.train import distill as distilling
 from llm_moments.train.distill import chosen_layers, distill, layers_of
@@ -55,3 +61,28 @@ def test_layers_are_chosen_at_the_student_s_own_length(tmp_path: Path, monkeypat
     assert load(done.folder).model.config["num_hidden_layers"] == 1
     with pytest.raises(InputError, match="layers=third"):
         distill(teacher, make_texts(16), tmp_path / "w", student="layers=quarter")
+
+
+def test_the_stage_teaches_one_layer_and_tries_it_at_its_lengths(
+    trained_model: Path, toy_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = load(trained_model)
+    study = Study(None, {})
+    search = Search(
+        pipe, split(pipe, list(read(toy_csv)))["search"], study, max_drop=0.2, n_certify=400, objective="throughput",
+        deadline=time.monotonic() + 1000, tick=lambda done, said: None,
+    )  # fmt: skip
+    study.note("stock_cost", {"stock": 1e-3, "sorted": 1e-3})
+    search.answer_as_stock()
+    stages.heal(search)  # without a healer nothing is done
+    assert "layers" not in study.notes
+    monkeypatch.setattr(stages, "variants", lambda search: [("torch", "fp32")])
+    monkeypatch.setattr(distilling, "MOST_EPOCHS", 1)
+    search.try_plan(search.plan_of("torch", "fp32", 64), "lossy")
+    search.heal = Healer(pipe, study, make_texts(60), tmp_path, search.tick)
+    stages.heal(search)
+    healed = [t for t in study.trials.values() if t.stage == "healed"]
+    assert {t.plan["forward"]["weights"] for t in healed} == {"healed-one"}  # a third and half of 3 layers are one, too
+    assert study.notes["heal"]["students"]["one"] > 0
+    again = Healer(pipe, Study(None, {}), [], tmp_path, search.tick)
+    assert again._known("one")

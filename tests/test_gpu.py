@@ -129,6 +129,8 @@ class Tensor:
 
 
 class FakeTorch:
+    float32 = "float32"
+
     def __init__(self) -> None:
         self.moves: list[tuple[str, bool]] = []
 
@@ -141,11 +143,15 @@ class FakeTorch:
 
 
 def _on(device: str) -> tuple[TorchEager, FakeTorch]:
-    def module(input_ids: Tensor, attention_mask: Tensor) -> Any:
-        assert input_ids.where == attention_mask.where == device
-        return SimpleNamespace(logits=Tensor(np.ones((2, 3), np.float32), input_ids.moves, device))
+    class Module:
+        def parameters(self) -> list[Any]:
+            return []
 
-    engine, torch = TorchEager(module, {}, device), FakeTorch()
+        def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+            assert input_ids.where == attention_mask.where == device
+            return SimpleNamespace(logits=Tensor(np.ones((2, 3), np.float32), input_ids.moves, device))
+
+    engine, torch = TorchEager(Module(), {}, device), FakeTorch()
     engine._torch = torch
     return engine, torch
 

@@ -66,10 +66,14 @@ def test_choices_are_scored_as_the_likelihood_task_scores_them(
     assert [one[0] for one in acc.ids] == [0, 1, 2, 3]
 
 
-def test_made_texts_follow_the_tasks_settings(folders: tuple[Path, Path], tasks: list[dict[str, Any]]) -> None:
+def test_made_texts_follow_the_tasks_settings(
+    folders: tuple[Path, Path], tasks: list[dict[str, Any]], tmp_path: Path
+) -> None:
     from llm_moments.harness_model import MomentsLM
 
-    found = harness.evaluate(folders[0], tasks[1:], limit=3)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "tiny.yaml").write_text(json.dumps(tasks[1]))  # which is YAML, too
+    found = harness.evaluate(folders[0], ["tiny_made"], limit=3, include_path=tmp_path / "own")
     assert [(one.task, one.metric, len(one.values)) for one in found] == [("tiny_made", "exact_match", 3)]
     model = MomentsLM(lm.load(folders[0], task="text-generation"))
     asked = {"until": [" and"], "max_gen_toks": 5, "do_sample": False}

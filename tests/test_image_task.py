@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 import llm_moments as lm
-from llm_moments.core import Pipeline
+from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import DataError, InputError, ModelError, PlanError
 from llm_moments.model import load
 from llm_moments.tasks import image_classification
-from tests.image_fakes import CLASSES, encoded, make_arrays, make_image_model, make_pictures, photo
+from tests.image_fakes import CLASSES, damaged, encoded, make_arrays, make_image_model, make_pictures, photo
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +202,25 @@ def test_the_folder_of_a_trained_model_is_complete(learnt: Path, tmp_path: Path)
     assert load(again.folder).plan["resize"]["size"] == 24
 
 
+@pytest.mark.parametrize(
+    "choice", [{"lora": 4}, {"gradient_checkpointing": True}, {"freeze": ("embeddings", "layer 0")}]
+)
+def test_ways_to_train_less_or_in_less_memory(choice: dict, tmp_path: Path) -> None:
+    few, start = make_pictures(16, size=32), make_image_model(tmp_path / "vit", "vit")
+    done = lm.train(start, few, tmp_path / "out", epochs=10, learning_rate=5e-3, batch_size=8, **choice)
+    losses = [entry["loss"] for entry in done.history]
+    assert losses[-1] < losses[0]
+    assert load(done.folder)(few[0].input).scores
+
+
+def test_mixed_images_have_mixed_targets(tmp_path: Path) -> None:
+    done = lm.train(
+        "cnn", make_pictures(48), tmp_path / "out", epochs=2, augment={"flip": 0.5, "crop": 2, "cutmix": 1.0}
+    )
+    assert done.session.root.find("augment").wall_s > 0
+    assert all(np.isfinite(entry["loss"]) for entry in done.history)
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path: Path, learnt: Path, tiny_model: Path) -> None:
     data = make_pictures(8)
     for options, words in (
@@ -243,6 +262,7 @@ def test_weigh_prices_sizes_and_layers(learnt: Path) -> None:
     assert named["skip layer 0"].verdict == "unavailable"
     assert "changes the shape" in named["skip layer 0"].reason
     assert named["images of 8 pixels"].drop is not None
+    assert all(w.drop is not None for w in worths if not w.name.startswith("skip")), [w.reason for w in worths]
     assert "decode" not in {w.step for w in worths}  # of arrays there is nothing to decode
 
 
@@ -254,6 +274,21 @@ def test_improve_ends_with_a_certificate(learnt: Path, tmp_path: Path) -> None:
     artefact, few = load(tmp_path / "better"), test[:40]
     same = [a.label == b.label for a, b in zip(artefact.run(few), load(learnt).run(few), strict=True)]
     assert np.mean(same) > 0.9
+
+
+def test_a_cascade_asks_large_images_where_small_ones_are_unsure(learnt: Path) -> None:
+    pipe, arrays = load(learnt), [e.input for e in make_pictures(60, seed=9)]
+    cheap, dear = pipe.with_(**{"resize.size": 12}).outputs(arrays), pipe.outputs(arrays)
+    margins = pipe.task.margins(cheap, pipe.model)
+    threshold = float(np.median(margins))
+    plan = Plan({**pipe.plan.to_dict(), "cascade": {"threshold": threshold, "cheap": {"resize.size": 12}}})
+    expected = np.where((margins < threshold)[:, None], dear, cheap)
+    np.testing.assert_allclose(pipe.with_(plan).outputs(arrays), expected, atol=1e-4)
+
+
+def test_a_damaged_image_among_others_is_named_with_the_cure(learnt: Path) -> None:
+    with pytest.raises(DataError, match="half.png.*--on-error skip"):
+        load(learnt).outputs([make_arrays(1)[0], {"bytes": damaged()["half.png"], "path": "half.png"}])
 
 
 def test_compare_takes_images(learnt: Path) -> None:

@@ -16,6 +16,7 @@ from llm_moments.errors import DataError, InputError, OutputExists
 from llm_moments.improve.moves import BASELINE, moves, toml
 from llm_moments.improve.training import SEEDS, _Run, improve_training, sequence
 from llm_moments.improve.training_certificate import TrainingCertificate
+from llm_moments.tasks.extents import TOKENS
 from llm_moments.train.course import Run, settings_of
 from tests.fakes import make_model
 from tests.test_weigh_training import labelled
@@ -64,6 +65,7 @@ class FakeCourse:
     def __init__(self, world: Any, n: int = 200):
         self.world, self.base = world, settings_of({**BASELINE, "max_length": 64})
         self.described = SimpleNamespace(max_length=64)
+        self.task = SimpleNamespace(extent=TOKENS)
         self.values = list(range(100))
         self.ran: list[tuple[dict[str, Any], int]] = []
 

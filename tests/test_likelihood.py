@@ -189,7 +189,8 @@ def test_compare_shows_the_next_tokens_divergence_and_the_drop_in_nats(
 
 
 def test_files_of_choices_are_read_and_judged(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    rows = [{"question": p, "choices": ["good", "bad"], "answer": n % 2} for n, p in enumerate(PROMPTS)]
+    words = ["good", "bad"]
+    rows = [{"question": p, "choices": words, "answer": n % 2} for n, p in enumerate(PROMPTS)]
     lines, table = tmp_path / "rows.jsonl", tmp_path / "rows.csv"
     lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
     table.write_text(
@@ -206,3 +207,13 @@ def test_files_of_choices_are_read_and_judged(folders: tuple[Path, Path], tmp_pa
     assert from_lines.score_a == from_table.score_a
     expected = [int(a["label"]) == row["answer"] for a, row in zip(answers, rows, strict=True)]
     assert from_lines.score_a == np.mean(expected)
+
+
+def test_a_bad_row_of_a_file_is_named_or_skipped(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"question": p, "choices": ["good", "bad"], "answer": "bad"} for p in PROMPTS]
+    rows[2]["answer"] = "neither"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"row 3.*'neither' is none of its 2 choices"):
+        lm.compare(folders[0], folders[1], file, rounds=2, task="multiple-choice")
+    assert lm.compare(folders[0], folders[1], file, rounds=2, task="multiple-choice", on_error="skip").n == 3

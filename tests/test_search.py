@@ -11,8 +11,10 @@ import pytest
 import llm_moments as lm
 from llm_moments import stats
 from llm_moments.improve.odds import chance, sequence
-from llm_moments.measure import BLOCK, blocks, measure, rows_of
+from llm_moments.measure import blocks, measure, rows_of
 from tests.fakes import make_texts
+
+BLOCK = 32  # rows that are timed at a time, as `Pace` has it
 
 
 def drops(harmful: int, beneficial: int, n: int) -> np.ndarray:

@@ -204,6 +204,7 @@ def test_everything_goes_to_the_device_and_what_comes_back_is_the_same(
 
     settings = {"epochs": 1, "batch_size": 16, "precision": "fp32", "class_weights": "balanced", "attention": "math"}
     plain = train(tiny_model, labelled(48), tmp_path / "cpu", device="cpu", **settings)
+    monkeypatch.setattr("llm_moments.engines.torch_eager.best_device", lambda wanted: wanted)
     monkeypatch.setattr(torch.Tensor, "to", to)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *args, **more: self)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *args: None)

@@ -132,6 +132,7 @@ def test_weigh_training_prices_blocks_changes_and_data(model: Path, tmp_path: Pa
     names = [w.name for w in found.worths]
     assert names[:2] == ["freeze embeddings", "freeze layer 0"]
     assert "freeze all up to layer 0" in names
+    assert {"augment swap", "augment word-dropout", "augment balance"} < set(names)
     by_name = {w.name: w for w in found.worths}
     assert by_name["wrong"].verdict == "unavailable"
     assert "layer 9" in by_name["wrong"].reason
@@ -171,6 +172,26 @@ def test_of_a_deep_model_only_what_the_screen_finds_is_frozen() -> None:
     assert {"freeze layer 11", "freeze layer 10", "freeze layer 9", "freeze layer 8"} < set(few)
     assert len(few) == 1 + 5 + 1
     assert len(every) == 1 + 12 + 1
+
+
+def test_images_and_linear_models_are_weighed_too(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng, examples = np.random.default_rng(0), []
+    for at in range(80):
+        pixels = rng.integers(0, 90, (8, 8), np.uint8)
+        pixels[:, : 4 if at % 2 else 1] += 150
+        Image.fromarray(pixels).save(tmp_path / f"{at}.png")
+        examples.append(Example(str(tmp_path / f"{at}.png"), "left" if at % 2 else "none"))
+    more: dict[str, Any] = {"model_options": {"channels": [4, 4], "hidden": 8}, "learning_rate": 0.01, "batch_size": 16}
+    images = weigh_training("cnn", examples, budget="10m", seeds=2, **more)
+    names = {w.name: w for w in images.worths}
+    assert {"augment flip", "augment crop", "augment mixup"} < set(names)
+    assert all(w.verdict != "unavailable" for w in images.worths), [w.reason for w in images.worths]
+    words = weigh_training("linear", labelled(160), budget="10m", seeds=2)
+    assert not words.blocks
+    assert {w.name for w in words.worths} >= {"augment swap", "augment balance"}
+    assert len(words.curve.points) == 4
 
 
 def test_bad_input_is_named(model: Path, tmp_path: Path) -> None:

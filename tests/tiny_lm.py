@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from llm_moments.model import open_model
 from tests.fakes import byte_level
 
 SIZES = {
-    "vocab_size": 400, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "vocab_size": 400, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
 }  # fmt: skip
 GPT2 = {
@@ -32,23 +34,18 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tiny_lm(folder: Path, kind: str = "llama", seed: int = 0, ends: bool = True) -> Path:
-    """A Hugging Face folder with random weights, sharp enough that greedy answers do not hang on rounding.
-
-    ends: whether the end token is as likely as others; else it never comes.
-    """
+def tiny_lm(folder: Path, kind: str = "llama", *, seed: int = 0, end: int = 2, sharp: float = 8) -> Path:
+    """A Hugging Face folder with random weights, sharp enough that greedy answers do not hang on rounding."""
     import torch
     import transformers
 
     name, sizes = KINDS[kind]
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**sizes))
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**{**sizes, "eos_token_id": end}))
     with torch.no_grad():
         for weights in model.parameters():
             if weights.ndim == 2:
-                weights.mul_(8)
-        if not ends:
-            model.config.eos_token_id = model.generation_config.eos_token_id = 399
+                weights.mul_(sharp)
     model.save_pretrained(folder)
     byte_level(256, special=False).save_pretrained(folder)
     return folder
@@ -70,6 +67,15 @@ def naive(folder: Path, ids: list[int], new: int, end: int = 2) -> list[int]:
     return tokens[len(ids) :]
 
 
+def same_but_for_ties(folder: Path, prompt: Sequence[int], found: list[int], expected: list[int]) -> bool:
+    """Whether answers agree up to a place where the two tokens are as good as equally likely: rounding decides there."""
+    at = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), None)
+    if at is None:
+        return len(found) == len(expected)
+    told = engine(folder, "transformers").logprobs([*prompt, *expected[: at + 1]], len(prompt) + at)[0]
+    return bool(abs(told[found[at]] - told[expected[at]]) < 0.02)
+
+
 def engine(ref: Path, name: str, **settings: Any) -> Any:
     return Engines(open_model(ref)).get({"engine": name, "precision": "fp32", **settings})
 
@@ -77,3 +83,47 @@ def engine(ref: Path, name: str, **settings: Any) -> Any:
 def some_prompts(count: int, seed: int = 0, longest: int = 40, vocabulary: int = 400) -> list[list[int]]:
     rng = np.random.default_rng(seed)
     return [rng.integers(5, vocabulary, int(rng.integers(1, longest))).tolist() for _ in range(count)]
+
+
+def tiny_gguf(folder: Path, file: Path) -> Path:
+    """A tiny Llama folder as a .gguf file in float32: rows of queries and keys in llama.cpp's order."""
+    import gguf
+    from safetensors.numpy import load_file
+    from transformers import AutoConfig, AutoTokenizer
+
+    config, weights = AutoConfig.from_pretrained(folder), load_file(folder / "model.safetensors")
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pieces = [str(t) for t in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    pieces += [f"[{at}]" for at in range(len(pieces), config.vocab_size)]
+    special = set(tokenizer.all_special_ids)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(pieces)
+    writer.add_token_types([3 if at in special else 1 for at in range(len(pieces))])
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(config.bos_token_id)
+    writer.add_eos_token_id(config.eos_token_id)
+    writer.add_add_bos_token(False)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, value in weights.items():
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        if heads:
+            value = value.reshape(heads, 2, -1, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
+        writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(value))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file

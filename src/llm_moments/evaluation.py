@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,19 +86,21 @@ def _judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> l
     if sum(map(_has_reference, examples)) * 2 <= len(examples):
         return examples  # judged by the original's own answers
     kept, seen = [], set()
+    prepare = getattr(pipe.task, "prepared", None)
     for number, example in enumerate(examples, 1):
         try:
             if _has_reference(example):
-                seen.add(repr(pipe.task.references([example.reference], pipe.model)))
+                told = prepare(example) if prepare else example
+                seen.add(repr(pipe.task.references([told.reference], pipe.model)))
             kept.append(example)
         except DataError as error:
-            _unknown(str(error).removeprefix("row 1: "), _row(example, number, data), data, name)
+            _unknown(re.sub(r"^row \S+: ", "", str(error)), _row(example, number, data), data, name)
     if not kept:
         raise DataError(f"{name}: no row has a reference that {pipe.model.name} knows. Is --label-column right?")
-    if len(kept) > 1 and len(seen) == 1:
-        told = next(e.reference for e in kept if _has_reference(e))
+    if len(kept) > 1 and len(seen) == 1 and prepare is None:
+        label = next(e.reference for e in kept if _has_reference(e))
         raise DataError(
-            f"{name}: every row has the label {told!r}, and what a change costs there says nothing of other "
+            f"{name}: every row has the label {label!r}, and what a change costs there says nothing of other "
             "answers. Add rows of the others, or give rows without labels."
         )
     return kept

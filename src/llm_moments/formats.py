@@ -48,6 +48,22 @@ def _told(rows: Iterator[Row], file: Path, encoding: str | None) -> Iterator[Row
         raise DataError(f"{file} is nested too deeply to be a file of examples") from error
 
 
+def about_rows(path: str | Path) -> int | None:
+    """About how many rows a file has, by its lines; None where that cannot be known without reading all of it."""
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if not file.is_file() or suffix in (".gz", ".json"):
+        return None
+    if suffix in (".parquet", ".pq"):
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(file) as table:
+            return int(table.metadata.num_rows)
+    with file.open("rb") as stream:
+        lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    return max(lines - (1 if suffix in (".csv", ".tsv", ".tab") else 0), 1)
+
+
 def _rows_of(file: Path, encoding: str | None) -> Callable[[], Iterator[Row]]:
     if str(file) == "-":
         return lambda: stdin_rows(encoding)

@@ -121,7 +121,8 @@ def image_column(rows: Sequence[Mapping[str, Any]], named: str | None = None) ->
     names = list(dict.fromkeys(name for row in rows for name in row))
     chosen = [named] if named else sorted(names, key=lambda name: name.casefold() not in COLUMNS)
     for name in chosen:
-        values = [value for row in rows if (value := row.get(name)) is not None and value != ""]
+        values = [row[name] for row in rows if name in row and row[name] is not None]
+        values = [value for value in values if not isinstance(value, str) or value]
         if values and all(map(_holds_image, values)):
             return name
     return None

@@ -65,7 +65,7 @@ def _stages(pipe: Pipeline) -> list[Pipeline]:
 
 def forget(pipe: Pipeline) -> bool:
     """Whether an engine of the pipeline keeps what it read of earlier prompts; it does no more."""
-    engines = [stage.engines.get(stage.plan.settings("forward")) for stage in _stages(pipe)]
+    engines = [stage.engines.get(stage.engine_settings) for stage in _stages(pipe)]
     keeping = [engine for engine in engines if hasattr(engine, "forget")]
     for engine in keeping:
         engine.forget()

@@ -27,11 +27,15 @@ Config = Annotated[
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, an artefact, or a hub id.")]
 DataOpt = Annotated[
     str,
-    typer.Option("--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, a folder, or -."),
+    typer.Option(
+        "--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -."
+    ),
 ]
 Text = Annotated[
     str | None,
-    typer.Option("--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts, if it is not found."),
+    typer.Option(
+        "--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts or images, if it is not found."
+    ),
 ]
 Pair = Annotated[
     str | None, typer.Option("--pair-column", envvar="MOMENTS_PAIR_COLUMN", help="The column of second texts.")

@@ -123,6 +123,8 @@ def line_of(answer: Any, asked: Any) -> str:
     """One answer for a person: the text that was made, or label, score and the beginning of what was asked."""
     if not hasattr(answer, "label"):
         return str(answer.text)
+    if isinstance(asked, dict) and "choices" in asked:  # the choice that was made, rather than the question
+        asked = str(asked["choices"][int(answer.label)]) if isinstance(asked["choices"], list) else ""
     shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
     score = "" if answer.score is None else f"{answer.score:.3f}"
     return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
@@ -130,8 +132,10 @@ def line_of(answer: Any, asked: Any) -> str:
 
 def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str) -> int:
     """Gives the number of answers in the file. told: what identifies the content of the source."""
+    from llm_moments.formats import about_rows
     from llm_moments.output import AnswerWriter
 
+    total = min((n for n in (source.limit, about_rows(source.path)) if n), default=None)
     key = "/".join(
         [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
     )
@@ -146,17 +150,18 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
                     rows.append({"id": example.id, **row_of(answer)})
             finally:  # an engine that failed in the middle has answered the first of them
                 writer.write(rows)
-            tick(None, f"{writer.done:,} rows")
-        total = writer.done
-        if not total and not source.errors:
+            share = None if total is None else min(writer.done / total, 1.0)
+            tick(share, f"{writer.done:,} rows" + ("" if total is None else f" of about {total:,}"))
+        count = writer.done
+        if not count and not source.errors:
             writer.partial.unlink()
             return 0
         writer.finish()
     if fmt == "json":
-        o.print_json({"out": str(out), "rows": total, "skipped": dict(source.errors)})
+        o.print_json({"out": str(out), "rows": count, "skipped": dict(source.errors)})
     elif fmt == "human":
-        print(f"{total:,} answers in {out}")
-    return int(total)
+        print(f"{count:,} answers in {out}")
+    return int(count)
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -1,9 +1,12 @@
-"""Train a classifier of texts or images: from a model folder, or afresh (cnn: images, linear: words of texts).
+"""Train a classifier of texts or images, or a model that makes texts: from a folder, or afresh (cnn: images,
+linear: words of texts, marian: translation).
 
 The same command with the same --out goes on where it was ended.
 
-Examples: moments train encoder/ --data train.csv --eval test.csv --out my-model;
-moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3"""
+Example: moments train encoder/ --data train.csv --eval test.csv --out my-model;
+moments train cnn --data train-images-idx3-ubyte.gz --out my-cnn --learning-rate 1e-3;
+moments train my-llm --data dialogues.jsonl --task chat --lora 16 --out my-chat;
+moments train marian --data pairs.csv --out my-translator --learning-rate 1e-3"""
 
 from __future__ import annotations
 
@@ -61,12 +64,27 @@ def train(
     image_size: Annotated[
         int, typer.Option("--image-size", min=0, help="Pixels of each side of an image; 0: the model's own.")
     ] = 0,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", help="chat, text-generation or translation, where the model could be for several things."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Of models that make texts: a choice of the plan, such as translate.target_lang=de."
+        ),
+    ] = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Of causal models: several examples stand in one row of --max-length tokens.")
+    ] = False,
     model_option: Annotated[
         list[str] | None,
         typer.Option(
             "--model-option",
             metavar="NAME=VALUE",
-            help="Of cnn: channels=[32,64], hidden=512 …; of linear: features=hashed (else tf-idf), ngrams=2, vocabulary=50000.",
+            help="Of cnn: channels=[32,64], hidden=512 …; of linear: features=hashed (else tf-idf), ngrams=2, vocabulary=50000; of marian: width=192, decoder_layers=2 ….",
         ),
     ] = None,
     class_weights: Annotated[str | None, typer.Option("--class-weights", help="balanced: every class alike.")] = None,
@@ -137,6 +155,7 @@ def train(
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
         "checkpoint_every": checkpoint_every, "image_size": image_size,
         "balance": balance, "new_head": new_head, "augment": parse(augment or "", {**TEXT, **IMAGE}),
+        "pack": pack, "choices": o.named_values(set_, "--set"),
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
     said = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}
@@ -151,6 +170,7 @@ def train(
         done = fine_tune(
             model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, on_update=live,
             unlabelled=o.read_data(unlabelled, text_column, pair_column, None, encoding, on_error) if unlabelled else None, pseudo_threshold=pseudo_threshold,
+            task=task,
             **settings,
         )  # fmt: skip
     o.tell_skipped(examples)

@@ -145,11 +145,17 @@ def _keep_state(graph: Any, shapes: Sequence[tuple[int, int]]) -> None:
     graph.validate_nodes_and_infer_types()
     apply_make_stateful_transformation(graph, pairs)
     ids = next(node for node in graph.inputs if node.get_any_name() == "input_ids")
-    rows = op.gather(op.shape_of(ids, output_type="i64"), op.constant(np.int64([0])), op.constant(np.int64(0)))
+    rows = op.gather(
+        op.shape_of(ids, output_type="i64"), op.constant(np.array([0], np.int64)), op.constant(np.int64(0))
+    )
     for node in graph.get_ops():
         if node.get_type_name() == "ReadValue":
             variable = node.get_variable_id()
             heads, width = next(shape for name, shape in sizes.items() if variable.startswith(name))
-            rest = op.constant(np.int64([heads])), op.constant(np.int64([0])), op.constant(np.int64([width]))
+            rest = (
+                op.constant(np.array([heads], np.int64)),
+                op.constant(np.array([0], np.int64)),
+                op.constant(np.array([width], np.int64)),
+            )
             node.set_arguments([op.broadcast(op.constant(np.float32(0)), op.concat([rows, *rest], 0)).output(0)])
     graph.validate_nodes_and_infer_types()

@@ -89,7 +89,9 @@ class CTranslate2Translate:
         if decoding.temperature > 0:
             options |= {"sampling_temperature": decoding.temperature, "sampling_topp": decoding.top_p}
             options |= {"sampling_topk": decoding.top_k}
-        if prompts[0].decoder[1:]:  # the first of them is the start token, which CTranslate2 sets by itself
+        begun = len(prompts[0].decoder[1:])
+        options["max_decoding_length"] += begun  # CTranslate2 counts them, too
+        if begun:  # the first of them is the start token, which CTranslate2 sets by itself
             options["target_prefix"] = [[self.target[i] for i in p.decoder[1:]] for p in prompts]
         sources = [[self.source[i] for i in p.ids] for p in prompts]
         start = time.perf_counter()

@@ -186,8 +186,10 @@ def _small_pass(module: Any) -> None:
             module(pixel_values=torch.zeros((1, *shape), dtype=first.dtype, device=first.device))
         return
     token = min(5, int(getattr(module.config, "vocab_size", 6)) - 1)
+    ids = torch.full((1, 4), token, dtype=torch.long, device=first.device)
+    both = bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
     with torch.no_grad():
-        module(input_ids=torch.full((1, 4), token, dtype=torch.long, device=first.device))
+        module(input_ids=ids, **({"decoder_input_ids": ids} if both else {}))
 
 
 def skip(module: Any, indices: Sequence[int]) -> Any:

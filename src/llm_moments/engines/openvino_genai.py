@@ -2,6 +2,9 @@
 
 The graph is exported from transformers' module (causal_export.py), for GGUF files too: GenAI's own GGUF reader rounds
 Q4_1's block minimum to a whole zero point, and every weight with it.
+
+With weights in fewer bits (int8, int4, as-is) activations are rounded to eight bits in blocks, too, as llama.cpp does,
+where the weights' zero point is whole; in fp32 and bf16 nothing else is rounded.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.export import build, failing_as
+from llm_moments.engines.export import build, failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.grids import BLOCK
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.errors import EngineError
 
@@ -29,7 +33,7 @@ NGRAM = 3  # tokens that must be the same before a guess is taken from the promp
 
 class OpenVinoGenAI:
     name: ClassVar[str] = "openvino-genai"
-    extra: ClassVar[str] = "generate"
+    extra: ClassVar[str] = "openvino-genai"
     package: ClassVar[str] = "openvino_genai,openvino,torch,transformers"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8", "int4", "as-is")
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams", "kv_precision", "prefix_reuse", "draft", "skip_layers")
@@ -63,6 +67,11 @@ class OpenVinoGenAI:
         """Of the two kinds, plain and guessing from the prompt, the one last asked for stays open."""
         import openvino_genai as genai
 
+        if (lookup or self.draft is not None) and not (self.folder / "openvino_tokenizer.xml").exists():
+            raise EngineError(
+                "openvino-genai guesses tokens only with a tokenizer that openvino_tokenizers can convert, which this "
+                "model's is not; unset decode.lookup and forward.draft"
+            )
         if self._pipeline is None or self._pipeline[0] != lookup:
             self._pipeline = None
             plan = genai.SchedulerConfig()
@@ -240,7 +249,22 @@ def export(folder: Path, model: Any, settings: Mapping[str, Any]) -> list[str]:
     ends = module.config.get_text_config().eos_token_id if ends is None else ends
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps({} if ends is None else {"eos_token_id": ends}), "utf-8")
+    _write_tokenizer(folder, model.tokenizer)
     return list(FIELDS)
+
+
+def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """GenAI's own form of it, which its guessing pipelines ask for; a tokenizer that it cannot take is left out."""
+    import openvino as ov
+    from openvino_tokenizers import convert_tokenizer
+
+    try:
+        with quiet():
+            both = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)
+    except Exception:
+        return
+    for graph, name in zip(both, ("tokenizer", "detokenizer"), strict=True):
+        ov.save_model(graph, folder / f"openvino_{name}.xml")
 
 
 def stored_as(model: Any) -> str:
@@ -279,11 +303,17 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
     if precision == "bf16" and "BF16" not in able:
         raise EngineError(f"this CPU has no bf16 (OpenVINO finds {', '.join(able)})")
     hint = "f32" if precision == "fp32" or "BF16" not in able else "bf16"
-    kept = settings.get("kv_precision") or ("bf16" if hint == "bf16" else "fp32")
+    own, other = ("bf16", "fp32") if hint == "bf16" else ("fp32", "bf16")
+    kept = settings.get("kv_precision") or own
+    if kept == other:
+        raise EngineError(
+            f"openvino-genai computes {precision} in {own} here and keeps no {other} beside it; forward.kv_precision can be "
+            f"{own}, fp16, int8, int4 or ''"
+        )
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint,
         "KV_CACHE_PRECISION": KV[kept],
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # activations are not rounded to eight bits behind the user's back
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0" if precision in ("fp32", "bf16") else str(BLOCK),
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_HYPER_THREADING": False,
     }

@@ -70,7 +70,7 @@ def unpacking(packed: Packed, shape: tuple[int, ...]) -> Any:
     if packed.zero is not None:
         values = op.subtract(values, op.constant(packed.zero.astype(np.float16)))
     values = op.multiply(values, op.constant(packed.step.astype(np.float16)))
-    return op.convert(op.reshape(values, op.constant(np.int64(shape)), False), "f32")
+    return op.convert(op.reshape(values, op.constant(np.array(shape, np.int64)), False), "f32")
 
 
 def _constant(packed: Packed) -> Any:

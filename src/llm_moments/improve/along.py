@@ -61,7 +61,7 @@ def divergence_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _engine(pipe: Any) -> Any:
-    return pipe.engines.get(pipe.plan.settings("forward"))
+    return pipe.engines.get(pipe.engine_settings)
 
 
 def _prompts(pipe: Any, prompts: Sequence[Any]) -> list[list[int]]:

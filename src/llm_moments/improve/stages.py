@@ -84,6 +84,8 @@ def _ladder(search: Search, engine: str, precision: str, stage: str, most: int =
 
 def heal(search: Search) -> None:
     """One layer, which learns and answers fastest; a third and half of them where that did not make much faster."""
+    if search.heal is None or not search.good():
+        return
     made: set[int] = set()
     for student, share in HEALS.items():
         layers = layers_of(layer_count(search), student)
@@ -91,7 +93,7 @@ def heal(search: Search) -> None:
             continue
         made.add(layers)
         teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
-        if search.heal is None or not teachers or search.late(share * search.left()):
+        if not teachers or search.late():
             return
         before = search.good()[0].cost or 0.0
         if not (name := _healed(search, teachers, student, share)):

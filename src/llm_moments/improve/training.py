@@ -20,6 +20,7 @@ from llm_moments.errors import DataError, EngineError, InputError
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.improve.moves import BASELINE, Move, moves, toml
 from llm_moments.improve.training_certificate import CONFIDENCE, TrainingCertificate, TrainingLook
+from llm_moments.train import linear
 from llm_moments.train.course import LEAST_ROWS, Course, Run, room_for, settings_of
 from llm_moments.train.loop import fast_bf16
 
@@ -33,6 +34,7 @@ CLEAR = 1.2  # times faster, below which a repeat or four seldom tell
 WORTH = 1.03  # times faster, from which a change that costs nothing is kept
 SPARE = 0.5  # of the allowed rise, which a change may use up in the search
 TIMED = 64  # rows of one timing
+_NONE = np.empty((0, 0))
 Plan = tuple[str, dict[str, Any], float]
 MOST = 3  # plans that are held against the usual one
 
@@ -51,6 +53,8 @@ def improve_training(
     """
     if not 0 < max_rise < 1:
         raise InputError(f"the loss may rise by a share between 0 and 1, such as 0.05, not {max_rise!r}")
+    if linear.is_linear(model):
+        raise InputError("a linear model trains in seconds; improve --train is for networks")
     begin, allowed = time.monotonic(), seconds(budget)
     tick = progress or (lambda done, message: None)
     examples, name = gather(data, **(read or {}))
@@ -74,7 +78,8 @@ class _Run:
     def __init__(self, course: Course, begin: float, allowed: float, max_rise: float, tick: Tick):
         self.course, self.begin, self.allowed, self.max_rise, self.tick = course, begin, allowed, max_rise, tick
         self.base = asdict(course.base)
-        self.base["max_length"] = min(self.base["max_length"], course.described.max_length)
+        if course.task.extent.unit == "tokens":
+            self.base["max_length"] = min(self.base["max_length"], course.described.max_length)
         self.tried: list[dict[str, Any]] = []
         self.looks: list[TrainingLook] = []
         sizes = course.kept("improve", {"budget": allowed, "max_rise": max_rise}, self.sizes)
@@ -89,7 +94,7 @@ class _Run:
         parts = readers.split(self.course.judged, fractions={"search": 0.5, "certify": 0.5})
         if not all(parts.values()):
             raise DataError(f"{len(self.course.judged)} evaluation examples are too few to split in two")
-        return [evaluation(self.course.part.pipe, part) for part in parts.values()]
+        return [evaluation(self.course.pipe, part) for part in parts.values()]
 
     def sizes(self) -> dict[str, Any]:
         """Rows of one run and examples that judge it, so that all runs fit into the budget."""
@@ -210,8 +215,10 @@ class _Run:
 
     def lengths(self) -> list[int]:
         if not hasattr(self, "_lengths"):
-            pipe = self.course.part.pipe
-            self._lengths = [int(n) for a in pipe.arrays(self.course.values[:200]) for n in a["attention_mask"].sum(1)]
+            pipe = self.course.pipe
+            self._lengths = [
+                int(n) for a in pipe.arrays(self.course.values[:200]) for n in a.get("attention_mask", _NONE).sum(1)
+            ]
         return self._lengths
 
     def rough(self, first: Run) -> float:

@@ -21,7 +21,7 @@ PREFILL, DECODE = 1, 2  # what an engine that can be watched says it is doing (`
 @contextmanager
 def watched(pipe: Pipeline, depth: int) -> Iterator[list[Probe]]:
     """Probes on the layers of the engine's module while it lasts; none where the engine shows no module."""
-    engine = pipe.engines.get(pipe.plan.settings("forward"))
+    engine = pipe.engines.get(pipe.engine_settings)
     with ExitStack() as stack:
         found: list[Probe] = []
         if depth and hasattr(engine, "phase") and getattr(engine, "device", "cpu") == "cpu":

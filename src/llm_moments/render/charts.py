@@ -303,7 +303,8 @@ def curves(training: Any) -> Any:
             line={"color": colour, "width": 2}, hovertemplate="update %{x:,}<br>" + head + " %{y:.4g}<extra></extra>",
         )  # fmt: skip
         axis = {"gridcolor": "#edf0f3", "zeroline": False, "linecolor": LINE}
-        grid.update_yaxes(title_text=head, row=row, col=1, **axis)
+        said = {"text": head, "font": {"size": 12, "color": FAINT}, "standoff": 8}
+        grid.update_yaxes(title=said, automargin=True, row=row, col=1, **axis)
         grid.update_xaxes(row=row, col=1, **axis)
     grid.update_xaxes(title_text="update", row=len(lines), col=1)
     return grid

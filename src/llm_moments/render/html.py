@@ -16,7 +16,7 @@ from llm_moments.render.notebook import (
     trials_html,
     worths_html,
 )
-from llm_moments.render.text import PLOTS_MISSING, epochs, number, percent, plan_in_short, value
+from llm_moments.render.text import PLOTS_MISSING, epochs, label, number, percent, plan_in_short, value
 
 # The browser itself refuses whatever is not in the page.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -44,6 +44,8 @@ def report(
     and of improve with --train."""
     draw = _Pictures()
     parts = []
+    if training is not None and title == "llm-moments":
+        title = f"llm-moments: training {training.folder.name}"
     if certificate is not None:
         parts += [_claim(certificate), _section("Before and after", draw(charts.before_after, certificate))]
     if study:
@@ -195,12 +197,31 @@ def _learnt(training: Any) -> str:
         )
         for e in epochs(training.history)
     ]
-    facts = {name: value(fact) for name, fact in training.settings.items()}
+    known = {label(name): value(fact) for name, fact in training.settings.items()}
+    facts = {}
     if training.evaluation:
         e = training.evaluation
-        facts = {e["metric"]: f"{e['score']:.4f} on {e['n']:,} examples of {e['data']}", **facts}
+        facts[e["metric"]] = f"{e['score']:.4f} on {e['n']:,} examples of {e['data']}"
+    if training.expansion:
+        e = training.expansion
+        facts["labelled by a first model"] = (
+            f"{e['labelled']:,} of {e['unlabelled']:,} examples, with a probability of at least {e['threshold']:g}: {value(e['by_class'])}"
+        )
+    facts |= {label(name): value(fact) for name, fact in training.settings.items() if _chosen(name, fact)}
     table = html_table(("epoch", "update", "loss", "score"), rows)
-    return said + _wide(table) + _folded("settings", _free(html_table(("", ""), list(facts.items()))), True)
+    every = _folded("every setting", _free(html_table(("", ""), list(known.items()))))
+    return said + _wide(table) + _free(html_table(("", ""), list(facts.items()))) + every
+
+
+def _chosen(name: str, fact: Any) -> bool:
+    """Whether a setting is worth a line: it is not as it would be by itself, or every run is told by it."""
+    from dataclasses import asdict
+
+    from llm_moments.train.loop import Settings
+
+    usual = asdict(Settings()).get(name)
+    usual = list(usual) if isinstance(usual, tuple) else usual
+    return name in ("epochs", "batch_size", "learning_rate", "seed") or fact != usual
 
 
 def _plans(c: Any) -> str:

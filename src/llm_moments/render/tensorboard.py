@@ -101,6 +101,7 @@ class Live:
         self.writer = SummaryWriter(str(folder))
         self.settings = {name: _knob(v) for name, v in settings.items() if v is not None}
         self.histograms, self.told, self.epoch = histograms, 0, 0
+        self.loop: Any = None
 
     def __enter__(self) -> Live:
         return self
@@ -108,13 +109,15 @@ class Live:
     def __exit__(self, *_: object) -> None:
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
+        if self.loop is not None:
+            self.update(self.loop)  # the last epoch's score comes after the last update
         summary = hparams_pb(self.settings)
         self.writer._get_file_writer().add_summary(summary)
         self.writer.close()
 
     def update(self, loop: Any) -> None:
         """Writes what is new in the loop's history."""
-        history = loop.position.history
+        self.loop, history = loop, loop.position.history
         for entry in history[self.told :]:
             for name in ("loss", "score", "learning_rate", "norm"):
                 if name in entry:

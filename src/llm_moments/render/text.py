@@ -88,17 +88,24 @@ def plan_in_short(plan: Mapping[str, Any]) -> str:
         words += ["prefix kept"] if forward.get("prefix_reuse") else []
     if "max_length" in truncate:
         words.append(f"{truncate['max_length']} tokens")
+    if "size" in plan.get("resize", {}):
+        words.append(f"{plan['resize']['size']} pixels")
+    if plan.get("decode", {}).get("draft"):
+        words.append(f"draft {plan['decode']['draft']}")
     if truncate.get("side", "head") != "head":
         words.append(truncate["side"])
     if forward.get("skip_layers"):
         words.append(f"without layers {value(forward['skip_layers'])}")
     if "cascade" in plan:
         cheap = plan["cascade"].get("cheap", {})
-        words.append(
-            f"after {cheap.get('truncate.max_length', 'the same')} tokens "
-            f"below margin {value(plan['cascade'].get('threshold'))}"
-        )
+        words.append(f"after {_extent(cheap)} below margin {value(plan['cascade'].get('threshold'))}")
     return " ".join(map(str, words))
+
+
+def _extent(changes: Mapping[str, Any]) -> str:
+    if "resize.size" in changes:
+        return f"{changes['resize.size']} pixels"
+    return f"{changes.get('truncate.max_length', 'the same')} tokens"
 
 
 def by_worth(worths: Any) -> list[Any]:

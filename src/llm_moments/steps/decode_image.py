@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_moments.core import Batch, Knob, Recorder, one_of
-from llm_moments.images import Keeper, decoded
+from llm_moments.errors import DataError
+from llm_moments.images import Image, Keeper, decoded
 
 
 class Decode:
@@ -34,13 +35,20 @@ class Decode:
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         keeper = self.keeper
         made = [
-            None if keeper and keeper.kept(image) is not None else decoded(image, self.channels, self.least)
+            None if keeper and keeper.kept(image) is not None else self.decoded(image, batch.size)
             for image in batch["input"]
         ]
         if recorder.active:
             fresh = [one for one in made if one is not None]
             recorder.count(pixels=sum(map(_area, fresh)), kept_rows=len(made) - len(fresh))
         return batch.with_(decoded=made)
+
+    def decoded(self, image: Image, among: int) -> Any:
+        try:
+            return decoded(image, self.channels, self.least)
+        except DataError as error:
+            cure = ". Mend it, or leave such images out with --on-error skip" if among > 1 else ""
+            raise DataError(f"{error}{cure}") from error
 
 
 def _area(one: Any) -> int:

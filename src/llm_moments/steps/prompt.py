@@ -32,20 +32,20 @@ class Dialogue:
     def has_template(self) -> bool:
         return bool(getattr(self.tokenizer, "chat_template", None))
 
-    def render(self, messages: Messages) -> str:
-        """The dialogue as one text that ends where the answer begins."""
+    def render(self, messages: Messages, begin: bool = True) -> str:
+        """The dialogue as one text that ends where the answer begins, or, without begin, after its last message."""
         told = [{"role": role, "content": content} for role, content in messages]
         try:
-            return str(self.tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True))
+            return str(self.tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=begin))
         except Exception as error:
             raise ModelError(f"this model's chat template does not take that dialogue: {error!s:.200}") from error
 
-    def encode(self, messages: Messages) -> list[int]:
+    def encode(self, messages: Messages, begin: bool = True) -> list[int]:
         if not any(self.has_control(content) for _, content in messages):
-            return self._ids(self.render(messages))
+            return self._ids(self.render(messages, begin))
         marked = tuple((role, MARK.format(at)) for at, (role, _) in enumerate(messages))
         ids: list[int] = []
-        for piece in re.split(f"({MARK.format('[0-9]+')})", self.render(marked)):
+        for piece in re.split(f"({MARK.format('[0-9]+')})", self.render(marked, begin)):
             if found := re.fullmatch(MARK.format("([0-9]+)"), piece):
                 ids += self.encode_plain(messages[int(found[1])][1])
             elif piece:

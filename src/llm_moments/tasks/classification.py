@@ -173,10 +173,16 @@ def _whole(text: str) -> int | None:
     return int(number) if number.is_integer() else None
 
 
+def _folded(labels: Sequence[str]) -> dict[str, int]:
+    """Names without regard to case, where that leaves them apart."""
+    plain = [name.casefold() for name in labels]
+    return {name: i for i, name in enumerate(plain) if plain.count(name) == 1}
+
+
 def _label(value: Any, model: Any, row: int) -> int:
     """A label by name or, where names are numbers or missing, by index."""
     index = model.__dict__.setdefault("_label_index", {name: i for i, name in enumerate(model.labels)})
-    folded = model.__dict__.setdefault("_label_folded", {name.casefold(): i for name, i in index.items()})
+    folded = model.__dict__.setdefault("_label_folded", _folded(model.labels))
     text = str(value).strip()
     number = _whole(text)
     for name in (text, text if number is None else str(number)):  # 1.0 is how pandas reads a column of 1 with gaps

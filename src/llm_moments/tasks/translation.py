@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Knob, Plan, Step, whole
+from llm_moments.core import Knob, Pace, Plan, Step, whole
 from llm_moments.errors import DataError
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.source import CutSource, SourcePrompts, TokenizeSource, Translate, languages_of
@@ -23,7 +23,7 @@ class Translation(Generation):
     """Inputs are texts (a `source` column of a file), answers and references texts (`target`)."""
 
     name = "translation"
-    window = 256
+    pace = Pace(256, 8, 4, {"search": 60, "certify": 150}, {"calibrate": 32, "search": 400, "certify": 2000})
 
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
         languages = languages_of(model)
@@ -79,7 +79,8 @@ class Translation(Generation):
         """(name, changes, lossless): in the order in which a search should try them, each on top of the last kept."""
         forward, decode = plan.settings("forward"), plan.settings("decode")
         found: list[Change] = [
-            (f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True) for n in (8, 32)
+            (f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True)
+            for n in (8, 32, 64)
         ]
         if forward.get("engine") != "ctranslate2" and not forward.get("skip_layers"):
             fast = {"forward.engine": "ctranslate2", "batch.order": "length", "forward.streams": 32}

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from llm_moments.atomic import write_atomic
-from llm_moments.core import Example, Pipeline, Plan
+from llm_moments.core import Example, Pipeline
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, evaluation
-from llm_moments.tasks.text_classification import TextClassification
+from llm_moments.train import linear
+from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import digest_of, plain, prepared
 from llm_moments.train.loop import Loop, Settings
-from llm_moments.train.problem import labels_of, targets_of, with_head
+from llm_moments.train.problem import labels_of, targets_of
+from llm_moments.train.start import Start, start
 from llm_moments.train.train import loss_of
 from llm_moments.train.vitals import BlockVitals, Vitals
 
@@ -82,12 +84,16 @@ class Course:
     def __post_init__(self) -> None:
         from llm_moments.engines.torch_eager import best_device
 
+        if linear.is_linear(self.model):
+            self.settings = linear.settings_for(self.settings)
         self.base = settings_of(self.settings)
         self.device = best_device(self.device)
         references = [e.reference for e in self.examples]
         self.labels, self.problem = labels_of(references, self.name)
-        self.task = TextClassification()
-        module, self.described = with_head(self.model, self.labels, self.problem, 0)
+        begun = self.begun(replace(self.base, seed=0))
+        self.task, self.described = begun.task, begun.model
+        check_augment(self.base.augment, self.base.balance, self.task, self.problem)
+        self.pipe = Pipeline(self.task, begun.model, begun.plan, engines=Engines(begun.model))
         self.known = self.task.references(references, self.described)
         self.values = [self.task.normalise(e.input) for e in self.examples]
         self.part = self.judged_by(list(self.judged))
@@ -95,28 +101,28 @@ class Course:
             "model": self.described.digest, "data": digest_of(self.examples, self.judged),
             "settings": plain(asdict(self.base)),
         }  # fmt: skip
-        self.block_names = list(Vitals(module).sums) if _has_layers(module) else []
+        self.block_names = list(Vitals(begun.module).sums) if _has_layers(begun.module) else []
 
     def judged_by(self, examples: list[Example]) -> Evaluation:
-        part = evaluation(self.pipe(self.base, self.described), examples)
+        part = evaluation(self.pipe, examples)
         if not part.labelled:
             raise DataError("the evaluation examples have no labels, so that nothing can be judged by them")
         return part
 
-    def pipe(self, wanted: Settings, described: Any) -> Pipeline:
-        length = min(wanted.max_length, described.max_length)
-        return Pipeline(self.task, described, Plan({"truncate": {"max_length": length}}), engines=Engines(described))
+    def begun(self, wanted: Settings) -> Start:
+        return start(self.model, [e.input for e in self.examples], self.labels, self.problem, wanted)
 
     def loop(self, changes: Mapping[str, Any], seed: int, rows: Sequence[int]) -> Loop:
         """A loop ready to go. InputError for a change that no settings have or that this model cannot have."""
         wanted = settings_of({**self.settings, **changes, "seed": seed, "checkpoint_every": 0, "early_stopping": 0})
-        module, described = with_head(self.model, self.labels, self.problem, seed)
-        module = prepared(module, wanted)
+        check_augment(wanted.augment, wanted.balance, self.task, self.problem)
+        begun = self.begun(wanted)
+        module = prepared(begun.module, wanted)
+        pipe = Pipeline(begun.task, begun.model, begun.plan, engines=Engines(begun.model))
         known = [self.known[r] for r in rows]
-        loss = loss_of(wanted, self.problem, known, described)
+        loss = loss_of(wanted, self.problem, known, begun.model)
         loop = Loop(
-            module, self.pipe(wanted, described), [self.values[r] for r in rows], targets_of(known, described), wanted,
-            loss, device=self.device,
+            module, pipe, [self.values[r] for r in rows], targets_of(known, begun.model), wanted, loss, device=self.device,
         )  # fmt: skip
         loop.module.to(loop.device)
         return loop
@@ -165,7 +171,9 @@ class Course:
     def _file(self, changes: Mapping[str, Any], seed: int, rows: int, judged: Evaluation, watch: bool) -> Path | None:
         if self.folder is None:
             return None
-        values = hashlib.sha256(json.dumps(list(judged.values)).encode("utf-8", "surrogatepass")).hexdigest()
+        values = hashlib.sha256(
+            json.dumps(list(judged.values), default=str).encode("utf-8", "surrogatepass")
+        ).hexdigest()
         asked = json.dumps([self.question, plain(dict(changes)), seed, rows, values, watch], sort_keys=True)
         return self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:20]}.json"
 

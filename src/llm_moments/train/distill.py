@@ -56,6 +56,10 @@ def distill(
     """
     base = load(teacher, device=device)
     base = base.with_(**base.task.sorts)
+    if base.model.is_linear:
+        raise InputError(f"{base.model.name} is a linear model: nothing smaller can be made of it")
+    if "truncate" not in base.plan:
+        raise InputError(f"a student can be taught by a classifier of texts so far, not by one of {base.task.name}")
     examples, _ = gather(data)
     judged = gather(evaluate) if evaluate is not None else ([], "")
     out = Path(out)

@@ -151,7 +151,8 @@ def _run(loop: Loop, tick: Tick, on_update: Callable[[Loop], None] | None) -> di
         def told(done: float | None, message: str) -> None:
             tick(done, message)
             if on_update is not None:
-                on_update(loop)
+                with loop.recorder.step("report"):  # scalars and histograms, where they are asked for
+                    on_update(loop)
 
         start = time.perf_counter()
         loop.run(told)
@@ -195,7 +196,10 @@ def _adapted(module: Any, rank: int) -> Any:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
         raise EngineMissing("peft", "train") from error
-    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    kind = TaskType.SEQ_CLS
+    if getattr(module, "can_generate", bool)():
+        kind = TaskType.SEQ_2_SEQ_LM if module.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    config = LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     return get_peft_model(module, config)
 
 
@@ -287,6 +291,9 @@ def _save(done: Training, module: Any, job: Job) -> None:
     notes = {name: s[name] for name in ("epochs", "learning_rate", "seed")}
     if "truncate" in job.pipe.plan:
         notes["max_length"] = s["max_length"]
+    notes |= getattr(job.pipe.task, "notes", {})
+    if "translate" in job.pipe.plan:
+        notes["translate"] = dict(job.pipe.plan["translate"])
     if done.evaluation:
         notes["evaluation"] = done.evaluation
     with sibling(done.folder) as folder:

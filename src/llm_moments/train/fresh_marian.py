@@ -71,9 +71,12 @@ def fresh_marian(pairs: Iterable[tuple[str, str]], options: Mapping[str, Any], s
         encoder_ffn_dim=chosen["feed_forward"], decoder_ffn_dim=chosen["feed_forward"],
         max_position_embeddings=chosen["positions"], pad_token_id=pad, eos_token_id=end, decoder_start_token_id=pad,
         forced_eos_token_id=end, scale_embedding=True, activation_function="swish", dropout=0.1,
+        init_std=chosen["width"] ** -0.5,  # embeddings as large as the positions that are added to them
     )  # fmt: skip
     torch.manual_seed(seed)
-    module = MarianMTModel(config)
+    module: Any = MarianMTModel(config)
+    with torch.no_grad():
+        module.get_input_embeddings().weight[pad] = 0
     told = module.generation_config  # as the hub's Marian models are asked
     told.num_beams, told.max_length, told.bad_words_ids = chosen["beams"], chosen["positions"], [[pad]]
     told.forced_eos_token_id = end

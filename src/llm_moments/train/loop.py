@@ -58,6 +58,8 @@ class Settings:
     early_stopping: int = 0  # epochs without a better score on --eval before it ends; 0: never
     checkpoint_every: int = 0  # updates; 0: after each epoch only
     seed: int = 0
+    pack: bool = False  # of causal models: several examples stand in one row, without seeing one another
+    choices: dict[str, Any] = field(default_factory=dict)  # of the plan of a model that makes texts: step.knob
     image_size: int = 0  # pixels of each side that images are resized to; 0: what the model is for
     new_head: bool = False  # whatever labels the model's own head knows
     model_options: dict[str, Any] = field(default_factory=dict)  # of a network that begins fresh
@@ -209,6 +211,7 @@ class Loop:
         torch, recorder = self.torch, self.recorder
         torch.manual_seed(self.settings.seed * 1_000_003 + self.position.updates)  # of dropout
         rows, total, worst = sum(len(r) for r, _ in group), 0.0, group[0][0]
+        shares = self.shares(group)
         self.optimizer.zero_grad(set_to_none=True)
         for part, (taken, made) in enumerate(group):
             arrays, targets = self.examples(taken, made, part)
@@ -217,14 +220,15 @@ class Loop:
                 outputs = self.forward(inputs)
             with recorder.step("loss", items=len(taken)):
                 targets = None if targets is None else targets.to(self.device)
-                loss = self.loss(outputs, targets, inputs, recorder) * (len(taken) / rows)
+                loss = self.loss(outputs, targets, inputs, recorder) * shares[part]
                 value = loss.item()
             total += value
             worst = worst if math.isfinite(value) else taken
             with recorder.step("backward", items=len(taken)):
                 if self.marks is not None:
                     self.marks.begin()
-                loss.backward()
+                with quick_attention(self.device):  # activations are recomputed as they were computed
+                    loss.backward()
                 if self.marks is not None:
                     self.marks.end()
         if self.vitals is not None:
@@ -248,6 +252,12 @@ class Loop:
             self.tell(epoch=epoch + 1, loss=total, learning_rate=rate, norm=norm)
         return total
 
+    def shares(self, group: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> list[float]:
+        """How much each batch of an update counts: by its rows, or by what the loss is a mean over."""
+        weight = getattr(self.loss, "weight", None)
+        weights = [weight(arrays) if weight else len(rows) for rows, arrays in group]
+        return [one / max(sum(weights), 1) for one in weights]
+
     def examples(self, rows: np.ndarray, arrays: Any, part: int) -> tuple[Any, Any]:
         """Arrays and targets of a batch, mixed if that is asked for. part: which batch of its update it is."""
         targets = None if self.targets is None else self.targets[rows]
@@ -258,7 +268,9 @@ class Loop:
 
     def forward(self, inputs: dict[str, Any]) -> Any:
         kind = self.device if self.device in ("cuda", "mps") else "cpu"
-        more = {"output_hidden_states": True} if getattr(self.loss, "hidden", 0) else {}
+        more = {"output_hidden_states": True} if getattr(self.loss, "hidden", 0) else getattr(self.loss, "options", {})
+        kept = getattr(self.loss, "reads", ())  # what is the loss's alone
+        inputs = {name: value for name, value in inputs.items() if name not in kept}
         with (
             quick_attention(self.device, self.settings.attention),
             self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16),

@@ -54,11 +54,18 @@ def labelled(
     counts = Counter(
         str(name) for e in made for name in (e.reference if isinstance(e.reference, list) else [e.reference])
     )
+    single = pipe.model.problem_type == "single_label_classification"
+    never = [name for name in pipe.model.labels if name not in counts] if made and single else []
     return made, {
         "unlabelled": len(examples), "known_already": len(examples) - len(kept), "labelled": len(made),
-        "threshold": threshold, "by_class": dict(counts.most_common()), "first_evaluation": done.evaluation,
+        "threshold": threshold, "by_class": dict(counts.most_common()), "never": never, "first_evaluation": done.evaluation,
         "seconds": round(done.seconds, 1),
     }  # fmt: skip
+
+
+def one_sided(never: Sequence[str]) -> str:
+    shown = ", ".join(never[:5]) + (", …" if len(never) > 5 else "")
+    return f"no unlabelled example was surely {shown}: what was added leans to the other classes"
 
 
 def sure(pipe: Pipeline, values: Sequence[Any], threshold: float) -> list[Any]:

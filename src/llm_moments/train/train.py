@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llm_moments import data as readers
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, InputError
@@ -20,6 +21,8 @@ from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
 from llm_moments.train.problem import check_head, labels_of, targets_of
 from llm_moments.train.start import head_of, start
+from llm_moments.train.train_sequences import TASKS as SEQUENCES
+from llm_moments.train.train_sequences import is_sequences, train_sequences
 from llm_moments.train.weather import warnings
 
 
@@ -36,12 +39,15 @@ def train(
     read: Mapping[str, Any] | None = None,
     unlabelled: Any = None,
     pseudo_threshold: float = 0.95,
+    task: str | None = None,
     **settings: Any,
 ) -> Training:
-    """Fine-tunes a classifier of texts or images, with or without a head, on examples with references.
+    """Fine-tunes a classifier of texts or images, or a model that makes texts, on examples with references.
 
     model: a folder in the Hugging Face layout; or what begins fresh: "cnn", a small network for images, "linear", a
-    linear model of words. settings: the fields of `Settings`. The problem goes with the references: names or
+    linear model of words, "marian", a small translating model with a tokenizer made of the data. task: translation, chat
+    or text-generation, where a text is to be learnt (else a model of such an architecture, or data with dialogues,
+    says so; `train_sequences`). settings: the fields of `Settings`. The problem goes with the references: names or
     whole numbers are single labels, lists are several, other numbers a regression; the loss goes with the problem
     unless it is named. unlabelled: more examples, to which a first model gives labels; those with a probability of
     at least pseudo_threshold are learnt from, too. The same call with the same out goes on after an interruption, bit for bit as if there had
@@ -54,19 +60,34 @@ def train(
     except TypeError as error:
         raise InputError(str(error).replace("Settings.__init__() ", "train ")) from error
     begin = time.perf_counter()
-    examples, name = gather(data, **(read or {}))
+    if isinstance(data, str | Path):
+        data = readers.read(data, **(read or {}))
+    examples, name = gather(data)
     read_s = time.perf_counter() - begin
     judged = gather(evaluate, **(read or {})) if evaluate is not None else ([], "")
     if wanted.early_stopping and not judged[0]:
         raise InputError("early stopping needs examples to judge by: --eval")
     out = Path(out)
+    if is_sequences(model, data, task):
+        if unlabelled is not None:
+            raise InputError("labels for unlabelled rows are given by classifiers only")
+        return train_sequences(
+            model, examples, name, out, wanted, task=task, judged=judged, read_s=read_s, overwrite=overwrite,
+            progress=progress, device=device, on_update=on_update,
+        )  # fmt: skip
+    if task not in (None, "text-classification", "image-classification"):
+        raise InputError(f"the task {task!r} is not learnt here; {', '.join(SEQUENCES)} and classification are")
+    if wanted.pack or wanted.choices:
+        raise InputError(
+            "packing and choices of a plan are for models that make texts: --task chat, text-generation, translation"
+        )
     references = [e.reference for e in examples]
     labels, problem = labels_of(references, name)
     old = None if wanted.new_head else head_of(model)
     head = check_head(references, labels, problem, old, name) if old else ""
     begun = start(model, [e.input for e in examples], labels, problem, wanted)
-    task, module, described = begun.task, begun.module, begun.model
-    check_augment(wanted.augment, wanted.balance, task, problem)
+    kind, module, described = begun.task, begun.module, begun.model
+    check_augment(wanted.augment, wanted.balance, kind, problem)
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
     more = [] if unlabelled is None else pseudo.checked(unlabelled, pseudo_threshold, problem)
     if more:
@@ -87,14 +108,19 @@ def train(
         )
         examples = [*examples, *added]
         references = [e.reference for e in examples]
-    pipe = Pipeline(task, described, begun.plan, engines=Engines(described))
-    known = task.references(references, described)
+    pipe = Pipeline(kind, described, begun.plan, engines=Engines(described))
+    known = kind.references(references, described)
     part = evaluation(pipe, judged[0]) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
-    values = [task.normalise(e.input) for e in examples]
+    values = [kind.normalise(e.input) for e in examples]
     held = (part.values, part.references or ()) if part else ((), ())
-    said = [head] * bool(head) + warnings(values, known, described.labels, held[0], problem, held[1])
+    never = expansion.get("never") or []
+    said = (
+        [head] * bool(head)
+        + [pseudo.one_sided(never)] * bool(never)
+        + warnings(values, known, described.labels, held[0], problem, held[1])
+    )
     loss = loss_of(wanted, problem, known, described)
     job = Job(
         module,

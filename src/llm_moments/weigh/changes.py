@@ -58,6 +58,13 @@ def _images(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
         yield Change(f"crop {share}", "resize", {"resize.crop": share})
 
 
+def _parts(pipe: Pipeline) -> list[str]:
+    from llm_moments.engines.layers import blocks
+    from llm_moments.engines.torch_eager import load_module
+
+    return [block.name for block in blocks(load_module(pipe.model))]
+
+
 def lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
     """longest: tokens of the longest row of the data."""
     now = pipe.plan["truncate"]["max_length"]
@@ -81,6 +88,8 @@ def precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
                 name = f"{other} {kind}"
                 yield Change(name, "forward", put_on(other, kind))
     parts = ["embeddings", *(f"layer {i}" for i in range(layers)), "head"] if layers else []
+    if parts and pipe.task.extent is PIXELS:  # a network for images need not have embeddings
+        parts = _parts(pipe)
     if follows(engine_class(engine), "bf16_layers", precision):
         for name in parts:
             yield Change(f"{name} in bf16", "forward", {"forward.bf16_layers": [name]})

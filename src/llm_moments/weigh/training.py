@@ -14,6 +14,7 @@ from llm_moments import stats
 from llm_moments.budget import seconds
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import gather
+from llm_moments.train.augment import PRICED
 from llm_moments.train.course import LEAST_ROWS, Course, Run, room_for
 from llm_moments.train.vitals import BlockVitals, mean_vitals
 from llm_moments.weigh.learning import LearningCurve, Point, TrainingWorth
@@ -28,6 +29,10 @@ SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the rows, for the learning curve; the whole
 EVALUATED = 1000  # examples that are judged at most
 JUDGING = 0.35  # of the time
 FEW = 8  # layers: with no more, each is frozen; of many only those that the cheap figures find
+PRICED_IMAGES: dict[str, dict[str, Any]] = {
+    "flip": {"augment": {"flip": 0.5}}, "crop": {"augment": {"crop": 2}}, "mixup": {"augment": {"mixup": 0.2}},
+    "balance": {"balance": True},
+}  # fmt: skip
 HELD = 0.2  # of the examples, where no others are given to judge by
 
 
@@ -98,12 +103,9 @@ def freezes(blocks: Sequence[BlockVitals], exhaustive: bool = False) -> dict[str
 
 
 def augmentations(course: Course) -> dict[str, dict[str, Any]]:
-    """Each augmentation that the settings know, alone; none where this version has no augment step."""
-    try:
-        from llm_moments.train.augment import PRICED
-    except ImportError:
-        return {}
-    return {f"augment {name}": dict(choices) for name, choices in PRICED.items() if course.problem != "regression"}
+    """Each augmentation that is usual for this task, alone."""
+    known = PRICED_IMAGES if course.task.name == "image-classification" else PRICED
+    return {f"augment {name}": dict(choices) for name, choices in known.items() if course.problem != "regression"}
 
 
 @dataclass
@@ -248,7 +250,7 @@ def _arrays(pairs: Sequence[tuple[Run, Run]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _step(choices: Mapping[str, Any]) -> str:
-    return "backward" if "freeze" in choices else "augment" if any("augment" in c for c in choices) else "train"
+    return "backward" if "freeze" in choices else "augment" if {"augment", "balance"} & set(choices) else "train"
 
 
 def _priced(

@@ -1,0 +1,145 @@
+"""Goal 5 of generation: transformers' `generate` with its defaults against the plan that `improve` certifies.
+
+    python benchmarks/translation.py [--model .demo/translator] [--budget 3m]
+
+The model is a small Marian that `moments train` makes of a made-up language (language.py) where it is not there
+yet. Stock is `model.generate` of transformers on one tokenized text at a time, with the model's own settings
+(4 beams). All take turns on blocks of the same texts, A B … then … B A.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import language
+import results
+
+import llm_moments as lm
+from llm_moments import stats
+from llm_moments.core import Example
+from llm_moments.improve.improve import improve
+from llm_moments.measure import run_seconds
+from llm_moments.train.train import train
+
+SIZES = {
+    "vocabulary": 600,
+    "width": 128,
+    "feed_forward": 384,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "positions": 96,
+}
+LEARN, SEEDS = 12_000, {"learn": 0, "improve": 1, "test": 2}
+TOGETHER = {"forward.streams": 32, "batch.order": "length"}
+PEERS = {
+    "transformers, 32 of like length together": TOGETHER,
+    "CTranslate2 fp32, 1 at a time": {"forward.engine": "ctranslate2"},
+    "CTranslate2 int8, 32 together": {**TOGETHER, "forward.engine": "ctranslate2", "forward.precision": "int8"},
+}
+BLOCK, ROUNDS = 40, 5
+
+
+def trained(folder: Path, epochs: int) -> float:
+    """Seconds that it took; 0 where the model is there."""
+    if folder.exists():
+        return 0.0
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as place:
+        data = language.write(Path(place) / "pairs.csv", language.pairs(LEARN, SEEDS["learn"]))
+        train(
+            "marian", data, folder, epochs=epochs, batch_tokens=3000, learning_rate=2e-3, max_length=96, dropout=0.0,
+            model_options=SIZES, progress=lambda done, message: print(message, file=sys.stderr) if done is None else None,
+        )  # fmt: skip
+    return time.perf_counter() - start
+
+
+def stock(folder: Path) -> Any:
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer, module = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+
+    def translate(texts: list[str]) -> list[str]:
+        with torch.inference_mode():
+            rows = [module.generate(**tokenizer([text], return_tensors="pt"))[0] for text in texts]
+        return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+    return translate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, default=Path(".demo/translator"))
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=900, help="that improve searches and certifies on")
+    parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--budget", default="3m")
+    wanted = parser.parse_args()
+    learnt = trained(wanted.model, wanted.epochs)
+    examples = [Example(*pair) for pair in language.pairs(wanted.rows, SEEDS["improve"])]
+    found = improve(str(wanted.model), examples, max_drop=0.005, budget=wanted.budget)
+    improved, test = found.pipeline, language.pairs(wanted.test, SEEDS["test"])
+    texts, references = [ours for ours, _ in test], [theirs for _, theirs in test]
+    theirs = stock(wanted.model)
+    runners: dict[str, Any] = {"transformers generate, its defaults": lambda some: timed(theirs, some)}
+    pipes = {name: lm.load(wanted.model, plan=changes) for name, changes in PEERS.items()}
+    for name, pipe in {**pipes, "improved": improved}.items():
+        runners[name] = lambda some, pipe=pipe: run_seconds(pipe, some)
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for turn in range(ROUNDS + 1):  # the first warms up
+        block = [texts[(turn * BLOCK + at) % len(texts)] for at in range(BLOCK)]
+        for name in list(runners)[:: 1 if turn % 2 else -1]:
+            seconds = runners[name](block) / len(block)
+            if turn:
+                times[name].append(seconds)
+    results.write("Translation (goal 5 of generation)", [*lines(times), "", *judged(theirs(texts), improved, texts, references), "", *told(found, improved, learnt)])  # fmt: skip
+
+
+def timed(work: Any, texts: list[str]) -> float:
+    start = time.perf_counter()
+    work(texts)
+    return time.perf_counter() - start
+
+
+def lines(times: dict[str, list[float]]) -> list[str]:
+    rows = []
+    for name, seconds in times.items():
+        ratio = stats.ratio_interval(seconds, times["improved"])
+        median = sorted(seconds)[len(seconds) // 2]
+        rows.append((name, f"{1 / median:,.1f}", f"{ratio.estimate:.1f} ({ratio.low:.1f} to {ratio.high:.1f})"))
+    heads = ("", "texts/s (median)", "improved is faster by (95% bounds)")
+    return [f"{ROUNDS} rounds of the same {BLOCK} texts for all, in turn.", "", *results.table(heads, rows)]
+
+
+def judged(before: list[str], improved: Any, texts: list[str], references: list[str]) -> list[str]:
+    """Both on the test texts, which neither training nor search has seen."""
+    after = [str(text) for text in improved.outputs(texts)]
+    rows = []
+    for name, said in (("transformers generate", before), ("improved", after)):
+        beside = improved.task.beside(said, references)
+        rows.append((name, f"{100 * improved.task.scores(said, references, improved.model).mean():.2f}", *(f"{100 * beside[k]:.2f}" for k in ("corpus chrF", "corpus BLEU", "identical"))))  # fmt: skip
+    return results.table(("", "chrF, mean of texts", "chrF of all", "BLEU of all", "right to the letter, %"), rows)
+
+
+def told(found: Any, improved: Any, learnt: float) -> list[str]:
+    c = found.certificate
+    held = f"not certified: {c.reason}" if not c.certified or c.drop_high is None else (
+        f"certified on {c.n_certify:,} other texts: mean chrF drops by {100 * (c.drop or 0.0):.2f} points, by less than "
+        f"{100 * c.max_drop:.1f} with {c.confidence:.0%} confidence (bound {100 * c.drop_high:.2f}); {c.harmful} texts are "
+        f"worse, {c.beneficial} better"
+    )  # fmt: skip
+    made = f" It was trained in {learnt:.0f} s." if learnt else ""
+    return [
+        f"A Marian of {SIZES['encoder_layers']} + {SIZES['decoder_layers']} layers, {SIZES['width']} wide, made by `moments train` from "
+        f"{LEARN:,} pairs of a made-up language.{made} The improved plan is {held}.",
+        "", f"The plan: {improved.plan.to_dict()}", "", "Goal: 5 times, at a certified chrF drop of at most 0.5.",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Training of models that make texts: causal and sequence-to-sequence, from a folder or from nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from llm_moments.core import Example, Pipeline, Plan
+from llm_moments.engines.base import Engines
+from llm_moments.errors import DataError, InputError, ModelError
+from llm_moments.evaluation import Evaluation
+from llm_moments.model import Model, checked_config
+from llm_moments.tasks.base import MEANT, task_for
+from llm_moments.train.fit import Job, Training, digest_of, fit, made_way, plain
+from llm_moments.train.loop import Settings
+from llm_moments.train.sequences import Learning, Row, packed, padded
+from llm_moments.train.token_loss import TokenLoss
+
+TASKS = ("translation", "chat", "text-generation")
+FRESH = "marian"
+APART = 1e-3  # of the logits: how far a packed example may be from the same one alone
+NOT_HERE: dict[str, Any] = {"class_weights": None, "augment": {}, "balance": False, "image_size": 0}
+
+
+def is_sequences(model: str | Path, data: Any, task: str | None) -> bool:
+    """Whether a text is to be made: so it is said, or the model can do nothing else, or the data hold dialogues."""
+    if task is not None or is_fresh(model):
+        return task in TASKS or task is None
+    config = _config(model)
+    if any(
+        told in str(name)
+        for name in config.get("architectures") or ()
+        for told, meant in MEANT
+        if meant == "translation"
+    ):
+        return True
+    columns = getattr(data, "columns", None) or {}
+    writes = any("CausalLM" in str(name) or "LMHead" in str(name) for name in config.get("architectures") or ())
+    return columns.get("text") in ("messages", "prompt") and writes
+
+
+def _config(model: str | Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def is_fresh(model: str | Path) -> bool:
+    return str(model) == FRESH and not (Path(model) / "config.json").exists()
+
+
+def train_sequences(
+    model: str | Path, examples: Sequence[Example], name: str, out: Path, wanted: Settings, *, task: str | None,
+    judged: tuple[Sequence[Example], str], read_s: float = 0.0, overwrite: bool = False, progress: Any = None,
+    device: str = "auto", on_update: Any = None,
+) -> Training:  # fmt: skip
+    """Learns the answers of the examples; arguments as `train` has them."""
+    for setting, usual in NOT_HERE.items():
+        if getattr(wanted, setting) != usual:
+            raise InputError(
+                f"{setting.replace('_', '-')} is for classifiers; a model that makes texts learns without it"
+            )
+    if wanted.loss not in (None, "cross-entropy"):
+        raise InputError(f"texts are learnt with cross-entropy, not with {wanted.loss!r}")
+    if wanted.model_options and not is_fresh(model):
+        raise InputError("model options are for what begins fresh; a folder has a configuration of its own")
+    module, described = begun(model, examples, wanted)
+    chosen = task_for(described, task)
+    if chosen.name not in TASKS:
+        raise InputError(f"{described.name} is for {chosen.name}, which is not learnt from texts; give --task")
+    seq2seq = bool(module.config.is_encoder_decoder)
+    if seq2seq != (chosen.name == "translation"):
+        raise InputError(f"{described.name} {'reads a source and writes a target' if seq2seq else 'goes on with a text'}: it is no model for {chosen.name}")  # fmt: skip
+    if wanted.pack:
+        wanted = replace(wanted, batch_tokens=wanted.batch_tokens or wanted.batch_size * wanted.max_length)
+    learning = Learning(
+        chosen, min(wanted.max_length, described.max_length), wanted.pack, padding(module, described.tokenizer),
+        _start(module) if seq2seq else None,
+    )  # fmt: skip
+    plan = Plan({}).with_(**wanted.choices)
+    pipe = Pipeline(learning, described, plan, engines=Engines(described))
+    values = _values(learning, examples, name, seq2seq)
+    held = _values(learning, judged[0], judged[1], seq2seq)
+    if wanted.pack:
+        _keeps_apart(module, learning, seq2seq)
+    question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
+    question["task"] = chosen.name
+    if (finished := made_way(out, question, overwrite)) is not None:
+        return finished
+    part = Evaluation(pipe, held, [answer for _, answer in held]) if held else None
+    same = len({repr(v[0]) for v in values} & {repr(v[0]) for v in held})
+    said = [f"{same:,} of the inputs to judge by are learnt from, too: their score says little"] if same else []
+    job = Job(
+        module,
+        pipe,
+        values,
+        None,
+        TokenLoss(wanted.label_smoothing, _width(module.config)),
+        wanted,
+        question,
+        (part, judged[1]),
+        said,
+        read_s,
+    )
+    return fit(job, out, progress=progress, device=device, on_update=on_update)
+
+
+def _values(learning: Learning, examples: Sequence[Example], name: str, needed: bool) -> list[Any]:
+    made = []
+    for row, example in enumerate(examples, 1):
+        if needed and (example.reference is None or example.reference == ""):
+            raise DataError(f"{name}, row {row}: no answer to learn; name its column with --label-column")
+        try:
+            made.append(learning.normalise((example.input, example.reference)))
+        except DataError as error:
+            raise DataError(f"{name}, row {row}: {error}") from None
+    return made
+
+
+def begun(model: str | Path, examples: Sequence[Example], wanted: Settings) -> tuple[Any, Model]:
+    """The module in float32, in training, and its model; weights are drawn where there are none."""
+    if is_fresh(model):
+        from llm_moments.train.fresh_marian import fresh_marian
+
+        pairs = [(str(e.input), str(e.reference)) for e in examples]
+        module, tokenizer = fresh_marian(pairs, wanted.model_options, wanted.seed)
+        told = json.loads(module.config.to_json_string(use_diff=False))
+        made = json.dumps([told, tokenizer.backend_tokenizer.to_str(), wanted.seed], sort_keys=True)
+        described = Model(Path(FRESH), {**told, "architectures": ["MarianMTModel"]}, known_digest=_digest(made))
+        described.__dict__["tokenizer"] = tokenizer
+        return module, described
+    path = Path(model)
+    config = checked_config(path, False, weights=False)
+    if list(path.glob("*.safetensors")):
+        from llm_moments.engines.transformers_generate import load_generating
+
+        described = Model(path, config)
+        return load_generating(described), described
+    return _drawn(path, config, wanted.seed)
+
+
+def _drawn(path: Path, config: Mapping[str, Any], seed: int) -> tuple[Any, Model]:
+    import torch
+    import transformers
+
+    named = str((config.get("architectures") or [""])[0])
+    auto = transformers.AutoModelForCausalLM if "CausalLM" in named or "LMHead" in named else transformers.AutoModelForSeq2SeqLM  # fmt: skip
+    torch.manual_seed(seed)
+    try:
+        module = auto.from_config(
+            transformers.AutoConfig.from_pretrained(path, local_files_only=True), dtype=torch.float32
+        )
+    except Exception as error:
+        raise ModelError(f"{path} has no weights, and none can be drawn for its config.json: {error}") from error
+    return module, Model(path, dict(config), known_digest=_digest(json.dumps([config, seed], sort_keys=True)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def padding(module: Any, tokenizer: Any) -> int:
+    """An id to fill rows with; it is masked, so that any will do."""
+    found = (tokenizer.pad_token_id, module.config.pad_token_id, tokenizer.eos_token_id)
+    return int(next((n for n in found if n is not None), 0))
+
+
+def _width(config: Any) -> int | None:
+    last = config.vocab_size - 1
+    return last if config.model_type == "marian" and config.pad_token_id == last else None
+
+
+def _start(module: Any) -> int:
+    start = module.config.decoder_start_token_id
+    if start is None:
+        start = module.generation_config.decoder_start_token_id
+    if start is None:
+        raise ModelError("config.json does not say what a decoder starts with (decoder_start_token_id)")
+    return int(start)
+
+
+def _keeps_apart(module: Any, learning: Learning, seq2seq: bool) -> None:
+    """Packed examples must not see one another; a model that does not look at positions for it is refused."""
+    import torch
+
+    if seq2seq:
+        raise InputError(
+            "examples are packed for causal models only; sources and targets are grouped by length: leave --pack out"
+        )
+    size = min(int(module.config.vocab_size), 50)
+    rows = [Row(tuple((i * k) % size for i in range(1, 7)), (-100,) * 6) for k in (3, 7)]
+    was, ways = module.training, []
+    module.eval()
+    with torch.no_grad():
+        for arrays in (packed([rows], learning.pad), padded(rows, learning.pad)):
+            arrays.pop("labels")
+            made = module(**{n: torch.from_numpy(a) for n, a in arrays.items()}, use_cache=False).logits
+            ways.append(made.reshape(12, -1))
+    module.train(was)
+    if float((ways[0] - ways[1]).abs().max()) > APART * float(ways[1].abs().max().clamp_min(1)):
+        raise InputError(f"{type(module).__name__} lets packed examples see one another; leave --pack out")

@@ -1,0 +1,86 @@
+"""`weigh --train` and `improve --train` as a stranger runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import moments
+from tests.fakes import label_of, make_model, make_texts
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    make_model(folder / "model")
+    for name, count, seed in (("train", 64, 0), ("eval", 60, 5)):
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows([t, label_of(t)] for t in make_texts(count, seed=seed, longest=12))
+    return folder
+
+
+QUICK = ("--set", "train.max_length=16", "--set", "train.learning_rate=0.003")
+
+
+def test_weigh_train_writes_every_view_and_show_shows_it(place: Path) -> None:
+    out = place / "worth"
+    views = ("--html", out / "w.html", "--tensorboard", out / "tb", "--csv", out / "w.csv")
+    data = ("--train", "--data", place / "train.csv", "--eval", place / "eval.csv", "--budget", "20m", "--seeds", 2)
+    found = json.loads(moments("weigh", place / "model", *data, *QUICK, "--out", out, *views, "--json").stdout)
+    assert found["kind"] == "training-worth"
+    assert found["curve"]["words"].startswith("Twice the data (128 examples)")
+    assert "What more data would bring" in (out / "w.html").read_text()
+    assert list((out / "tb").iterdir())
+    assert "freeze head" in (out / "w.csv").read_text()
+    shown = moments("show", out / "worth.json").stdout
+    assert "learning curve" in shown
+    assert "augment swap" in shown
+
+
+def test_improve_train_gives_a_plan_or_exit_3(place: Path) -> None:
+    out = place / "faster"
+    data = ("--train", "--data", place / "train.csv", "--eval", place / "eval.csv", "--budget", "20m")
+    words = ("improve", place / "model", *data, *QUICK, "--out", out, "--max-rise", "0.00001")
+    said = moments(*words, code=3).stdout
+    assert "Not certified" in said
+    plan = tomllib.loads((out / "train.toml").read_text())["train"]
+    assert plan["batch-size"] == 8  # the usual plan, as it was
+    trained = moments(
+        "train",
+        place / "model",
+        "--data",
+        place / "train.csv",
+        "--config",
+        out / "train.toml",
+        "--out",
+        place / "m",
+        "--json",
+    )
+    assert json.loads(trained.stdout)["settings"]["order"] == "random"
+    assert "Not certified" in moments("show", out / "certificate.json").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("weigh", "--eval", "x.csv"), "--eval goes with --train only"),
+        (("weigh", "--train", "--plan", "p.toml"), "--plan says nothing beside --train"),
+        (("weigh", "--train", "--set", "truncate.max_length=8"), "train.epochs=2"),
+        (("weigh", "--train", "--seeds", "1"), "seeds are 2 to 50"),
+        (("improve", "--train"), "give examples with --eval"),
+        (("improve", "--train", "--heal"), "--heal says nothing beside --train"),
+        (("improve", "--max-rise", "0.1"), "--max-rise goes with --train only"),
+        (("improve", "--train", "--eval", "EVAL", "--budget", "1s"), "too short"),
+    ],
+)
+def test_what_cannot_be_is_named(place: Path, tmp_path: Path, words: tuple[str, ...], named: str) -> None:
+    verb, *rest = (str(place / "eval.csv") if w == "EVAL" else w for w in words)
+    out = ("--out", tmp_path / "o") if verb == "improve" else ()
+    said = moments(verb, place / "model", "--data", place / "train.csv", *rest, *out, code=2).stderr
+    assert named in said
