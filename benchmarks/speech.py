@@ -29,8 +29,7 @@ from llm_moments.core import Plan
 from llm_moments.tasks.speech import SpeechRecognition
 
 PLAN = {
-    "forward.precision": "int8", "forward.streams": 8, "forward.threads": 1, "batch.order": "length", "features.margin": 3.0,
-    "vad.kind": "silero",
+    "forward.precision": "int8", "forward.streams": 8, "forward.threads": 1, "batch.order": "length", "features.margin": 5.0,
 }  # fmt: skip
 BLOCKS, EVERY, SEED = 6, 4, 7  # the plan was found on clips of another seed
 PEER, STOCK, OURS = "faster-whisper, its defaults", "transformers fp32, its pipeline", "improved"

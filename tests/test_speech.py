@@ -150,6 +150,19 @@ def test_together_is_one_by_one_and_in_order(pipe: Any, fast: Any, sounds: list[
         assert [a.text for a in one.with_(**changes).run(sounds)] == [a.text for a in one.run(sounds)]
 
 
+def test_chunks_of_unlike_length_are_not_filled_up_to_the_longest() -> None:
+    from llm_moments.engines.ctranslate2_whisper import grouped
+    from llm_moments.engines.generator import Prompt
+
+    def lengths(*frames: int, most: int = 4) -> list[list[int]]:
+        prompts = [Prompt(features=np.zeros((1, n), np.float32)) for n in frames]
+        return [[p.features.shape[1] for p in group] for group in grouped(prompts, most)]  # type: ignore[union-attr]
+
+    assert lengths(3000, 2400, 2300, 1000, 900) == [[3000, 2400, 2300], [1000, 900]]
+    assert lengths(*[3000] * 5) == [[3000] * 4, [3000]]
+    assert lengths(500, 3000, 520) == [[500], [3000], [520]]
+
+
 def test_batches_on_several_cores_keep_their_order(
     fast: Any, sounds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,9 @@ from llm_moments.engines.ctranslate2_translate import STORED, converted
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError
 
+ALIKE = 0.75  # of the longest chunk of a batch: all are filled up to that, and the encoder hears the filling, too
+AT_ONCE = 3000  # frames that are encoded in one call on a CPU
+
 
 @dataclass
 class _Group:
@@ -66,7 +69,7 @@ class CTranslate2Whisper(CTranslate2Generate):
         if decoding.temperature > 0:
             ctranslate2.set_random_seed(decoding.seed)
         size = min(self.streams, -(-len(prompts) // self.workers)) or 1
-        groups = [prompts[at : at + size] for at in range(0, len(prompts), size)]
+        groups = grouped(prompts, size)
         start = time.perf_counter()
         try:
             if self.workers == 1 or len(groups) == 1:
@@ -90,11 +93,29 @@ class CTranslate2Whisper(CTranslate2Generate):
         recorder.count(prompt_tokens=sum(len(p.decoder) for p in prompts), new_tokens=tokens)
 
     def _encoded(self, features: Sequence[Any]) -> Any:
+        """The encoder's outputs of one batch, all as long as its longest; shorter ones end in their last frame, silence.
+
+        On a CPU few are encoded at a time: the attention of a whole batch, [rows, heads, 1500, 1500], leaves its cache.
+        """
         import ctranslate2
 
         longest = max(f.shape[1] for f in features)
         rows = np.stack([np.pad(f, ((0, 0), (0, longest - f.shape[1])), mode="edge") for f in features])
-        return self.model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(rows, np.float32)))
+        size = max(AT_ONCE // longest, 1) if self.device == "cpu" and self.floats else len(rows)
+        parts = [
+            self.model.encode(
+                ctranslate2.StorageView.from_array(np.ascontiguousarray(rows[at : at + size], np.float32))
+            )
+            for at in range(0, len(rows), size)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(part) for part in parts]))
+
+    @property
+    def floats(self) -> bool:
+        """Whether what lies between its layers is float32, which numpy can join."""
+        return self.model.compute_type in ("float32", "int8", "int8_float32")
 
     def _together(self, prompts: Sequence[Prompt], decoding: Decoding) -> _Group:
         start = time.perf_counter()
@@ -123,6 +144,20 @@ class CTranslate2Whisper(CTranslate2Generate):
 
     def close(self) -> None:
         self.model = None
+
+
+def grouped(prompts: Sequence[Prompt], most: int) -> list[list[Prompt]]:
+    """Runs of at most so many prompts whose lengths are alike: what is much shorter than the longest begins another."""
+    groups: list[list[Prompt]] = []
+    longest = 0
+    for prompt in prompts:
+        frames = 0 if prompt.features is None else prompt.features.shape[1]
+        if not groups or len(groups[-1]) == most or min(frames, longest) < ALIKE * max(frames, longest):
+            groups.append([])
+            longest = 0
+        groups[-1].append(prompt)
+        longest = max(longest, frames)
+    return groups
 
 
 def _most(new: int, prompt: int) -> int:

@@ -13,7 +13,7 @@ from llm_moments.steps.decode import share
 N_FFT, HOP = 400, 160
 FRAMES = 3000  # of the 30 s that the encoder was trained on
 FEATURES = (
-    Knob("margin", 0.0, (0.0, 3.0, 2.0), False, share(0, 30), "0: silence up to 30 s is heard, as in training; above: so many seconds of it (ctranslate2)"),
+    Knob("margin", 0.0, (0.0, 5.0, 3.0), False, share(0, 30), "0: silence up to 30 s is heard, as in training; above: so many seconds of it (ctranslate2)"),
 )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ class SpeechRecognition(Generation):
         found += self._listening()
         if fast:
             found += [
-                (f"{m:g} s of silence after a chunk, not up to 30 s", {"features.margin": m}, False) for m in (3.0, 2.0)
+                (f"{m:g} s of silence after a chunk, not up to 30 s", {"features.margin": m}, False) for m in (5.0, 3.0)
             ]
             found.append(
                 ("chunks of 20 s, 3 s of silence after", {"chunk.length": 20.0, "features.margin": 3.0}, False)
