@@ -14,6 +14,7 @@ from llm_moments.core import NULL, Recorder
 GENERATORS = {
     "transformers": "transformers_generate:TransformersGenerate",
     "openvino-genai": "openvino_genai:OpenVinoGenAI",
+    "llama.cpp": "llama_cpp:LlamaCpp",
     "ctranslate2": "ctranslate2_generate:CTranslate2Generate",
     "remote": "remote:Remote",
 }
