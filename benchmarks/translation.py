@@ -150,7 +150,7 @@ def told(found: Any, improved: Any, learnt: float, same: int, count: int) -> lis
     return [
         f"A Marian of {SIZES['encoder_layers']} + {SIZES['decoder_layers']} layers, {SIZES['width']} wide, made by `moments train` from "
         f"{LEARN:,} pairs of a made-up language.{made} Batched, transformers says the same as one at a "
-        f"time on {same:,} of {count:,} texts. The improved plan is {held}.",
+        f"time on {same:,} of {count:,} texts. The improved plan is {held}",
         "", f"The plan: {improved.plan.to_dict()}", "", "Goal: 5 times, at a certified chrF drop of at most 0.5.",
     ]  # fmt: skip
 
