@@ -81,7 +81,7 @@ def compare(
         str(a), str(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
         speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop, assumption(bound),
-        *((along.kl, along.top1, along.tokens) if along else (None, None, None)), _beside(part, outputs_a, outputs_b),
+        *((along.kl, along.top1, along.tokens) if along else (None, None, None)), beside=_beside(part, outputs_a, outputs_b),
     )  # fmt: skip
 
 
