@@ -81,7 +81,8 @@ def compare(
         str(a), str(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
         speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop, assumption(bound),
-        *((along.kl, along.top1, along.tokens) if along else (None, None, None)), beside=_beside(part, outputs_a, outputs_b),
+        kl=along.kl if along else None, top1=along.top1 if along else None,
+        along_tokens=along.tokens if along else None, beside=_beside(part, outputs_a, outputs_b),
     )  # fmt: skip
 
 
