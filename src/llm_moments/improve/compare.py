@@ -47,6 +47,7 @@ class Comparison:
     kl: float | None = None  # of the next token's distribution along A's own texts, mean, nats; None: not told
     top1: float | None = None  # share of those tokens at which both find the same one likeliest
     along_tokens: int | None = None
+    beside: dict[str, tuple[float, float]] | None = None  # figures of all answers together, of A and of B
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "comparison", "format": 1, **asdict(self)}
@@ -80,8 +81,18 @@ def compare(
         str(a), str(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
         speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop, assumption(bound),
-        *((along.kl, along.top1, along.tokens) if along else ()),
+        kl=along.kl if along else None, top1=along.top1 if along else None,
+        along_tokens=along.tokens if along else None, beside=_beside(part, outputs_a, outputs_b),
     )  # fmt: skip
+
+
+def _beside(part: Any, outputs_a: np.ndarray, outputs_b: np.ndarray) -> dict[str, tuple[float, float]] | None:
+    """What the task says of all answers together, such as a corpus' BLEU: no test rests on it."""
+    told = getattr(part.pipe.task, "beside", None)
+    if told is None or not part.labelled:
+        return None
+    a, b = (told(outputs, part.references) for outputs in (outputs_a, outputs_b))
+    return {name: (a[name], b[name]) for name in a}
 
 
 def _answered(pipe: Any, values: Any) -> tuple[np.ndarray, float]:

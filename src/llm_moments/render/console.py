@@ -210,6 +210,7 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
             "answers changed for worse, better",
             f"{number(found['harmful'], 'd')}, {number(found['beneficial'], 'd')} of {found['n']:,}",
         ),
+        *((f"{name}, A and B", f"{a:.4f} and {b:.4f}") for name, (a, b) in (found.get("beside") or {}).items()),
         ("same answer", number(found["agreement"], ".2%")),
         *_along(found),
         ("speed, times A", f"{number(found['speedup'], '.2f')} ({faster})"),
