@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
             at = len(self.told.asked)
             self.told.asked.append(body)
             self.told.headers.append(dict(self.headers))
-            self.told.together += 1
+            self.counted, self.told.together = False, self.told.together + 1
             self.told.most_together = max(self.told.most_together, self.told.together)
         try:
             faults = self.told.faults
@@ -65,8 +65,15 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
-            with self.told.lock:
-                self.told.together -= 1
+            self.done()
+
+    counted = False
+
+    def done(self) -> None:
+        """No longer one of those that are answered; said before the client can know that it has its answer."""
+        with self.told.lock:
+            if not self.counted:
+                self.counted, self.told.together = True, self.told.together - 1
 
     def whole(self, status: int, content: Any, kind: str = "application/json", **headers: str) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -97,6 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         for text in pieces:
             time.sleep(self.told.delay)
             self.piece(text, body)
+        self.done()
         self.piece(None, body, "length" if len(pieces) == body.get("max_tokens") else "stop")
         if body.get("stream_options", {}).get("include_usage"):
             usage = {"prompt_tokens": 7, "completion_tokens": len(pieces), "total_tokens": 7 + len(pieces)}

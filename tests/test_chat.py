@@ -170,7 +170,7 @@ def test_broken_text_on_stdin_is_said_with_its_line() -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
-    with serving(delay=0.2) as told:
+    with serving(delay=0.8) as told:
         command = [sys.executable, "-m", "llm_moments.cli.main", "chat", told.address]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_moments.engines.base import ENGINES
+from llm_moments.engines.generator import GENERATORS
 from tests.fakes import make_texts
 
 VERBS = ("run", "chat", "record", "weigh", "improve", "train", "distill", "compare", "doctor", "show")
@@ -172,7 +174,7 @@ def test_bad_usage_is_told_and_exits_with_2(
 
 def test_doctor_names_every_engine_and_what_was_never_tried() -> None:
     found = json.loads(moments("doctor", "--json").stdout)
-    assert set(found["engines"]) == {"torch", "torch.compile", "onnxruntime", "openvino"}
+    assert set(found["engines"]) == {*ENGINES, *GENERATORS}
     assert found["peaks"]["fp32"] > 1
     assert "never on real hardware" in found["notes"][0]
 

@@ -55,7 +55,7 @@ class CTranslate2Translate:
             folder = model.path
         where = "cuda" if device == "cuda" else "cpu"
         able = ctranslate2.get_supported_compute_types(where)
-        if COMPUTE[precision] not in {*able, "default"}:
+        if COMPUTE.get(precision) not in {*able, "default"}:
             told = [name for name, kind in COMPUTE.items() if kind in able]
             raise EngineError(f"CTranslate2 cannot compute in {precision} on this machine; it can in {', '.join(told)}")
         with failing_as("CTranslate2 cannot open the model"):
