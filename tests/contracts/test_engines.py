@@ -117,7 +117,7 @@ def test_unknown_and_impossible_settings_are_named(base: Pipeline) -> None:
 
 
 # Of PLAIN those of engines that classify; what generating engines take has no place in such a plan.
-ASKED: dict[str, Any] = {
+ASKED: dict[str, object] = {
     "threads": 1,
     "streams": 2,
     "skip_layers": [1],
