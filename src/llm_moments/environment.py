@@ -122,13 +122,27 @@ def _measure_peaks(size: int = 1536, copied: int = 32 * 2**20) -> dict[str, floa
         half = a.to(torch.bfloat16)
         source, target = torch.ones(copied), torch.empty(copied)
         return {
-            "fp32": _rate(flops, lambda: a @ a),
+            "fp32": _best(flops, lambda: a @ a, _by_onednn(a)),
             "bf16": _rate(flops, lambda: half @ half),
             "int8": _rate(flops, lambda: torch._int_mm(whole, whole)),
             "copy_gb": _rate(2 * copied * 4, lambda: target.copy_(source)),
         }
     finally:
         torch.set_num_threads(threads)
+
+
+def _by_onednn(matrix: Any) -> Callable[[], Any]:
+    """The same product by oneDNN: on AMD's processors twice as fast as the library that torch takes for fp32."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return lambda: matrix @ matrix
+    packed = matrix.to_mkldnn()
+    return lambda: torch._C._nn.mkldnn_linear(packed, matrix)
+
+
+def _best(amount: float, *ways: Callable[[], Any]) -> float | None:
+    return max((rate for way in ways if (rate := _rate(amount, way))), default=None)
 
 
 def _rate(amount: float, work: Callable[[], Any], seconds: float = 0.5) -> float | None:
