@@ -138,11 +138,12 @@ def _by_onednn(matrix: Any) -> Callable[[], Any]:
     if not torch.backends.mkldnn.is_available():
         return lambda: matrix @ matrix
     packed = matrix.to_mkldnn()
-    return lambda: torch._C._nn.mkldnn_linear(packed, matrix)
+    return lambda: torch._C._nn.mkldnn_linear(packed, matrix)  # type: ignore[attr-defined]
 
 
 def _best(amount: float, *ways: Callable[[], Any]) -> float | None:
-    return max((rate for way in ways if (rate := _rate(amount, way))), default=None)
+    found = [rate for way in ways if (rate := _rate(amount, way))]
+    return max(found) if found else None
 
 
 def _rate(amount: float, work: Callable[[], Any], seconds: float = 0.5) -> float | None:
