@@ -128,7 +128,7 @@ class Sweep:
 
     def tune(self) -> None:
         for best in self.search.good()[:2]:
-            for name, value in stages.tunable():
+            for name, value in stages.tunable(self.search):
                 self.tried(Plan(best.plan).with_(**{name: value}, **stages._in_cheap(best.plan, name, value)))
 
 

@@ -138,7 +138,7 @@ def _by_onednn(matrix: Any) -> Callable[[], Any]:
     if not torch.backends.mkldnn.is_available():
         return lambda: matrix @ matrix
     packed = matrix.to_mkldnn()
-    return lambda: torch._C._nn.mkldnn_linear(packed, matrix)  # type: ignore[attr-defined]
+    return lambda: torch._C._nn.mkldnn_linear(packed, matrix)  # type: ignore[call-arg]
 
 
 def _best(amount: float, *ways: Callable[[], Any]) -> float | None:
