@@ -141,7 +141,8 @@ def decoding_tries(plan: Any, model: Any) -> list[Try]:
         ]
     if "lookup" in cls.decodes and not decode.get("lookup"):
         found.append(("prompt lookup", {"decode.lookup": 5}, True))
-    if "prefix_reuse" in cls.takes and not forward.get("prefix_reuse"):
+    # Only where the cache can be dropped before a timed pass: else a repeated pass would find its own prompts in it.
+    if "prefix_reuse" in cls.takes and hasattr(cls, "forget") and not forward.get("prefix_reuse"):
         found.append(("prefix reuse", {"forward.prefix_reuse": True}, True))
     if "kv_precision" in cls.takes and not forward.get("kv_precision"):
         found.append(("int8 cache", {"forward.kv_precision": "int8"}, False))
