@@ -28,7 +28,7 @@ from llm_moments.measure import run_seconds
 SETTINGS: dict[str, Any] = {
     "epochs": 8, "batch_size": 128, "learning_rate": 2e-3, "schedule": "cosine", "augment": {"flip": 0.5},
 }  # fmt: skip
-KEPT_BACK, ROUNDS = 10_000, 9
+KEPT_BACK, ROUNDS = 10_000, 15
 
 
 def rows(folder: Path, name: str) -> list[Any]:
@@ -80,7 +80,7 @@ def main() -> None:
         print(done.certificate.words(), file=sys.stderr)
         stock, best, bare = lm.load(model), lm.load(better), eager(model)
         before, after = accuracy(stock, test), accuracy(best, test)
-        images = [e.input for e in test]
+        images = [e.input.array for e in test]
         spent: dict[str, list[float]] = {"bare": [], "stock": [], "improved": []}
         ways = {
             "bare": bare, "stock": lambda some: run_seconds(stock, some), "improved": lambda some: run_seconds(best, some)
