@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli.asking import asking
 
 
+@asking
 def weigh(
     model: o.ModelArg,
     data: o.DataOpt,
@@ -48,6 +50,7 @@ def weigh(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    asked: dict[str, Any] | None = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +77,7 @@ def weigh(
     if train:
         from llm_moments.cli.training import refuse, settings_named, weighed
 
-        refuse({"--plan": plan, "--trust-remote-code": trust_remote_code or None}, "--train")
+        refuse({"--plan": plan, "--trust-remote-code": trust_remote_code or None, **(asked or {})}, "--train")
         columns = (text_column, pair_column, label_column, encoding, on_error)
         examples = o.read_data(data, *columns, limit)
         judged = o.read_data(evaluate, *columns) if evaluate else None
@@ -100,7 +103,7 @@ def weigh(
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     from llm_moments.weigh.weigh import weigh as ablate
 
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
     with o.progress(fmt) as tick:
         worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, progress=tick)
     o.tell_skipped(examples)
