@@ -243,9 +243,9 @@ def export(folder: Path, model: Any, settings: Mapping[str, Any]) -> list[str]:
 
     from llm_moments.engines.causal_export import FIELDS, causal_graph
     from llm_moments.engines.openvino_weights import compress
-    from llm_moments.engines.transformers_generate import load_generating
+    from llm_moments.engines.sharing import shared
 
-    module = load_generating(model, settings.get("skip_layers", ()))
+    module = shared(model, settings.get("skip_layers", ()))
     if getattr(module.config, "is_encoder_decoder", False):
         raise EngineError("this engine makes texts with decoder-only models; this one has an encoder")
     precision = settings.get("precision", "fp32")
