@@ -13,6 +13,7 @@ from rich.table import Table
 from llm_moments.record.session import Session
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
+    beside_drop,
     by_worth,
     cut,
     epochs,
@@ -129,7 +130,8 @@ def show_training(training: Any, console: Console) -> None:
 
 def show_worths(worths: Any, console: Console) -> None:
     about: Mapping[str, Any] = getattr(worths, "about", {})
-    heads = ("saves", "drop", "interval", "worse", "better", "divergence", "screen")
+    more = beside_drop(worths)
+    heads = ("saves", "drop", "interval", "worse", "better", "divergence", *(head for head, _, _ in more))
     title = "what each change would save and lose" + (f" ({about['metric']})" if about.get("metric") else "")
     table = table_of(title, ("change",), heads, ("verdict",))
     for worth in by_worth(worths):
@@ -138,7 +140,7 @@ def show_worths(worths: Any, console: Console) -> None:
         table.add_row(
             safe(worth.name), number(worth.saving, ".0%"), number(worth.drop, "+.4f"),
             interval(worth.drop_low, worth.drop_high), number(worth.harmful, "d"), number(worth.beneficial, "d"),
-            number(worth.divergence, ".4f"), number(worth.screened, ".3g"),
+            number(worth.divergence, ".4f"), *(number(getattr(worth, field), form) for _, field, form in more),
             f"[{colour}]{verdict}[/]" if colour else verdict,
         )  # fmt: skip
     console.print(table)

@@ -72,7 +72,7 @@ def weigh_text_layers(
             tick(None, f"{change.name}, answers made anew")
             made = priced(base, part, outputs, change, timed=timed)
             worth = made if made.verdict == "unavailable" else replace(made, kl=worth.kl, nll=worth.nll)
-        worths.append(replace(worth, screened=float(means[at])))
+        worths.append(worth)
     tokens = sum(len(seen[0].kl) for seen in along.values())
     screen = (
         f"every layer left out along {tokens:,} tokens of {len(along)} of the original's answers (in fp32), "
