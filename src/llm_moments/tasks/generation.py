@@ -34,6 +34,7 @@ class Generation:
 
     name = "generation"
     default_metric = "chrF"
+    agrees = "share of the words up to the first other one"  # what `agreement` is; '': the metric
     engines_open = 2  # each holds all weights
     pace = Pace(32, 4, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
     sorts: Mapping[str, Any] = {"batch.order": "length"}

@@ -49,7 +49,7 @@ def weigh_text_layers(
     seed: int = 0, tick: Tick = lambda done, message: None,
 ) -> Layers:  # fmt: skip
     """outputs: the base's texts on the part. exhaustive: answers are made anew without each of the layers."""
-    if why := _why_not(base):
+    if why := _why_not(base, outputs):
         return Layers([], f"none: {why}")
     try:
         along = _along(base, part, outputs, tick)
@@ -81,8 +81,9 @@ def weigh_text_layers(
     return Layers(worths, screen)
 
 
-def _why_not(base: Pipeline) -> str:
-    if base.model.format not in ("transformers", "gguf") or base.task.name not in ("chat", "text-generation"):
+def _why_not(base: Pipeline, outputs: np.ndarray) -> str:
+    texts = np.asarray(outputs).dtype.kind == "U" and base.task.name in ("chat", "text-generation")
+    if base.model.format not in ("transformers", "gguf") or not texts:
         return f"the layers of a {base.model.format} model for {base.task.name} are not weighed"
     if base.plan.settings("forward").get("skip_layers"):
         return "the plan leaves out layers already"
