@@ -1,4 +1,4 @@
-"""Healing within a search: models of fewer layers, taught by a plan that was found to answer well."""
+"""Healing within a search: models of fewer layers, heads and neurons, or made for int8, taught by a plan that was found to answer well."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from llm_moments.train.distill import distill
 from llm_moments.train.fit import run_folder
 from llm_moments.train.weather import plain
 
-STUDENTS = {"one": "1", "third": "third", "half": "half"}  # layers, as `distill` takes them
-RATES = {"one": 1e-3}  # of learning, at its peak; students made of the teacher's own layers bear more than it did
+STUDENTS = {  # as `distill` takes them
+    "one": "layers=1", "third": "layers=third", "half": "layers=half", "narrow": "heads=half neurons=half",
+    "quarter": "layers=half heads=half neurons=half", "int8": "as-is",
+}  # fmt: skip
+QUANTIZE = {"int8": "int8"}
+RATES = {
+    "one": 1e-3,
+    "int8": 1e-4,
+}  # of learning, at its peak; students made of the teacher's own layers bear more than it did
 RATE = 5e-4
 LEARNING = 0.85  # of its time; the rest is for the teacher's answers and the choice of layers
 TELLING = 0.1  # of the original's time for the same examples: what a fast teacher takes for its answers
@@ -31,8 +38,8 @@ def without(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
 
 
 class Healer:
-    """Called with a teacher, a length, seconds and a share of the layers, it makes the weights and makes them known to
-    the pipeline, by the name `healed-` and that share.
+    """Called with a teacher, a length, seconds and a name of STUDENTS, it makes the weights and makes them known to
+    the pipeline, by the name `healed-` and that name.
 
     folder: where they stay with the study; without one they are gone with the process.
     """
@@ -56,10 +63,10 @@ class Healer:
             if not self._known(student):
                 shutil.rmtree(run_folder(made), ignore_errors=True)
                 distill(
-                    teacher, self.taught, made, student=f"layers={STUDENTS[student]}", max_length=length,
-                    learning_rate=RATES.get(student, RATE),
+                    teacher, self.taught, made, student=STUDENTS[student], quantize=QUANTIZE.get(student),
+                    max_length=length, learning_rate=RATES.get(student, RATE),
                     seconds=max(LEARNING * (seconds - telling), 5.0), overwrite=made.exists(),
-                    progress=lambda done, said: self.tick(None, f"healing, layers: {student}: {said}"),
+                    progress=lambda done, said: self.tick(None, f"healing, {STUDENTS[student]}: {said}"),
                 )  # fmt: skip
         except (EngineError, InputError, ModelError) as error:
             if not isinstance(self.study.notes.get("heal"), dict):
