@@ -293,7 +293,7 @@ def _save(done: Training, module: Any, job: Job) -> None:
     notes = {name: s[name] for name in ("epochs", "learning_rate", "seed")}
     if "truncate" in job.pipe.plan:
         notes["max_length"] = s["max_length"]
-    notes |= getattr(job.pipe.task, "notes", {}) | told_of(getattr(module, "config", None)) | job.notes
+    notes |= {**getattr(job.pipe.task, "notes", {}), **told_of(getattr(module, "config", None)), **job.notes}
     if "translate" in job.pipe.plan:
         notes["translate"] = dict(job.pipe.plan["translate"])
     if done.evaluation:

@@ -242,8 +242,8 @@ def _describe_heads(module: Any, kept: tuple[int, int]) -> None:
             plain = type(config).from_dict(told)
             with torch.device("meta"):
                 shapes = {name: tensor.shape for name, tensor in type(module)(plain).state_dict().items()}
-        except (ValueError, TypeError, RuntimeError):
-            shapes = {}  # an architecture that cannot be described so
+        except Exception:  # each architecture has its own way to say that it cannot be described so
+            shapes = {}
         if shapes == {name: tensor.shape for name, tensor in module.state_dict().items()}:
             for name in ("num_attention_heads", "head_dim", "num_key_value_heads"):
                 setattr(config, name, told[name])
