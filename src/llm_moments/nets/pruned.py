@@ -16,7 +16,7 @@ from llm_moments.errors import EngineError, InputError, ModelError
 
 HEADS = "moments_heads"  # in config.json
 # What architectures call the matrices whose outputs are the heads' own, of which one name is fused from three.
-QKV = (
+QKV: tuple[tuple[str, ...], ...] = (
     ("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"), ("q", "k", "v"),
     ("query_proj", "key_proj", "value_proj"), ("Wqkv",), ("c_attn",),
 )  # fmt: skip
@@ -89,7 +89,7 @@ def _attention(parent: Any, module: Any) -> Heads | None:
     count = sides(out)[1] // size
     fused = 3 if len(names) == 1 else 1
     first = sides(parts[names[0]])[0]
-    keys = count if fused == 3 else sides(parts[names[-2]])[0] // size
+    keys = count if fused == 3 else sides(parts[names[1]])[0] // size
     if first != fused * count * size or count % max(keys, 1):
         return None
     positions = [(parts[n], 1) for n in POSITIONS if n in parts]
