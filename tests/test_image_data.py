@@ -80,6 +80,13 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     assert decoded(found[0].input).size == (16, 16)
 
 
+def test_a_folder_too_high_up_is_told_where_the_classes_are(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "nested" / "train")
+    (tmp_path / "nested" / "a" / "b").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no images.*Did you mean .*nested/train\?"):
+        list(read(tmp_path / "nested"))
+
+
 def test_a_folder_of_images_without_classes(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(make_arrays(1)[0], "JPEG"))
     assert [e.reference for e in read(tmp_path)] == [None]
