@@ -88,7 +88,7 @@ def distill(
     except TypeError as error:
         raise InputError(str(error).replace("Settings.__init__() ", "distill ")) from error
     distill_images.check(base, student, wanted, hidden)
-    if wanted.augment or wanted.balance:
+    if wanted.augment or wanted.balance or wanted.translate_there or wanted.translate_back:
         raise InputError("a student learns what the teacher said of the examples as they are: no augment, no balance")
     question = {
         "teacher": base.model.digest, "student": student, "data": digest_of(examples, judged[0]),

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from llm_moments.core import Pipeline
 from llm_moments.engines.base import put_on
 from llm_moments.errors import EngineError, InputError
 from llm_moments.model import Model, open_model
+from llm_moments.tasks.preprocessing import preprocessing, write
 from llm_moments.train.fit import Tick
 
 Unit = tuple[int, ...]  # layers that can only be left out together, by their numbers
@@ -177,6 +179,7 @@ def _same_when_reloaded(module: Any, described: Model) -> None:
     pixels = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         module.save_pretrained(folder)
+        write(preprocessing(described), Path(folder))
         again = load_module(open_model(folder))
         with torch.no_grad():
             one, two = (m.eval()(pixel_values=pixels).logits for m in (module, again))
