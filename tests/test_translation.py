@@ -19,8 +19,14 @@ MAKERS = {
     "hub marian": lambda path: fakes.make_hub_marian(path),
     "m2m100": lambda path: fakes.make_m2m100(path),
     "t5": lambda path: fakes.make_t5(path),
+    "nllb": lambda path: fakes.make_nllb(path),
+    "mbart": lambda path: fakes.make_mbart(path),
 }
-PLANS: dict[str, dict[str, Any]] = {"m2m100": {"translate.source_lang": "en", "translate.target_lang": "de"}}
+PLANS: dict[str, dict[str, Any]] = {
+    "m2m100": {"translate.source_lang": "en", "translate.target_lang": "de"},
+    "nllb": {"translate.source_lang": "eng_Latn", "translate.target_lang": "deu_Latn"},
+    "mbart": {"translate.source_lang": "en_XX", "translate.target_lang": "de_DE"},
+}
 TEXTS = [source for source, _ in fakes.toy_pairs(10, seed=3)]
 SHORT = {"decode.max_new_tokens": 14}
 
@@ -149,6 +155,23 @@ def test_languages_of_m2m100(tmp_path: Path) -> None:
     assert prompt.decoder == (2, tokenizer.get_lang_id("de"))
 
 
+def test_languages_of_nllb_and_mbart(tmp_path: Path) -> None:
+    """As their authors ask: NLLB's answer begins with </s> and its language, mBART's with its language alone."""
+    nllb = load(fakes.make_nllb(tmp_path / "n"))
+    with pytest.raises(PlanError, match="deu_Latn"):
+        nllb.with_(**{"translate.source_lang": "eng_Latn", "translate.target_lang": "deu"})("red dog")
+    for pipe, codes in ((nllb, ("eng_Latn", "fra_Latn")), (load(fakes.make_mbart(tmp_path / "b")), ("en_XX", "de_DE"))):
+        assert pipe.task.name == "translation"
+        made = pipe.with_(**dict(zip(("translate.source_lang", "translate.target_lang"), codes, strict=True)))
+        source, target = (pipe.model.tokenizer.convert_tokens_to_ids(code) for code in codes)
+        prompt = prompts(made, ["red dog"])[0]
+        theirs = pipe.model.tokenizer
+        theirs.src_lang = codes[0]
+        assert list(prompt.ids) == theirs("red dog")["input_ids"]
+        assert source in prompt.ids
+        assert prompt.decoder == ((2, target) if pipe is nllb else (target,))
+
+
 def test_languages_of_a_marian_with_several_targets(tmp_path: Path) -> None:
     pipe = load(fakes.make_hub_marian(tmp_path / "m", codes=("fra", "spa")))
     with pytest.raises(PlanError, match="2 codes, such as fra, spa"):
@@ -240,7 +263,7 @@ def test_precisions_of_ctranslate2(tmp_path: Path) -> None:
         try:
             answers = pipe.with_(**{"forward.precision": precision}).outputs(TEXTS)
         except EngineError as error:
-            assert "on this machine" in str(error)
+            assert "on this machine's cpu" in str(error)
         else:
             assert isinstance(answers, np.ndarray)
     with pytest.raises(EngineError, match="no precision"):

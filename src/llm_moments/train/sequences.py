@@ -115,7 +115,7 @@ class Translations:
         self.source, self.target, prefix = self.languages.chosen(plan.settings("translate"))
         single = bool(hasattr(self.languages.tokenizer, "supported_language_codes") and not self.languages.codes)
         self.told = Translate(prefix, single)
-        self.cut = CutSource(max_length, self.languages.tokenizer.eos_token_id).cut
+        self.cut = CutSource(max_length, self.languages.closing).cut
         self.max_length, self.start = max_length, start
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
