@@ -36,7 +36,9 @@ class Evaluation:
     @property
     def metric(self) -> str:
         name = self.pipe.task.metric(self.pipe.model)
-        return name if self.labelled else f"agreement with the original ({name})"
+        if self.labelled:
+            return name
+        return f"agreement with the original ({getattr(self.pipe.task, 'agrees', '') or name})"
 
     def scores(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         """float64 [n]: the score of each example, higher is better."""

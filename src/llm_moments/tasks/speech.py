@@ -47,6 +47,7 @@ class SpeechRecognition(Generation):
 
     name = "automatic-speech-recognition"
     default_metric = "WER"
+    agrees = ""
     # Eight clips at a time, since fewer do not show what hearing several together saves.
     pace = Pace(64, 8, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
 

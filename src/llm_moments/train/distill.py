@@ -17,6 +17,7 @@ from llm_moments.engines.base import Engines, put_on
 from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import Model, load, open_model
+from llm_moments.train import distill_images
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Distillation
@@ -49,7 +50,8 @@ def distill(
 
     teacher: a model folder or pipeline. data: examples, whose references are not looked at. student:
     "layers=3" for the teacher with so many of its layers, chosen by what leaving out the others changes least;
-    "layers=0,2,5" for these; "layers=half" or "layers=third"; or another model's folder, which keeps its own tokenizer. hidden:
+    "layers=0,2,5" for these; "layers=half" or "layers=third"; or another model's folder, which keeps its own tokenizer
+    or size of images. Of images also "width=half" for a `cnn` with fewer channels, and "cnn" for a new one. hidden:
     weight of the hidden states (of a student made of the teacher's layers). seconds: as many epochs as fit in.
     settings: fields of `Settings`. evaluate: examples with references, or without: then the teacher's answers
     are held against the student's.
@@ -58,22 +60,27 @@ def distill(
     base = base.with_(**base.task.sorts)
     if base.model.is_linear:
         raise InputError(f"{base.model.name} is a linear model: nothing smaller can be made of it")
-    if "truncate" not in base.plan:
-        raise InputError(f"a student can be taught by a classifier of texts so far, not by one of {base.task.name}")
+    images = base.task.name == distill_images.NAME
+    if "truncate" not in base.plan and not images:
+        raise InputError(f"a student can be taught by a classifier of texts or images, not by one of {base.task.name}")
     examples, _ = gather(data)
     judged = gather(evaluate) if evaluate is not None else ([], "")
     out = Path(out)
     tick = progress or (lambda done, message: None)
-    settings.setdefault("max_length", base.plan["truncate"]["max_length"])
+    if images:
+        distill_images.usual(base, student, settings)
+    else:
+        settings.setdefault("max_length", base.plan["truncate"]["max_length"])
     settings.setdefault("learning_rate", 3e-4)
     settings.setdefault("dropout", 0.0)  # what the teacher says of each row is regularisation enough
     layers = _layers_asked(student)
-    if layers is not None:
+    if layers is not None and not images:
         settings.setdefault("freeze", ("embeddings",))  # they are the teacher's own
     try:
         wanted = Settings(**settings)
     except TypeError as error:
         raise InputError(str(error).replace("Settings.__init__() ", "distill ")) from error
+    distill_images.check(base, student, wanted, hidden)
     if wanted.augment or wanted.balance:
         raise InputError("a student learns what the teacher said of the examples as they are: no augment, no balance")
     question = {
@@ -85,18 +92,25 @@ def distill(
     values = [base.task.normalise(e.input) for e in examples]
     tick(None, f"the teacher's answers to {len(values):,} examples")
     told = base.outputs(values)
-    if layers is None:
+    kept: list[int]
+    if images:
+        module, described, kept = distill_images.made(base, student, layers, values, told, wanted, JUDGES, tick)
+        if kept and "freeze" not in settings:
+            wanted = replace(wanted, freeze=distill_images.frozen(module))
+    elif layers is None:
         module, described = with_head(
             Path(student), base.model.labels, base.model.problem_type, wanted.seed, own_labels=False
         )
-        kept: list[int] = []
+        kept = []
     else:
         kept = layers if isinstance(layers, list) else _chosen(base, values, told, layers, wanted.max_length, tick)
         module, described = smaller(base.model, kept)
-    pipe = Pipeline(
-        base.task, described, Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}}),
-        engines=Engines(described),
-    )  # fmt: skip
+    plan = (
+        distill_images.plan_for(base, described, wanted)
+        if images
+        else Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}})
+    )
+    pipe = Pipeline(base.task, described, plan, engines=Engines(described))
     part = evaluation(pipe, judged[0]) if judged[0] else None
     if part is not None and not part.labelled:
         answers = base.outputs(part.values)
@@ -114,7 +128,8 @@ def distillation(base: Pipeline, told: np.ndarray, temperature: float, hidden: f
     from llm_moments.engines.torch_eager import load_module
 
     teacher = load_module(base.model) if hidden else None
-    return Distillation(base.model.problem_type, told, teacher, temperature=temperature, hidden=hidden, stands_for=kept)
+    kind = distill_images.ImageDistillation if base.task.name == distill_images.NAME else Distillation
+    return kind(base.model.problem_type, told, teacher, temperature=temperature, hidden=hidden, stands_for=kept)
 
 
 def _rows(count: int) -> Any:
