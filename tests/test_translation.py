@@ -98,6 +98,14 @@ def test_batches_equal_one_by_one(pipe: Any, engine: str, beams: int) -> None:
     assert list(one.outputs(TEXTS)) == list(many.outputs(TEXTS))
 
 
+def test_batches_on_several_cores_keep_their_order(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_moments.engines.ctranslate2_generate.cores", lambda: 3)
+    one = pipe.with_(**{"decode.beams": 1, "forward.engine": "ctranslate2", "forward.streams": 2})
+    many = one.with_(**{"forward.threads": 1})
+    assert list(one.outputs(TEXTS)) == list(many.outputs(TEXTS))
+    assert many.engines.get(many.engine_settings).workers == 3
+
+
 def test_engines_agree_greedily_and_differ_little_with_beams(pipe: Any) -> None:
     two = {"forward.engine": "ctranslate2", "forward.streams": 4}
     greedy = pipe.with_(**{"decode.beams": 1})

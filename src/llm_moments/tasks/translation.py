@@ -89,6 +89,8 @@ class Translation(Generation):
             found += [
                 (f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")
             ]
+        if forward.get("engine") == "ctranslate2" and not forward.get("threads"):
+            found.append(("one thread a batch, a batch a core", {"forward.threads": 1}, True))
         found += [(f"{n} beams", {"decode.beams": n}, False) for n in (2, 1) if n < int(decode.get("beams", 1))]
         return found
 

@@ -117,6 +117,8 @@ class Translations:
         self.told = Translate(prefix, single)
         self.cut = CutSource(max_length, self.languages.closing).cut
         self.max_length, self.start = max_length, start
+        if self.languages.begins:  # a language may be what an answer starts with
+            self.start = self.languages.beginning(start, self.target)[0]
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         asked = self.told(Batch(batch.size, {"input": [value[0] for value in batch["input"]]}), recorder)["text"]
