@@ -85,7 +85,10 @@ class CTranslate2Translate(CTranslate2Generate):
             options["target_prefix"] = [[self.target[i] for i in one] for one in begun]
         sources = [[self.source[i] for i in p.ids] for p in prompts]
         results = self.model.translate_batch(sources, **options)
-        return [self._answer(one.hypotheses[0][len(some) :], most) for one, some in zip(results, begun, strict=True)]
+        return [
+            self._answer(one.hypotheses[0][len(some) - (1 - self.starts) :], most)
+            for one, some in zip(results, begun, strict=True)
+        ]
 
     def _answer(self, tokens: Sequence[str], most: int) -> Generated:
         ids = [self.numbers[token] for token in tokens]

@@ -145,17 +145,14 @@ class CTranslate2Whisper(CTranslate2Generate):
 
     def languages(self, features: Sequence[np.ndarray], tokens: Any = None) -> list[str]:
         """The likeliest language of each, such as `en`, of those that `tokens` (a SpeechTokens) knows."""
-        encoded = self._encoded(features)
-        if self.model.is_multilingual:
-            return [row[0][0].strip("<|>") for row in self.model.detect_language(encoded)]
-        # ctranslate2 takes a model with an unusual vocabulary for one of English only, and would not look.
-        codes, ids = zip(*sorted(tokens.languages.items()), strict=True)
-        results = self.model.generate(
-            encoded, [[tokens.start]] * len(features), beam_size=1, max_length=4, return_logits_vocab=True,
-            suppress_blank=False, suppress_tokens=[],
-        )  # fmt: skip
-        first = [np.asarray(result.logits[0][0]).reshape(-1)[list(ids)] for result in results]
-        return [codes[int(row.argmax())] for row in first]
+        try:
+            found = self.model.detect_language(self._encoded(features))
+        except RuntimeError as error:
+            known = ", ".join(sorted(getattr(tokens, "languages", {}))[:8])
+            raise EngineError(
+                f"ctranslate2 cannot find out the language with this model ({error}); say it: speech.language, one of {known} …"
+            ) from error
+        return [row[0][0].strip("<|>") for row in found]
 
 
 def grouped(prompts: Sequence[Prompt], most: int) -> list[list[Prompt]]:
