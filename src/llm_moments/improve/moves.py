@@ -69,9 +69,11 @@ def _batches(now: Mapping[str, Any]) -> Iterator[Move]:
 
 def _cuts(now: Mapping[str, Any], lengths: Sequence[int]) -> Iterator[Move]:
     """Shorter rows: lengths that cut a quarter and a half of them at most."""
+    if not lengths:
+        return
     order = sorted(lengths)
     for share in (0.5, 0.75, 0.9):
-        at = order[min(int(share * len(order)), len(order) - 1)] if order else 0
+        at = order[min(int(share * len(order)), len(order) - 1)]
         length = next((n for n in LENGTHS if n >= at), None)
         if length and length < min(now["max_length"], order[-1]):
             yield Move(f"cut at {length} tokens", {"max_length": length})

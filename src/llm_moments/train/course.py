@@ -211,6 +211,14 @@ class Course:
         loop.outputs(some)
         return opening, learning, (time.perf_counter() - start) / max(len(some), 1)
 
+    def translating(self) -> float:
+        """Seconds that an example takes to another language and back; 0 where no models for that are given."""
+        if self.back is None:
+            return 0.0
+        some, start = self.values[:16], time.perf_counter()
+        self.back.of(some)
+        return (time.perf_counter() - start) / max(len(some), 1)
+
 
 RUNS = "runs"
 

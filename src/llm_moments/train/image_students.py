@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from llm_moments.core import Pipeline
 from llm_moments.engines.base import put_on
 from llm_moments.errors import EngineError, InputError
 from llm_moments.model import Model, open_model
+from llm_moments.tasks.preprocessing import preprocessing, write
 from llm_moments.train.fit import Tick
 
 Unit = tuple[int, ...]  # layers that can only be left out together, by their numbers
@@ -107,11 +109,11 @@ def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, keep:
     eager = base.with_(**put_on("torch", "fp32"), **{"forward.calibration": None})
     while total - len(gone) > keep:
         tick(None, f"choosing layers: {total - len(gone)} left")
-        apart = {}
+        apart: dict[Sequence[int], float] = {}
         for unit in _open(stages, gone):
             outputs = eager.with_(**{"forward.skip_layers": sorted([*gone, *unit])}).outputs(values)
             apart[unit] = float(base.task.divergence(told, outputs, base.model).mean()) / len(unit)
-        gone += min(apart, key=apart.__getitem__)
+        gone += min(apart, key=lambda unit: apart[unit])
     return [i for i in range(total) if i not in gone]
 
 
@@ -177,6 +179,7 @@ def _same_when_reloaded(module: Any, described: Model) -> None:
     pixels = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         module.save_pretrained(folder)
+        write(preprocessing(described), Path(folder))
         again = load_module(open_model(folder))
         with torch.no_grad():
             one, two = (m.eval()(pixel_values=pixels).logits for m in (module, again))

@@ -139,6 +139,7 @@ class _Study:
         count = self.seeds * (1 + changes + len(SHARES))
         left = 0.9 * (self.allowed - (time.monotonic() - self.begin)) - count * opening
         work = self.seeds * (1 + changes + sum(SHARES)) * self.course.base.epochs * learning
+        work += self.seeds * self.course.translating()  # each seed has rows of its own
         some = int(JUDGING * max(left, 0.0) / (count * judging))
         part = self.course.part
         least = min(100, len(part))
