@@ -29,7 +29,8 @@ METRICS: dict[str, Callable[[str, str], tuple[int, int]]] = {"WER": word_errors,
 
 @dataclass(frozen=True, slots=True)
 class SpeechAnswer:
-    """text: all that is said. segments: {"start": s, "end": s, "text": …}, seconds into the sound. language: a code."""
+    """text: all that is said. segments: {"start": s, "end": s, "text": …}, seconds into the sound, with "words" where the
+    plan asks for them (speech.words). language: a code."""
 
     text: str
     language: str = ""

@@ -194,6 +194,8 @@ def prepared(module: Any, wanted: Settings) -> Any:
             for name, value in list(vars(part).items()):
                 if isinstance(value, float) and (name.endswith("dropout") or "dropout_p" in name or name == "p"):
                     setattr(part, name, wanted.dropout)
+                elif name == "layerdrop" and not wanted.dropout:  # whole layers left out at random, as in M2M100
+                    setattr(part, name, 0.0)
     if wanted.gradient_checkpointing:
         try:
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
