@@ -9,6 +9,7 @@ import pytest
 import llm_moments as lm
 from llm_moments.core import NULL, Batch
 from llm_moments.errors import DataError, EngineError, PlanError
+from llm_moments.measure import call_seconds, run_seconds
 from llm_moments.record.recorder import Recorder
 from llm_moments.steps.prompt import Context, Dialogue, messages_of
 from llm_moments.tasks.metrics import common_prefix, text_metric, word_errors
@@ -164,6 +165,29 @@ def test_record_tells_prefill_decode_and_layers(pipe: Any) -> None:
     assert session.figures["ttft"].value > 0  # type: ignore[operator]
     assert session.figures["kv_cache"].kind == "modelled"
     assert sum(c.wall_s for c in decode.children) <= decode.wall_s * 1.01
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_timed_pass_never_finds_its_own_prompts(pipe: Any, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    pipe = pipe.with_(**{"forward.prefix_reuse": kept})
+    engine, reused = pipe.engines.get(pipe.engine_settings), []
+    own = engine.generate
+
+    def watched(*args: Any) -> Any:
+        made = own(*args)
+        reused.append([one.reused for one in made])
+        return made
+
+    monkeypatch.setattr(engine, "generate", watched)
+    texts = make_texts(3, seed=8)
+    for _ in range(2):
+        run_seconds(pipe, texts)
+    assert reused[0] == reused[1]
+    assert reused[0][0] == 0
+    assert any(reused[0][1:]) == kept  # the template's beginning, from one prompt to the next
+    del reused[:]
+    assert len(call_seconds(pipe, texts)) == 3
+    assert len(reused) == (3 if kept else 6)  # asked a second time, a prompt would be found
 
 
 def test_weigh_and_improve_know_texts(pipe: Any, tmp_path: Path) -> None:
