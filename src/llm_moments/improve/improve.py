@@ -142,7 +142,7 @@ def improve(
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
     pipe = load(model, device=device)
     if heal is not False and not getattr(pipe.task, "heals", False):
-        raise InputError(f"healing is for models of texts so far, not for {pipe.task.name}")
+        raise InputError(f"healing is for classifiers of texts and images that have layers, not for {pipe.task.name}")
     if first is not None:
         put_first.check(first, pipe)
     examples, source = gather(data, judge=pipe, **read)
