@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import llm_moments as lm
+from llm_moments.artefact import save
 from llm_moments.engines.base import available
 from llm_moments.engines.generator import GENERATORS
 from llm_moments.errors import ModelError
@@ -79,3 +81,22 @@ def test_broken_headers_are_errors_that_name_the_file(whole: Path, tmp_path: Pat
         file.write_bytes(data if rng.random() < 0.5 else data[: rng.integers(4, len(data))])
         with contextlib.suppress(ModelError):
             open_model(file)
+
+
+@pytest.mark.parametrize("name", ["llama.cpp", "openvino-genai", "transformers"])
+def test_an_artefact_of_a_file_answers_as_it_did(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name not in available(GENERATORS):
+        pytest.skip(f"no {name} here")
+    file = quantised(whole, tmp_path / "made.gguf", "Q4_K_M")
+    precision = "fp32" if name == "transformers" else "as-is"
+    plan = {"forward.engine": name, "forward.precision": precision, "decode.max_new_tokens": 8}
+    pipe = lm.load(file, plan=plan)
+    expected = pipe("a b c").text
+    save(pipe, tmp_path / "out", slim=True)
+    file.unlink()
+    monkeypatch.setenv("MOMENTS_CACHE", str(tmp_path / "empty"))  # what was built is in the artefact
+    again = lm.load(tmp_path / "out")
+    assert again.plan == pipe.plan
+    assert again("a b c").text == expected

@@ -140,7 +140,8 @@ def engine_tries(model: Any) -> list[Try]:
         if model.format not in getattr(cls, "formats", ()):
             continue
         slow = () if cls.cpu_only or on_gpu() else ("fp16",)
-        for precision in sorted(set(cls.precisions) - set(slow), key=order.index):
+        floats_first = ("fp32", *order) if cls.builds else order  # other graphs are then made from that one
+        for precision in sorted(set(cls.precisions) - set(slow), key=floats_first.index):
             found.append((f"{name} {precision}", put_on(name, precision), precision == "fp32"))
     return found
 
