@@ -20,8 +20,9 @@ def distill(
         str,
         typer.Option(
             "--student",
-            help="layers=half, layers=third, layers=3, layers=0,2,5 of the teacher's, or a model folder. Of images also "
-            "width=half (third, quarter) of a cnn's channels, or cnn: a new one.",
+            help="What it keeps of the teacher: layers=half, layers=third, layers=3, layers=0,2,5; of each layer "
+            "heads=half, neurons=half or their numbers; together as 'layers=3 heads=half neurons=half'; as-is for all. Or a "
+            "model folder. Of images also width=half (third, quarter) of a cnn's channels, or cnn: a new one.",
         ),
     ] = "layers=half",
     evaluate: Annotated[
@@ -29,6 +30,10 @@ def distill(
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="By which both answers are softened.")] = 2.0,
     hidden: Annotated[float, typer.Option("--hidden", help="Weight of the hidden states; 0: answers only.")] = 0.0,
+    quantize: Annotated[
+        str | None,
+        typer.Option("--quantize", help="int8: the student learns to bear an engine in int8; its weights stay float."),
+    ] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data.")] = 5,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
     learning_rate: Annotated[
@@ -79,7 +84,7 @@ def distill(
     with o.progress(fmt) as tick:
         done = learn(
             pipe, examples, out, student=student, evaluate=judged, temperature=temperature, hidden=hidden,
-            overwrite=overwrite, progress=tick, device=device, **settings,
+            quantize=quantize, overwrite=overwrite, progress=tick, device=device, **settings,
         )  # fmt: skip
     o.tell_skipped(examples)
     for warning in done.warnings:

@@ -153,7 +153,7 @@ class _Run:
             self.engine.sequences.close()  # what its sequences hold is not known any more
             raise
         read, new = sum(len(p.ids) for p in self.prompts), sum(len(one.ids or ()) for one in self.made)
-        spared = sum(one.reused for one in self.made)
+        spared = sum(one.reused or 0 for one in self.made)
         self.recorder.spent("prefill", spent["prefill"], steps["prefill"], tokens=read - spared, reused_tokens=spared)
         self.recorder.spent("decode", spent["decode"], steps["decode"], tokens=new)
         self.recorder.count(prompt_tokens=read, new_tokens=new)

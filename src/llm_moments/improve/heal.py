@@ -1,4 +1,4 @@
-"""Healing within a search: models of fewer layers, taught by a plan that was found to answer well."""
+"""Healing within a search: models of fewer layers, heads and neurons, or made for int8, taught by a plan that was found to answer well."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ from llm_moments.train.distill_images import RATE as FRESH_RATE
 from llm_moments.train.fit import run_folder
 from llm_moments.train.weather import plain
 
-STUDENTS = {"one": "1", "third": "third", "half": "half"}  # layers, as `distill` takes them
-RATES = {"one": 1e-3}  # of learning, at its peak; students made of the teacher's own layers bear more than it did
+STUDENTS = {  # as `distill` takes them
+    "one": "layers=1", "third": "layers=third", "half": "layers=half", "narrow": "heads=half neurons=half",
+    "quarter": "layers=half heads=half neurons=half", "int8": "as-is",
+}  # fmt: skip
+QUANTIZE = {"int8": "int8"}
+# Of learning, at its peak; students made of the teacher's own layers bear more than it did.
+RATES = {"one": 1e-3, "int8": 1e-4}
 RATE = 5e-4
 LEARNING = 0.85  # of its time; the rest is for the teacher's answers and the choice of layers
 TELLING = 0.1  # of the original's time for the same examples: what a fast teacher takes for its answers
@@ -29,11 +34,11 @@ TELLING = 0.1  # of the original's time for the same examples: what a fast teach
 def students(pipe: Pipeline) -> tuple[dict[str, str], dict[str, float]]:
     """What each student is called, as `distill` takes it, smallest first; and rates of learning that are its own."""
     if pipe.task.name == "image-classification":
-        return image_students(pipe.model), {"cnn": FRESH_RATE}
-    return {name: f"layers={word}" for name, word in STUDENTS.items()}, RATES
+        return {**image_students(pipe.model), "int8": STUDENTS["int8"]}, {"cnn": FRESH_RATE, "int8": RATES["int8"]}
+    return STUDENTS, RATES
 
 
-def extent(teacher: Pipeline, length: int) -> dict[str, int]:
+def extent(teacher: Pipeline, length: int) -> dict[str, Any]:
     """How much of an input it is taught by, as the settings of a training call it."""
     return {"max_length" if teacher.task.extent.unit == "tokens" else "image_size": length}
 
@@ -45,8 +50,8 @@ def without(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
 
 
 class Healer:
-    """Called with a teacher, a length, seconds and a share of the layers, it makes the weights and makes them known to
-    the pipeline, by the name `healed-` and that share.
+    """Called with a teacher, a length, seconds and the name of a student, it makes the weights and makes them known to
+    the pipeline, by the name `healed-` and that name.
 
     folder: where they stay with the study; without one they are gone with the process.
     """
@@ -71,8 +76,8 @@ class Healer:
             if not self._known(student):
                 shutil.rmtree(run_folder(made), ignore_errors=True)
                 distill(
-                    teacher, self.taught, made, student=self.words[student], learning_rate=self.rates.get(student, RATE),
-                    **extent(teacher, length),
+                    teacher, self.taught, made, student=self.words[student], quantize=QUANTIZE.get(student),
+                    learning_rate=self.rates.get(student, RATE), **extent(teacher, length),
                     seconds=max(LEARNING * (seconds - telling), 5.0), overwrite=made.exists(),
                     progress=lambda done, said: self.tick(None, f"healing, {self.words[student]}: {said}"),
                 )  # fmt: skip

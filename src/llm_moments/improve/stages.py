@@ -12,13 +12,15 @@ from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.heal_images import shares as image_shares
-from llm_moments.improve.search import Search
+from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 from llm_moments.train.distill import layers_of
 
 SURE = 0.95  # chance to pass from which more length is not needed
 HEALS = {"one": 0.3, "third": 0.4, "half": 0.65}  # of the time that is left, for teaching a model of so many layers
 MUCH = 0.75  # of the time of the best plan before: students of more layers could hardly do better
+NARROW = {"quarter": 0.35, "narrow": 0.6}  # what students of half the heads and neurons cost, of the whole model's time
+LEARNING = 0.6  # of the time that is left, for teaching one of those, or one for int8
 SATURATED = 2  # rungs that are sure before a longer one is left out
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
@@ -107,6 +109,48 @@ def _students(search: Search) -> dict[str, float]:
     count = layer_count(search)
     layers = {student: layers_of(count, student) for student in HEALS}
     return {s: share for at, (s, share) in enumerate(HEALS.items()) if layers[s] not in list(layers.values())[:at]}
+
+
+def narrow(search: Search) -> None:
+    """Half the heads and neurons, of half the layers where these are good already, else of all: where its cost promises
+    to be well below the best plan's, and it can learn for as long as the students before it."""
+    if search.heal is None or not search.good() or search.stock.task.extent.unit != "tokens":
+        return
+    teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
+    student = "quarter" if any(_uses(t, "healed-half") for t in search.good()) else "narrow"
+    if not teachers or NARROW[student] * (teachers[0].cost or 0.0) >= MUCH * (search.good()[0].cost or 0.0):
+        return
+    before: Any = search.study.notes.get("heal")
+    taught = before["students"].values() if isinstance(before, dict) else ()
+    if search.late() or LEARNING * search.left() < min(taught, default=0.0):
+        return
+    if _healed(search, teachers, student, LEARNING):
+        cascades(search)
+
+
+def heal_int8(search: Search) -> None:
+    """Where int8 alone costs answers: the whole model learns to bear it, and is tried where int8 was."""
+    good = search.good()
+    if search.heal is None or not good or search.late(3 * search.built):
+        return
+    extent, singles = search.stock.task.extent, [t for t in search.whole() if "cascade" not in t.plan]
+    whole = [t for t in singles if not t.plan["forward"].get("weights") and not t.plan["forward"].get("keep_float")]
+    float_good = {extent.of(t.plan) for t in whole if not _int8(t) and search.odds(t) >= GOOD}
+    lost = [t for t in whole if _int8(t) and search.odds(t) < SURE and extent.of(t.plan) in float_good]
+    fast = [t for t in lost if (t.cost or 0.0) < MUCH * (good[0].cost or 0.0)]
+    teachers = [t for t in good if not _int8(t) and "cascade" not in t.plan and not t.plan["forward"].get("weights")]
+    if not fast or not teachers:
+        return
+    length = max(extent.of(t.plan) for t in fast)
+    name = search.heal(search.pipe(max(teachers, key=search.odds)), length, LEARNING * search.left(), "int8")
+    for trial in fast if name else ():
+        if search.late(2 * search.built):
+            return
+        search.try_plan(Plan(trial.plan).with_(**{"forward.weights": name}), "healed")
+
+
+def _int8(trial: Trial) -> bool:
+    return str(trial.plan["forward"].get("precision", "")).startswith("int8")
 
 
 def _healed(search: Search, teachers: list[Trial], student: str, share: float) -> str:
@@ -250,7 +294,7 @@ def others(search: Search) -> None:
 
 def keep_float(search: Search) -> None:
     """Where int8 costs answers: each part of the model left in float, then those that help together."""
-    lossy = [t for t in search.whole() if t.plan["forward"].get("precision", "").startswith("int8")]
+    lossy = [t for t in search.whole() if _int8(t)]
     fast = [t for t in lossy if "cascade" not in t.plan and not _beaten(search, t)]
     if not fast:
         return
@@ -337,5 +381,6 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, first, cascades, lossless, heal, tune, others, keep_float, compiled, skips, cascades, tune,
+    by_hand, lengths, first, cascades, lossless, heal, narrow, tune, others, keep_float, heal_int8, compiled, skips,
+    cascades, tune,
 )  # fmt: skip

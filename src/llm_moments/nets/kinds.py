@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from llm_moments.errors import ModelError
+from llm_moments.nets.pruned import HEADS, with_fewer_heads
 
 CNN = "moments-cnn"
 TIMM = {"efficientnet_lite0", "tf_efficientnet_lite0"}  # architectures in timm's format that are known here
@@ -24,6 +25,11 @@ def is_image_model(config: dict[str, Any]) -> bool:
 
 def auto_class(config: dict[str, Any]) -> Any:
     """What has the `from_pretrained` for this model folder."""
+    auto = _auto_class(config)
+    return with_fewer_heads(auto, config) if HEADS in config else auto
+
+
+def _auto_class(config: dict[str, Any]) -> Any:
     if not is_image_model(config):
         from transformers import AutoModelForSequenceClassification
 

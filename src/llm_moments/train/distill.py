@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -21,11 +20,13 @@ from llm_moments.train import distill_images
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Distillation
+from llm_moments.train.parts import Parts, parts_of
+from llm_moments.train.parts import share_of as layers_of
 from llm_moments.train.problem import with_head
 from llm_moments.train.weather import leaks
 
 JUDGES = 64  # examples by which layers are chosen
-SHARES = {"half": 2, "third": 3}  # so many layers to one of the student's
+WEIGHED = 256  # examples by which heads and neurons are: they take one pass forward and backward
 MOST_EPOCHS = 12  # however much time there is; students of R8 had what they could get from 1,600 texts after 10
 COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 
@@ -39,6 +40,7 @@ def distill(
     evaluate: Any = None,
     temperature: float = 2.0,
     hidden: float = 0.0,
+    quantize: str | None = None,
     overwrite: bool = False,
     progress: Tick | None = None,
     device: str = "auto",
@@ -50,9 +52,12 @@ def distill(
 
     teacher: a model folder or pipeline. data: examples, whose references are not looked at. student:
     "layers=3" for the teacher with so many of its layers, chosen by what leaving out the others changes least;
-    "layers=0,2,5" for these; "layers=half" or "layers=third"; or another model's folder, which keeps its own tokenizer
-    or size of images. Of images also "width=half" for a `cnn` with fewer channels, and "cnn" for a new one. hidden:
-    weight of the hidden states (of a student made of the teacher's layers). seconds: as many epochs as fit in.
+    "layers=0,2,5" for these; "layers=half" or "layers=third"; "heads=half", "neurons=half" likewise for the attention heads
+    and the feed-forward neurons of each layer, chosen by `prune.importance`; several of these with spaces between;
+    "as-is" for all of it; or another model's folder, which keeps its own tokenizer or size of images. Of images also
+    "width=half" for a `cnn` with fewer channels, and "cnn" for a new one. hidden:
+    weight of the hidden states (of a student made of the teacher's layers). quantize: "int8" for weights that bear to be
+    rounded, for an engine in int8; what is saved is float. seconds: as many epochs as fit in.
     settings: fields of `Settings`. evaluate: examples with references, or without: then the teacher's answers
     are held against the student's.
     """
@@ -65,6 +70,8 @@ def distill(
         raise InputError(f"a student can be taught by a classifier of texts or images, not by one of {base.task.name}")
     examples, _ = gather(data)
     judged = gather(evaluate) if evaluate is not None else ([], "")
+    if quantize not in (None, "int8"):
+        raise InputError(f"a student learns to bear int8 (quantize), not {quantize!r}")
     out = Path(out)
     tick = progress or (lambda done, message: None)
     if images:
@@ -73,8 +80,8 @@ def distill(
         settings.setdefault("max_length", base.plan["truncate"]["max_length"])
     settings.setdefault("learning_rate", 3e-4)
     settings.setdefault("dropout", 0.0)  # what the teacher says of each row is regularisation enough
-    layers = _layers_asked(student)
-    if layers is not None and not images:
+    parts = parts_of(student)
+    if parts is not None and not images:
         settings.setdefault("freeze", ("embeddings",))  # they are the teacher's own
     try:
         wanted = Settings(**settings)
@@ -87,6 +94,8 @@ def distill(
         "teacher": base.model.digest, "student": student, "data": digest_of(examples, judged[0]),
         "settings": plain(asdict(wanted)), "temperature": temperature, "hidden": hidden, "seconds": seconds,
     }  # fmt: skip
+    if quantize is not None:
+        question["quantize"] = quantize
     if (finished := made_way(out, question, overwrite)) is not None:
         return finished
     values = [base.task.normalise(e.input) for e in examples]
@@ -94,17 +103,20 @@ def distill(
     told = base.outputs(values)
     kept: list[int]
     if images:
-        module, described, kept = distill_images.made(base, student, layers, values, told, wanted, JUDGES, tick)
+        module, described, kept = distill_images.made(base, student, parts, values, told, wanted, JUDGES, tick)
         if kept and "freeze" not in settings:
             wanted = replace(wanted, freeze=distill_images.frozen(module))
-    elif layers is None:
+    elif parts is None:
         module, described = with_head(
             Path(student), base.model.labels, base.model.problem_type, wanted.seed, own_labels=False
         )
         kept = []
     else:
-        kept = layers if isinstance(layers, list) else _chosen(base, values, told, layers, wanted.max_length, tick)
-        module, described = smaller(base.model, kept)
+        module, described, kept = made_of(base, parts, values, told, wanted.max_length, tick)
+    if quantize is not None:
+        from llm_moments.train.quantized import rounding
+
+        module = rounding(module)
     plan = (
         distill_images.plan_for(base, described, wanted)
         if images
@@ -119,7 +131,10 @@ def distill(
     loss = distillation(base, told, temperature, hidden, kept)
     if seconds is not None:
         wanted = replace(wanted, epochs=epochs_in(seconds, module, pipe, values, wanted, loss))
-    job = Job(module, pipe, values, _rows(len(values)), loss, wanted, question, (part, judged[1]), said)
+    job = Job(
+        module, pipe, values, _rows(len(values)), loss, wanted, question, (part, judged[1]), said,
+        notes={"quantize": quantize} if quantize else {},
+    )  # fmt: skip
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 
 
@@ -139,28 +154,35 @@ def _rows(count: int) -> Any:
     return torch.arange(count)
 
 
-def _layers_asked(student: str) -> str | list[int] | None:
-    """How many layers, as `layers_of` takes it, or which; None if the student is a model of its own."""
-    found = re.fullmatch(r"layers=(half|third|\d+(?:,\d+)*)", student)
-    if not found:
-        if student.startswith("layers"):
-            raise InputError(
-                f"a student of layers is layers=3, layers=0,2,5, layers=half or layers=third, not {student!r}"
-            )
-        return None
-    numbers = found[1].split(",")
-    return [int(n) for n in numbers] if len(numbers) > 1 else found[1]
+def made_of(
+    base: Pipeline, parts: Parts, values: Sequence[Any], told: np.ndarray, length: int, tick: Tick
+) -> tuple[Any, Model, list[int]]:
+    """The student before it learns, its description, and the teacher's layers that its own stand for.
 
+    Everything is chosen at the student's own length: that is where it is to serve, and it takes less time.
+    """
+    from llm_moments.engines.layers import layer_count
+    from llm_moments.engines.torch_eager import load_module
+    from llm_moments.train.prune import narrowed
 
-def _chosen(base: Pipeline, values: Sequence[Any], told: np.ndarray, count: str, length: int, tick: Tick) -> list[int]:
-    """At the student's own length: that is where its layers are to serve, and it takes less time."""
     short = base.with_(**{"truncate.max_length": min(length, base.plan["truncate"]["max_length"])})
-    return chosen_layers(short, values[:JUDGES], told[:JUDGES], count, tick)
-
-
-def layers_of(total: int, word: str) -> int:
-    """How many layers one, a third, half or a number of them are."""
-    return int(word) if word.isdigit() else max(total // SHARES[word], 1) if word in SHARES else 1
+    if parts.layers is None:
+        module, described = load_module(base.model), base.model
+        kept = list(range(layer_count(module)))
+    else:
+        wanted = parts.layers
+        kept = (
+            wanted if isinstance(wanted, list) else chosen_layers(short, values[:JUDGES], told[:JUDGES], wanted, tick)
+        )
+        module, described = smaller(base.model, kept)
+    if parts.heads or parts.neurons:
+        tick(None, "choosing heads and neurons")
+        judge = None if parts.layers is None else load_module(base.model)
+        batches = short.arrays(values[:WEIGHED])
+        module, described = narrowed(
+            module, described, batches, heads=parts.heads, neurons=parts.neurons, judge=judge, layers=kept
+        )
+    return module, described, kept
 
 
 def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, count: str, tick: Tick) -> list[int]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from llm_moments.train.image_students import chosen_layers, fewer, stages_of
 from llm_moments.train.loop import Settings
 from llm_moments.train.losses import Distillation
 from llm_moments.train.narrow import WIDTHS, narrower
+from llm_moments.train.parts import Parts
 from llm_moments.train.problem import with_head
 from llm_moments.train.start import checked_options
 
@@ -47,7 +48,7 @@ def usual(base: Pipeline, student: str, settings: dict[str, Any]) -> None:
 
 def _as_teacher(student: str) -> bool:
     """Whether it is given what the teacher is given, and no model of its own."""
-    return is_fresh(student) or bool(re.match(r"(layers|width)\b", student))
+    return is_fresh(student) or bool(re.match(r"(layers|heads|neurons|as-is|width)\b", student))
 
 
 def width_asked(student: str) -> str | None:
@@ -66,24 +67,45 @@ def plan_for(base: Pipeline, described: Model, settings: Settings) -> Plan:
 
 
 def made(
-    base: Pipeline, student: str, layers: str | list[int] | None, values: Sequence[Any], told: np.ndarray,
+    base: Pipeline, student: str, parts: Parts | None, values: Sequence[Any], told: np.ndarray,
     wanted: Settings, judges: int, tick: Tick,
 ) -> tuple[Any, Model, list[int]]:  # fmt: skip
     """The student's module, its description, and the teacher's layers that it is made of, if it is made of layers.
 
-    layers: how many or which, None for other students.
+    parts: what it keeps of the teacher, None for other students.
     """
     if width := width_asked(student):
         return *narrower(base.model, width), []
-    if layers is not None:
-        kept = layers if isinstance(layers, list) else _chosen(base, values, told, layers, wanted, judges, tick)
-        return *fewer(base.model, kept), kept
+    if parts is not None:
+        return _kept(base, parts, values, told, wanted, judges, tick)
     if is_fresh(student):
         return *_fresh(base, wanted), []
     folder = Path(student)
     if not is_image_model(checked_config(folder, False)):
         raise InputError(f"{student} takes texts, and {base.model.name} is a classifier of images")
     return *with_head(folder, base.model.labels, base.model.problem_type, wanted.seed, own_labels=False), []
+
+
+def _kept(
+    base: Pipeline, parts: Parts, values: Sequence[Any], told: np.ndarray, wanted: Settings, judges: int, tick: Tick
+) -> tuple[Any, Model, list[int]]:
+    """The teacher with some of its layers, or of each layer's heads and neurons."""
+    from llm_moments.engines.torch_eager import load_module
+    from llm_moments.train.prune import narrowed
+
+    module, described = load_module(base.model), base.model
+    kept: list[int] = []
+    if (layers := parts.layers) is not None:
+        kept = layers if isinstance(layers, list) else _chosen(base, values, told, layers, wanted, judges, tick)
+        module, described = fewer(base.model, kept)
+    if parts.heads or parts.neurons:
+        tick(None, "choosing heads and neurons")
+        batches = base.with_(**{PIXELS.knob: wanted.image_size}).arrays(values[: 4 * judges])
+        judge = load_module(base.model) if kept else None
+        module, described = narrowed(
+            module, described, batches, heads=parts.heads, neurons=parts.neurons, judge=judge, layers=kept
+        )
+    return module, described, kept
 
 
 def _chosen(
@@ -110,7 +132,7 @@ def _fresh(base: Pipeline, wanted: Settings) -> tuple[Any, Model]:
         raise InputError(f"the student is given what the teacher is given: images of {channels} channels")
     size = _resized(base.model, wanted.image_size)
     config = CnnConfig(
-        num_channels=channels, image_size=[size.height, size.width], **options, id2label=names,
+        num_channels=channels, image_size=cast(Any, [size.height, size.width]), **options, id2label=names,
         label2id={v: k for k, v in names.items()}, problem_type=base.model.problem_type,
         architectures=[MomentsCnnForImageClassification.__name__],
     )  # fmt: skip

@@ -18,6 +18,7 @@ from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
 from llm_moments.evaluation import Evaluation
 from llm_moments.model import NOTES
+from llm_moments.nets.pruned import told_of
 from llm_moments.record.meters import peak_memory
 from llm_moments.record.probes import layer_costs
 from llm_moments.record.recorder import Recorder
@@ -99,6 +100,7 @@ class Job:
     read_s: float = 0.0
     expansion: Mapping[str, Any] = field(default_factory=dict)
     back: BackTranslation | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)  # for the model folder
 
 
 def fit(
@@ -302,7 +304,7 @@ def _save(done: Training, module: Any, job: Job) -> None:
     notes = {name: s[name] for name in ("epochs", "learning_rate", "seed")}
     if "truncate" in job.pipe.plan:
         notes["max_length"] = s["max_length"]
-    notes |= getattr(job.pipe.task, "notes", {})
+    notes |= {**getattr(job.pipe.task, "notes", {}), **told_of(getattr(module, "config", None)), **job.notes}
     if "translate" in job.pipe.plan:
         notes["translate"] = dict(job.pipe.plan["translate"])
     if done.evaluation:

@@ -120,7 +120,7 @@ def _along(base: Pipeline, part: Evaluation, outputs: np.ndarray, tick: Tick) ->
 
     module = shared(base.engines.model_for(base.plan.settings("forward")))
     dialogue, found, tokens = dialogue_of(base.model), {}, 0
-    for row, (ids, told) in enumerate(told_after(base, part.values[:TEXTS], outputs[:TEXTS])):
+    for row, (ids, told) in enumerate(told_after(base, part.values[:TEXTS], [str(text) for text in outputs[:TEXTS]])):
         if tokens >= TOKENS:
             break
         if told:
