@@ -57,20 +57,22 @@ def campaign(model: Path, data: list[Any], judged: list[Any], folder: Path, kill
     if _wait(_begun(model, data, judged, folder / "whole"), 600) != 0:
         raise RuntimeError("the run that nobody kills failed")
     whole, digest = time.monotonic() - start, load(folder / "whole").model.digest
-    out, last = folder / "killed", 0
+    out, last, seen = folder / "killed", 0, set[Path]()
     while found.kills < kills or out.exists() or run_folder(out).exists():
         child = _begun(model, data, judged, out)
         status = _wait(child, rng.uniform(0.0, 1.1 * whole) if found.kills < kills else 600)
+        saved = run_folder(out) / CHECKPOINTS
         if status is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             found.kills += 1
+            halves = {*saved.glob(".step-*"), *out.parent.glob(f".{out.name}.*")}
+            found.saving += bool(halves - seen)
+            seen |= halves
         elif status != 0:
             found.said.append("a run failed")
             found.different += 1
             break
-        saved = run_folder(out) / CHECKPOINTS
-        found.saving += bool([*saved.glob(".step-*"), *out.parent.glob(f".{out.name}.*")])
         for path in checkpoints.found(saved):
             try:
                 checkpoints._verified(path)

@@ -24,6 +24,14 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [2, 2], "layer_type": "basic"},
     "convnext": {"hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2, "image_size": 32},
     "mobilenet_v2": {"depth_multiplier": 0.25, "image_size": 32},
+    "beit": {
+        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
+        "patch_size": 8,
+    },
+    "deit": {
+        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
+        "patch_size": 8, "architectures": ["DeiTForImageClassification"],
+    },
     "swin": {
         "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 2,
     },

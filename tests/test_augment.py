@@ -20,7 +20,7 @@ from llm_moments.steps import augment_image as images
 from llm_moments.steps import augment_text as texts
 from llm_moments.steps.augment import IMAGE, TEXT, checked, drawn, parse
 from llm_moments.train import pseudo
-from llm_moments.train.augment import Augment, oversampled
+from llm_moments.train.augment import Augment, oversampled, priced_texts
 from llm_moments.train.distill import distill
 from llm_moments.train.losses import loss_for
 from llm_moments.train.train import train
@@ -160,6 +160,26 @@ def test_a_missing_word_net_is_said_before_a_run_begins(tiny_model: Path, tmp_pa
     with pytest.raises((EngineMissing, InputError), match=said):
         train(tiny_model, labelled(20), tmp_path / "m", augment={"synonym": 0.1})
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("place", ["corpora/wordnet.zip", "corpora/wordnet/index.sense"])
+def test_a_damaged_word_net_is_said_and_not_offered(place: str, tmp_path: Path, monkeypatch: Any) -> None:
+    nltk = pytest.importorskip("nltk")
+    from nltk.corpus.util import LazyCorpusLoader
+
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text("damaged")
+    fresh = LazyCorpusLoader(
+        "wordnet", nltk.corpus.WordNetCorpusReader, LazyCorpusLoader("omw-1.4", nltk.corpus.reader.CorpusReader, r".*")
+    )
+    monkeypatch.setattr(nltk.corpus, "wordnet", fresh)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    texts.synonyms.cache_clear()
+    with pytest.raises(InputError, match=r"damaged.*nltk.downloader wordnet"):
+        texts.synonyms("good")
+    assert "synonym" not in priced_texts(False)
+    monkeypatch.setattr(texts, "synonyms", lambda word: ("fine",))
+    assert list(priced_texts(True)) == ["word-dropout", "swap", "synonym", "back-translation", "balance"]
 
 
 # ---------------------------------------------------------------------------------- in the loop

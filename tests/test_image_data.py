@@ -80,6 +80,13 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     assert decoded(found[0].input).size == (16, 16)
 
 
+def test_a_folder_too_high_up_is_told_where_the_classes_are(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "nested" / "train")
+    (tmp_path / "nested" / "a" / "b").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no images.*Did you mean .*nested/train\?"):
+        list(read(tmp_path / "nested"))
+
+
 def test_a_folder_of_images_without_classes(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(make_arrays(1)[0], "JPEG"))
     assert [e.reference for e in read(tmp_path)] == [None]
@@ -127,6 +134,22 @@ def test_damaged_images_are_skipped_and_counted(tmp_path: Path) -> None:
     assert [e.input.name for e in data] == ["good.png"]
     assert data.errors == {"unreadable image": len(damaged()) + 1}
     assert all(any(name in line for line in data.reported) for name in damaged())
+
+
+def test_bad_files_of_a_folder_are_single_rows(tmp_path: Path) -> None:
+    """A link that leads out of the folder does not end it, and a folder that is called like an image is none."""
+    folder = picture_folder(tmp_path / "pictures")
+    (tmp_path / "secret.png").write_bytes(encoded(make_arrays(1)[0]))
+    (folder / "cat" / "0 link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "cat" / "1 gone.png").symlink_to(tmp_path / "nothing.png")
+    (folder / "cat" / "2.jpg").mkdir()
+    (folder / " dog").mkdir()
+    (folder / " dog" / " 3.png").write_bytes(encoded(make_arrays(1)[0]))
+    data = read(folder, on_error="skip")
+    assert [e.id for e in data] == [" dog/ 3.png", "cat/0.png", "cat/1.png", "dog/2.png"]
+    assert data.errors == {"outside": 2}
+    with pytest.raises(DataError, match="leads out of"):
+        list(read(folder))
 
 
 def test_images_are_split_by_content(tmp_path: Path) -> None:

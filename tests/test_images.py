@@ -75,6 +75,12 @@ def test_every_kind_of_value_is_the_same_image(tmp_path: Path) -> None:
         json.dumps(image_of(value).portable())
 
 
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").mkdir()
+    with pytest.raises(DataError, match=r"x.jpg is a folder.*--data"):
+        decoded(image_of(tmp_path / "x.jpg"))
+
+
 def test_what_is_no_image_is_told_so() -> None:
     for value in (5, None, ["a"], {}, {"text": "a"}, "https://host/a.png", {"base64": "%"}, {"array": "AAAA"}):
         with pytest.raises(DataError):

@@ -81,6 +81,28 @@ def test_turns_read_only_what_is_new(folder: Path, file: Path) -> None:
     assert made.reused == before - NEW - 3
 
 
+@pytest.mark.parametrize("streams", [1, 2])
+def test_what_is_forgotten_is_read_again(folder: Path, file: Path, prompts: list, expected: list, streams: int) -> None:
+    one = llama(file, prefix_reuse=True, streams=streams)
+    first = [m.reused for m in one.generate(prompts, PLAIN)]
+    kept = [m.reused for m in one.generate(prompts[-1:], PLAIN)]
+    assert kept == [len(prompts[-1].ids) - 1]
+    one.forget()
+    made = one.generate(prompts, PLAIN)
+    assert [m.reused for m in made] == first
+    _holds(folder, prompts, made, expected)
+
+
+def test_what_is_kept_moves_into_a_larger_context(folder: Path, file: Path) -> None:
+    one, ids = llama(file, prefix_reuse=True, streams=2), some_prompts(1, seed=4, longest=60)[0]
+    one.generate([Prompt(tuple(ids))], PLAIN)
+    room, longer = one.sequences.context.room, [*ids, *some_prompts(1, seed=5, longest=40)[0]]
+    made = one.generate([Prompt(tuple(longer))], Decoding(max_new_tokens=room))[0]
+    assert one.sequences.context.room > room
+    assert made.reused >= len(ids)
+    assert same_but_for_ties(folder, longer, made.ids[:NEW], naive(folder, longer, NEW))
+
+
 @pytest.mark.parametrize("streams", [1, 3])
 def test_guessing_keeps_the_answer(
     folder: Path, file: Path, prompts: list, expected: list, streams: int, tmp_path: Path

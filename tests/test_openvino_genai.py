@@ -56,6 +56,20 @@ def test_settings_that_keep_the_answer(llama: Path, prompts: list[Prompt], expec
         assert _ids(one, prompts) == expected  # now from the cache
 
 
+def test_what_is_forgotten_is_read_again(llama: Path, prompts: list[Prompt], expected: list) -> None:
+    one, plain = (engine(llama, "openvino-genai", prefix_reuse=kept) for kept in (True, False))
+    fresh = one.pipeline(lookup=False)
+    one.forget()
+    assert one.pipeline(lookup=False) is fresh  # nothing was asked: there is nothing to forget
+    assert _ids(one, prompts) == expected
+    one.forget()
+    assert one.pipeline(lookup=False) is not fresh
+    made = one.generate(prompts, FOUR)
+    assert [m.ids for m in made] == expected
+    assert {m.reused for m in made} == {None}  # it does not tell, which is not 0
+    assert {m.reused for m in plain.generate(prompts, FOUR)} == {0}
+
+
 def test_guessing_keeps_the_answer(llama: Path, prompts: list[Prompt], expected: list, tmp_path: Path) -> None:
     guessing = engine(llama, "openvino-genai", streams=2)
     assert _ids(guessing, prompts, Decoding(max_new_tokens=NEW, lookup=3)) == expected

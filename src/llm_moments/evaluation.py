@@ -36,7 +36,9 @@ class Evaluation:
     @property
     def metric(self) -> str:
         name = self.pipe.task.metric(self.pipe.model)
-        return name if self.labelled else f"agreement with the original ({name})"
+        if self.labelled:
+            return name
+        return f"agreement with the original ({getattr(self.pipe.task, 'agrees', '') or name})"
 
     def scores(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         """float64 [n]: the score of each example, higher is better."""
@@ -99,8 +101,9 @@ def _judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> l
         raise DataError(f"{name}: no row has a reference that {pipe.model.name} knows. Is --label-column right?")
     if len(kept) > 1 and len(seen) == 1 and prepare is None:
         label = next(e.reference for e in kept if _has_reference(e))
+        limited = " (of the first rows: --limit)" if getattr(data, "limit", None) else ""
         raise DataError(
-            f"{name}: every row has the label {label!r}, and what a change costs there says nothing of other "
+            f"{name}{limited}: every row has the label {label!r}, and what a change costs there says nothing of other "
             "answers. Add rows of the others, or give rows without labels."
         )
     return kept

@@ -240,4 +240,13 @@ def _folder(folder: Path, encoding: str) -> Iterator[Row]:
         text = file.read_bytes().decode(encoding, errors="surrogateescape")
         yield number, _Cells(number, ["text", "label", "id"], [text, file.parent.name, str(file.relative_to(folder))])
     if not number:
-        raise DataError(f"{folder} holds no CLASS/*.txt, and no images (CLASS/*.jpg, .png, …)")
+        raise DataError(f"{folder} holds no CLASS/*.txt, and no images (CLASS/*.jpg, .png, …){_deeper(folder)}")
+
+
+def _deeper(folder: Path) -> str:
+    """Where there are some a folder further down: folder/train/CLASS/a.png."""
+    from llm_moments.image_formats import image_files
+
+    parts = (part for part in sorted(folder.iterdir()) if part.is_dir() and not part.name.startswith("."))
+    found = next((part for part in parts if image_files(part) or any(part.glob("*/*.txt"))), None)
+    return f". Did you mean {found}?" if found else ""

@@ -101,15 +101,15 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir()
 
 
 def folder_rows(folder: Path) -> Iterator[Row]:
-    """folder/CLASS/anything.jpg; images right in the folder have no label. Links do not lead out of it."""
-    root = folder.resolve()
+    """folder/CLASS/anything.jpg; images right in the folder have no label. Where a link leads is looked at
+    when the row is made an example, so that one that leads out of the folder is one bad row."""
     for number, file in enumerate(image_files(folder), 1):
         name = str(file.relative_to(folder))
-        row: dict[str, Any] = {INPUT: _inside(root, file, number, name), "id": name}
+        row: dict[str, Any] = {INPUT: Image(path=file, name=name), "id": name}
         yield number, row | ({"label": file.parent.name} if file.parent != folder else {})
 
 
@@ -147,6 +147,8 @@ def image_in(row: Mapping[str, Any], column: str, number: int, root: Path, *, wh
             value = str(value.get("path") or "")
         if isinstance(value, str):
             image = _inside(root, root / value.strip(), number, value.strip())
+        elif isinstance(value, Image) and value.path is not None:  # of a folder of images
+            image = _inside(root, value.path, number, value.name)
         else:
             image = image_of(value, f"row {number}")
         if whole:

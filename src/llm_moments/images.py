@@ -57,6 +57,8 @@ class Image:
             return self.data
         assert self.path is not None, "an array has no encoded bytes"
         try:
+            if self.path.is_dir():
+                raise DataError(f"{self.name} is a folder, not an image; a folder of images is given with --data")
             if not self.path.is_file():
                 raise DataError(f"{self.name}: there is no such image file")
             if self.path.stat().st_size > MAX_BYTES:

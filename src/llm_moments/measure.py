@@ -64,9 +64,9 @@ def _stages(pipe: Pipeline) -> list[Pipeline]:
 
 
 def forget(pipe: Pipeline) -> bool:
-    """Whether an engine of the pipeline keeps what it read of earlier prompts; it does no more."""
-    engines = [stage.engines.get(stage.engine_settings) for stage in _stages(pipe)]
-    keeping = [engine for engine in engines if hasattr(engine, "forget")]
+    """Whether an engine of the pipeline keeps what it read of earlier prompts; it has forgotten that now."""
+    engines: list[Any] = [stage.engines.get(stage.engine_settings) for stage in _stages(pipe)]
+    keeping = [engine for engine in engines if getattr(engine, "reuse", False)]
     for engine in keeping:
         engine.forget()
     return bool(keeping)

@@ -103,21 +103,24 @@ class Model:
     def tokenizer(self) -> Any:
         if self.is_linear:
             raise ModelError(f"{self.name} is a linear model of words: it has no tokenizer, and no length in tokens")
-        from transformers import AutoTokenizer
-
         if not any(True for name in TOKENIZERS for _ in self.path.glob(name)):
             raise ModelError(
                 f"{self.path} has no tokenizer (such as tokenizer.json), and without the right one the answers would be "
                 "wrong. Copy it there from where the model comes from: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             )
         # A GGUF file brings its tokenizer along; a folder with one may have the original beside it.
-        inside = {"gguf_file": self.weight_files[0].name} if self.format == "gguf" else {}
-        if (self.path / "tokenizer_config.json").exists() or (self.path / "tokenizer.json").exists():
-            inside = {}
+        beside = any((self.path / name).exists() for name in ("tokenizer_config.json", "tokenizer.json"))
         try:
-            found = AutoTokenizer.from_pretrained(
-                self.path, trust_remote_code=self.trust_remote_code, local_files_only=True, **inside
-            )
+            if self.format == "gguf" and not beside:
+                from llm_moments.gguf_tokenizer import tokenizer_of
+
+                found = tokenizer_of(self)
+            else:
+                from transformers import AutoTokenizer
+
+                found = AutoTokenizer.from_pretrained(
+                    self.path, trust_remote_code=self.trust_remote_code, local_files_only=True
+                )
         except Exception as error:
             raise ModelError(f"{self.path}: its tokenizer cannot be loaded: {error}") from error
         if (

@@ -38,6 +38,11 @@ def gguf(file: Path, source: str) -> Model:
         fields = {name: field.contents() for name, field in reader.fields.items() if not _long(name)}
         ends = [t.data_offset + t.n_bytes for t in reader.tensors]
     except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
+        if "GGMLQuantizationType" in str(error):
+            raise ModelError(
+                f"{file} holds weights of a type that the gguf package here does not know ({error}). A newer one may: "
+                "pip install -U gguf. Or quantise the model to a known type, such as Q4_K or Q8_0."
+            ) from error
         raise ModelError(f"{file} is no whole GGUF file: {error!s:.120}. Copy it again.") from error
     if not ends or max(ends) > file.stat().st_size:
         raise ModelError(

@@ -84,3 +84,36 @@ def test_what_cannot_be_is_named(place: Path, tmp_path: Path, words: tuple[str, 
     out = ("--out", tmp_path / "o") if verb == "improve" else ()
     said = moments(verb, place / "model", "--data", place / "train.csv", *rest, *out, code=2).stderr
     assert named in said
+
+
+def test_back_translation_by_two_models(place: Path) -> None:
+    from tests.fakes_seq import make_marian
+
+    models = [make_marian(place / name, seed) for seed, name in enumerate(("there", "back"))]
+    words = ("train", place / "model", "--data", place / "train.csv", "--epochs", 1, "--max-length", 16)
+    wanted = ("--augment", "back-translation=0.5", "--out", place / "reworded")
+    both = ("--translate-there", models[0], "--translate-back", models[1])
+    assert "takes two models" in moments(*words, *wanted, *both[:2], code=2).stderr
+    assert "say nothing without --augment" in moments(*words, *both, "--out", place / "reworded", code=2).stderr
+    found = json.loads(moments(*words, *wanted, *both, "--json").stdout)
+    steps = {child["name"]: child for child in found["session"]["root"]["children"]}
+    counts = next(c for c in steps["augment"]["children"] if c["name"] == "back-translation")["counts"]
+    assert sum(counts[n] for n in ("reworded", "same", "empty", "too_long")) == counts["items"] > 0
+
+
+def test_a_student_of_a_classifier_of_images(place: Path) -> None:
+    from PIL import Image
+
+    from tests.image_fakes import make_image_model, make_pictures
+
+    teacher = make_image_model(place / "vit", "vit")
+    for at, example in enumerate(make_pictures(24)):
+        (place / "pictures" / example.reference).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(example.input).save(place / "pictures" / example.reference / f"{at}.png")
+    words = ("distill", teacher, "--data", place / "pictures", "--epochs", 1)
+    for student, more in (("layers=1", ()), ("cnn", ("--model-option", "channels=[4,8]", "--image-size", 24))):
+        out = place / f"student-{student}"
+        found = json.loads(moments(*words, "--student", student, *more, "--out", out, "--json").stdout)
+        assert found["settings"]["image_size"] == (24 if student == "cnn" else 32)
+        assert found["settings"]["learning_rate"] == (1e-3 if student == "cnn" else 3e-4)
+    assert "no tokens" in moments(*words, "--max-length", 16, "--out", place / "s", code=2).stderr

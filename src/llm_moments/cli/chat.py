@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llm_moments.cli import options as o
+from llm_moments.cli.asking import asking
 
 HELP = """/reset  forget what was said
 /steps  where the last answer's time went
@@ -16,14 +17,10 @@ HELP = """/reset  forget what was said
 /quit   end (or Ctrl-D); Ctrl-C stops an answer"""
 
 
+@asking
 def chat(
     model: o.ModelArg,
-    system: o.System = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    temperature: o.Temperature = None,
-    top_p: o.TopP = None,
-    seed: o.Seed = None,
-    stop: o.Stop = None,
+    asked: dict[str, Any] | None = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
@@ -32,9 +29,7 @@ def chat(
 ) -> None:
     from llm_moments.chat import Conversation
 
-    chosen = o.sampling(system, max_new_tokens, temperature, top_p, seed, stop)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, "chat")
-    talk = Conversation(pipe.with_(**chosen) if chosen else pipe)
+    talk = Conversation(o.open_pipe(model, set_, plan, device, trust_remote_code, "chat", asked=asked))
     if sys.stdin.isatty():
         print(f"{model}: /help lists the commands, Ctrl-D ends", file=sys.stderr)
     for line in _lines():

@@ -4,13 +4,15 @@ Example: moments compare my-model improved/ --data test.csv --max-drop 0.01"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli.asking import asking
 
 
+@asking
 def compare(
     a: Annotated[str, typer.Argument(help="Model, artefact or hub id that counts as the original.")],
     b: Annotated[str, typer.Argument(help="The one that is held against it.")],
@@ -25,6 +27,7 @@ def compare(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    asked: dict[str, Any] | None = None,
     task: o.Task = None,
     metric: o.Metric = None,
     device: o.Device = "auto",
@@ -38,7 +41,7 @@ def compare(
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     with o.progress(fmt) as tick:
         found = held(
-            a, b, examples, max_drop=max_drop, progress=tick, device=device, task=task, metric=metric
+            a, b, examples, max_drop=max_drop, progress=tick, device=device, task=task, metric=metric, plan=asked
         ).to_dict()
     o.tell_skipped(examples)
     if fmt == "json":

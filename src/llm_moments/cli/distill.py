@@ -22,7 +22,7 @@ def distill(
             "--student",
             help="What it keeps of the teacher: layers=half, layers=third, layers=3, layers=0,2,5; of each layer "
             "heads=half, neurons=half or their numbers; together as 'layers=3 heads=half neurons=half'; as-is for all. Or a "
-            "model folder.",
+            "model folder. Of images also width=half (third, quarter) of a cnn's channels, or cnn: a new one.",
         ),
     ] = "layers=half",
     evaluate: Annotated[
@@ -36,8 +36,17 @@ def distill(
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data.")] = 5,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="At its peak.")] = 3e-4,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="At its peak; 0.0003 (cnn: 0.001).")
+    ] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; else the teacher's.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Pixels of each side; else the teacher's.")
+    ] = None,
+    model_option: Annotated[
+        list[str] | None,
+        typer.Option("--model-option", metavar="NAME=VALUE", help="Of a new cnn: channels=[32,64], hidden=512 …."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the order and the dropout.")] = 0,
     checkpoint_every: Annotated[
         int, typer.Option("--checkpoint-every", metavar="STEPS", help="Updates; 0: after each epoch.")
@@ -66,11 +75,11 @@ def distill(
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {
-        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
-        "checkpoint_every": checkpoint_every,
+        "epochs": epochs, "batch_size": batch_size, "seed": seed, "checkpoint_every": checkpoint_every,
+        "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
-    if max_length is not None:
-        settings["max_length"] = max_length
+    said = {"learning_rate": learning_rate, "max_length": max_length, "image_size": image_size}
+    settings |= {name: value for name, value in said.items() if value is not None}
     pipe = o.open_pipe(teacher, None, None, device, trust_remote_code)
     with o.progress(fmt) as tick:
         done = learn(

@@ -10,13 +10,15 @@ Example: moments improve encoder/ --train --data train.csv --eval test.csv --bud
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli.asking import asking
 
 
+@asking
 def improve(
     model: o.ModelArg,
     data: o.DataOpt,
@@ -58,6 +60,7 @@ def improve(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    asked: dict[str, Any] | None = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,7 +90,7 @@ def improve(
             {
                 "--plan": plan, "--trust-remote-code": trust_remote_code or None, "--heal": heal or None, "--heal-data": heal_data, "--first": first,
                 "--objective": objective if objective != "throughput" else None, "--csv": csv, "--parquet": parquet,
-                "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard,
+                "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard, **(asked or {}),
             },
             "--train",
         )  # fmt: skip
@@ -103,7 +106,7 @@ def improve(
     o.free(csv, parquet, data=data, overwrite=True)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
     with o.progress(fmt) as tick:
         done = search(
             pipe,

@@ -65,16 +65,6 @@ Metric = Annotated[
         "references), accuracy or 'normalised accuracy' (of the choices in a row).",
     ),
 ]
-System = Annotated[str | None, typer.Option("--system", help="System prompt of a dialogue that has none.")]
-MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")]
-Temperature = Annotated[
-    float | None, typer.Option("--temperature", min=0.0, help="0: the likeliest token; above: drawn, more freely.")
-]
-TopP = Annotated[
-    float | None, typer.Option("--top-p", help="Draw from the likeliest tokens that have this share together.")
-]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends an answer; may be given again.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model folder.")]
 Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
@@ -95,8 +85,9 @@ def output_format(chosen: str, as_json: bool) -> str:
 
 def open_pipe(
     model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool, task: str | None = None,
-    metric: str | None = None,
+    metric: str | None = None, asked: dict[str, Any] | None = None,
 ) -> Pipeline:  # fmt: skip
+    """asked: choices of the plan that options of their own stand for (cli/asking.py); they come after --set."""
     from llm_moments.errors import InputError
     from llm_moments.model import load
 
@@ -106,7 +97,8 @@ def open_pipe(
         raise InputError(f"--plan {plan}: there is no such file")
     chosen = _plan(plan) if plan else None
     pipe = load(model, task=task, metric=metric, plan=chosen, device=device, trust_remote_code=trust)
-    return pipe.with_(**named_values(sets, "--set")) if sets else pipe
+    choices = {**named_values(sets, "--set"), **(asked or {})}
+    return pipe.with_(**choices) if choices else pipe
 
 
 def _plan(file: Path) -> Plan:
@@ -117,18 +109,6 @@ def _plan(file: Path) -> Plan:
         return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
     except (PlanError, UnicodeDecodeError) as error:
         raise PlanError(f"--plan {file}: {error}") from error
-
-
-def sampling(
-    system: str | None, max_new_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None,
-    stop: list[str] | None,
-) -> dict[str, Any]:  # fmt: skip
-    """The options as choices of the plan; those that were not given are left out."""
-    named = {
-        "template.system": system, "decode.max_new_tokens": max_new_tokens, "decode.temperature": temperature,
-        "decode.top_p": top_p, "decode.seed": seed, "decode.stop": list(stop) if stop else None,
-    }  # fmt: skip
-    return {name: value for name, value in named.items() if value is not None}
 
 
 def print_pieces(pieces: Iterable[str]) -> None:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli.asking import asking
 
 
+@asking
 def record(
     model: o.ModelArg,
     data: o.DataOpt,
@@ -25,6 +27,7 @@ def record(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    asked: dict[str, Any] | None = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
@@ -46,7 +49,7 @@ def record(
     fmt = o.output_format(format, json_)
     o.free(out, html, trace, csv, parquet, data=data, overwrite=overwrite)
     examples = o.read_data(data, text_column, pair_column, None, encoding, on_error, limit)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
     with o.progress(fmt) as tick:
         session = observe(pipe, examples, depth=depth, progress=tick)
     o.tell_skipped(examples)

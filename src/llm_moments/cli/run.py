@@ -17,8 +17,10 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli.asking import asking
 
 
+@asking
 def run(
     model: o.ModelArg,
     inputs: Annotated[
@@ -35,12 +37,7 @@ def run(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
-    system: o.System = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    temperature: o.Temperature = None,
-    top_p: o.TopP = None,
-    seed: o.Seed = None,
-    stop: o.Stop = None,
+    asked: dict[str, Any] | None = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
     device: o.Device = "auto",
@@ -60,10 +57,8 @@ def run(
     if not inputs and not data and sys.stdin.isatty():
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
     o.free(out, data=data or "-", overwrite=True)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, asked=asked)
     columns = {"text": text_column, "pair": pair_column}
-    if chosen := o.sampling(system, max_new_tokens, temperature, top_p, seed, stop):
-        pipe = pipe.with_(**chosen)
     if inputs and len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
         return
     if inputs:

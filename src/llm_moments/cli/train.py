@@ -110,8 +110,18 @@ def train(
         typer.Option(
             "--augment",
             metavar="NAME=AMOUNT,…",
-            help="Texts: word-dropout, swap, synonym. Images: flip, crop, colour, mixup, cutmix.",
+            help="Texts: word-dropout, swap, synonym, back-translation. Images: flip, crop, colour, mixup, cutmix.",
         ),
+    ] = None,
+    translate_there: Annotated[
+        str | None,
+        typer.Option("--translate-there", metavar="DIR", help="For back-translation: the model to another language …"),
+    ] = None,
+    translate_back: Annotated[
+        str | None, typer.Option("--translate-back", metavar="DIR", help="… and the one back from it.")
+    ] = None,
+    translate_languages: Annotated[
+        str | None, typer.Option("--translate-languages", metavar="CODE,CODE", help="Where they know several: en,de.")
     ] = None,
     balance: Annotated[bool, typer.Option("--balance", help="Rare classes again until all are as common.")] = False,
     early_stopping: Annotated[
@@ -160,6 +170,8 @@ def train(
         "lora": lora, "gradient_checkpointing": gradient_checkpointing, "early_stopping": early_stopping,
         "checkpoint_every": checkpoint_every, "image_size": image_size,
         "balance": balance, "new_head": new_head, "augment": parse(augment or "", {**TEXT, **IMAGE}),
+        "translate_there": translate_there or "", "translate_back": translate_back or "",
+        "translate_languages": translate_languages or "",
         "pack": pack, "choices": o.named_values(set_, "--set"),
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip

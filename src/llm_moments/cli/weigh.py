@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli.asking import asking
 
 
+@asking
 def weigh(
     model: o.ModelArg,
     data: o.DataOpt,
@@ -39,7 +41,11 @@ def weigh(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", envvar="MOMENTS_BUDGET", help="With --train: time for all of it; else 10m."),
+        typer.Option(
+            "--budget",
+            envvar="MOMENTS_BUDGET",
+            help="Time for all of it, of a model that makes texts, or with --train (else 10m there).",
+        ),
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="With --train: runs of each change; else 3.")] = None,
     text_column: o.Text = None,
@@ -48,6 +54,7 @@ def weigh(
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
+    asked: dict[str, Any] | None = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +81,7 @@ def weigh(
     if train:
         from llm_moments.cli.training import refuse, settings_named, weighed
 
-        refuse({"--plan": plan, "--trust-remote-code": trust_remote_code or None}, "--train")
+        refuse({"--plan": plan, "--trust-remote-code": trust_remote_code or None, **(asked or {})}, "--train")
         columns = (text_column, pair_column, label_column, encoding, on_error)
         examples = o.read_data(data, *columns, limit)
         judged = o.read_data(evaluate, *columns) if evaluate else None
@@ -95,14 +102,14 @@ def weigh(
         return
     from llm_moments.cli.training import refuse
 
-    refuse({"--eval": evaluate, "--budget": budget, "--seeds": seeds}, without="--train")
+    refuse({"--eval": evaluate, "--seeds": seeds}, without="--train")
     o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     from llm_moments.weigh.weigh import weigh as ablate
 
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric)
+    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
     with o.progress(fmt) as tick:
-        worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, progress=tick)
+        worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, budget=budget, progress=tick)
     o.tell_skipped(examples)
     o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
     if out:

@@ -64,7 +64,7 @@ class Decoding:
 class Generated:
     """One answer. ids: new tokens, end token and what follows a stop string left out; None where the engine
     does not tell them (text says all then). first_s: seconds from the call to the first token; later_s: seconds
-    of all later tokens of this answer together. reused: prompt tokens that a cache spared. score: mean
+    of all later tokens of this answer together. reused: prompt tokens that a cache spared; score: mean
     log-probability of its tokens; silence: how likely no speech was heard; None where the engine does not tell."""
 
     ids: list[int] | None
@@ -72,7 +72,7 @@ class Generated:
     finish: Finish = "stop"
     first_s: float | None = None
     later_s: float | None = None
-    reused: int = 0
+    reused: int | None = 0
     score: float | None = None
     silence: float | None = None
 
@@ -110,7 +110,8 @@ class Generator(Protocol):
         ...
 
     def forget(self) -> None:
-        """Drops what is kept of earlier prompts: a pass that is timed must not find its own prompts in it."""
+        """Drops what is kept of earlier prompts: a pass that is timed must not find its own prompts in it. Asked of
+        engines with `reuse`: those whose plan has prefix_reuse."""
         ...
 
     def close(self) -> None: ...

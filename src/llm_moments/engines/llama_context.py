@@ -109,6 +109,10 @@ class LlamaContext:
         """Drops the tokens of a sequence from that position on."""
         self.api.llama_memory_seq_rm(self.memory, sequence, start, -1)
 
+    def clear(self) -> None:
+        """Drops the tokens of all sequences."""
+        self.api.llama_memory_clear(self.memory, False)
+
     def copy(self, sequence: int, to: int, length: int) -> None:
         """Lets another sequence begin with the same tokens; both then share their keys and values."""
         self.api.llama_memory_seq_rm(self.memory, to, -1, -1)

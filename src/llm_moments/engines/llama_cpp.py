@@ -19,12 +19,12 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.export import failing_as
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.engines.llama_context import LlamaContext, LlamaModel, Piece
+from llm_moments.engines.llama_sequences import Sequences, common
 from llm_moments.engines.picking import Picker, looked_up
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.errors import EngineError
 
 GUESSES = 4  # tokens a draft model is ahead
-GRAIN = 256  # a context has room for a multiple of so many tokens
 
 
 class LlamaCpp:
@@ -49,8 +49,7 @@ class LlamaCpp:
             raise EngineError(
                 f"the draft model knows {self.draft.model.size} tokens, this one {self.model.size}: they cannot guess for each other"
             )
-        self.context: LlamaContext | None = None
-        self.known: list[list[int]] = [[] for _ in range(self.streams)]  # tokens that each sequence holds
+        self.sequences = Sequences(self.model, self.streams, self.settings, keeps=self.reuse)
 
     @classmethod
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> LlamaCpp:
@@ -69,13 +68,6 @@ class LlamaCpp:
         with failing_as("llama.cpp cannot take this model"):
             return cls(model.weight_files[0], settings, model.tokenizer, draft)
 
-    def with_room(self, tokens: int) -> LlamaContext:
-        """The context, made anew where it has too little room; what it held is gone then."""
-        if self.context is None or self.context.room < tokens:
-            self._leave()
-            self.context = LlamaContext(self.model, -(-tokens // GRAIN) * GRAIN, self.streams, self.settings)
-        return self.context
-
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
     ) -> list[Generated]:
@@ -85,39 +77,36 @@ class LlamaCpp:
             )
         if any(not p.ids for p in prompts):
             raise EngineError("llama.cpp needs at least one token of prompt")
+        with failing_as("llama.cpp failed"):
+            context = self.sequences.with_room(self._room(prompts, decoding))
+            return _Run(self, context, prompts, decoding, recorder, on_text).answers()
+
+    def _room(self, prompts: Sequence[Prompt], decoding: Decoding) -> int:
+        """Tokens that sequences can hold at a time: the longest prompts with their answers and guesses and, where
+        beginnings are kept, what all sequences but the first, which begins first, hold from before."""
         longest = sorted((len(p.ids) for p in prompts), reverse=True)[: self.streams]
         ahead = decoding.lookup or (GUESSES if self.draft else 0)
-        room = sum(longest) + len(longest) * (decoding.max_new_tokens + ahead)
-        with failing_as("llama.cpp failed"):
-            if self.reuse:  # what sequences hold from before takes room, too
-                room += sum(len(ids) for ids in self.known)
-                room = max(room, self.context.room if self.context else 0)
-            return _Run(self, self.with_room(room), prompts, decoding, recorder, on_text).answers()
+        kept = map(len, self.sequences.known[1:])
+        return sum(longest) + len(longest) * (decoding.max_new_tokens + ahead) + sum(kept)
 
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         if not 1 <= start < len(ids):
             raise EngineError(f"log-probabilities are told from the second token on, not from {start} of {len(ids)}")
         with failing_as("llama.cpp failed"):
-            context = self.with_room(len(ids))
-            context.forget(0)
-            self.known[0] = []
-            rows = []
-            for at in range(0, len(ids) - 1, context.most):
-                tokens = ids[at : min(at + context.most, len(ids) - 1)]
-                told = max(0, min(len(tokens), at + len(tokens) - (start - 1)))
-                rows.append(np.array(context.read([Piece(0, at, tokens, told)])[0]))
-            context.forget(0)
-        logits = np.concatenate(rows)
+            self.sequences.with_room(len(ids) + sum(map(len, self.sequences.known[1:])))
+            self.sequences.begin(0, ids, share=False)
+            logits = self.sequences.read(0, ids[:-1], start - 1)
+            self.sequences.cut(0, 0)
         logits -= logits.max(-1, keepdims=True)
         return np.asarray(logits - np.log(np.exp(logits).sum(-1, keepdims=True, dtype=np.float64)), np.float32)
 
-    def _leave(self) -> None:
-        if self.context is not None:
-            self.context.close()
-        self.context, self.known = None, [[] for _ in range(self.streams)]
+    def forget(self) -> None:
+        self.sequences.forget()
+        if self.draft is not None:
+            self.draft.sequences.forget()
 
     def close(self) -> None:
-        self._leave()
+        self.sequences.close()
         self.model.close()
         if self.draft is not None:
             self.draft.close()
@@ -161,10 +150,10 @@ class _Run:
                 spent[kind] += time.perf_counter() - begun
                 steps[kind] += 1
         except BaseException:
-            self.engine._leave()  # what its sequences hold is not known any more
+            self.engine.sequences.close()  # what its sequences hold is not known any more
             raise
         read, new = sum(len(p.ids) for p in self.prompts), sum(len(one.ids or ()) for one in self.made)
-        spared = sum(one.reused for one in self.made)
+        spared = sum(one.reused or 0 for one in self.made)
         self.recorder.spent("prefill", spent["prefill"], steps["prefill"], tokens=read - spared, reused_tokens=spared)
         self.recorder.spent("decode", spent["decode"], steps["decode"], tokens=new)
         self.recorder.count(prompt_tokens=read, new_tokens=new)
@@ -179,20 +168,11 @@ class _Run:
                 continue
             at = self.waiting.popleft()
             ids = list(self.prompts[at].ids)
-            held = self._held(sequence, ids) if self.engine.reuse else 0
-            self.context.forget(sequence, held)
-            self.engine.known[sequence] = ids[:held]
+            held = self.engine.sequences.begin(sequence, ids, share=self.engine.reuse)
+            if self.engine.draft is not None and not self.engine.reuse:
+                self.engine.draft.sequences.cut(sequence, 0)  # a prompt that was there before would be read for nothing
             self.made[at].reused = held
             self.open[sequence] = _Open(at, ids, Picker(self.decoding, ids), time.perf_counter(), held)
-
-    def _held(self, sequence: int, ids: list[int]) -> int:
-        """How many tokens of the beginning are there now, copied from another sequence if that holds more."""
-        known = self.engine.known
-        best = max(range(len(known)), key=lambda s: (_common(known[s], ids), s == sequence))
-        held = min(_common(known[best], ids), len(ids) - 1)
-        if best != sequence and held:
-            self.context.copy(best, sequence, held)
-        return held
 
     def _step(self) -> None:
         room, pieces, whose = self.context.most, [], []
@@ -211,7 +191,7 @@ class _Run:
                 one.read += len(piece.tokens)
             elif self._take(sequence, one, piece, logits):
                 del self.open[sequence]
-            self.engine.known[sequence] = one.ids[: one.read]
+            self.engine.sequences.known[sequence] = one.ids[: one.read]
 
     def _take(self, sequence: int, one: _Open, piece: Piece, logits: np.ndarray) -> bool:
         """New tokens of one answer; true when it is done. Guesses count as far as they are what is picked anyway."""
@@ -259,41 +239,18 @@ class Draft:
     """A smaller model that goes on greedily, a few tokens ahead, in sequences of its own."""
 
     def __init__(self, model: LlamaModel, settings: Mapping[str, Any], streams: int):
-        self.model, self.settings, self.streams = model, settings, streams
-        self.context: LlamaContext | None = None
-        self.known: list[list[int]] = [[] for _ in range(streams)]
+        self.model, self.streams = model, streams
+        self.sequences = Sequences(model, streams, settings, keeps=True)
 
     def guesses(self, sequence: int, ids: list[int], most: int) -> list[int]:
-        context = self._with_room((len(ids) + most) * self.streams)
-        held = min(_common(self.known[sequence], ids), len(ids) - 1)
-        context.forget(sequence, held)
-        found: list[int] = []
-        todo, at = ids[held:], held
-        while len(found) < most:
-            for start in range(0, len(todo), context.most):
-                part = todo[start : start + context.most]
-                last = context.read([Piece(sequence, at + start, part, int(start + len(part) == len(todo)))])[0]
-            at += len(todo)
-            found.append(int(last[0].argmax()))
-            todo = found[-1:]
-        self.known[sequence] = [*ids, *found[:-1]]
-        return found
-
-    def _with_room(self, tokens: int) -> LlamaContext:
-        if self.context is None or self.context.room < tokens:
-            self._leave()
-            self.context = LlamaContext(self.model, -(-2 * tokens // GRAIN) * GRAIN, self.streams, self.settings)
-        return self.context
-
-    def _leave(self) -> None:
-        if self.context is not None:
-            self.context.close()
-        self.context, self.known = None, [[] for _ in range(self.streams)]
+        """Tokens that it would go on with after ids."""
+        self.sequences.with_room((len(ids) + most) * self.streams)
+        self.sequences.cut(sequence, min(common(self.sequences.known[sequence], ids), len(ids) - 1))
+        text = list(ids)
+        for _ in range(most):
+            text.append(int(self.sequences.read(sequence, text, len(text) - 1)[0].argmax()))
+        return text[len(ids) :]
 
     def close(self) -> None:
-        self._leave()
+        self.sequences.close()
         self.model.close()
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

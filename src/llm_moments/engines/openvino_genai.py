@@ -84,6 +84,7 @@ class OpenVinoGenAI:
             if self.draft is not None:
                 options["draft_model"] = genai.draft_model(str(self.draft), "CPU", **self.options)
             self._pipeline = lookup, genai.ContinuousBatchingPipeline(str(self.folder), plan, "CPU", options)
+            self._asked = 0
         return self._pipeline[1]
 
     # -- answers
@@ -149,6 +150,12 @@ class OpenVinoGenAI:
             )
         return self._request
 
+    def forget(self) -> None:
+        """GenAI cannot be told to drop its cache, so that the pipeline is opened anew if it was asked anything."""
+        if self.reuse and self._asked and self._pipeline is not None:
+            lookup, self._pipeline = self._pipeline[0], None
+            self.pipeline(lookup=lookup)
+
     def close(self) -> None:
         self._pipeline = self._request = None
 
@@ -163,7 +170,7 @@ class _Run:
         self.engine, self.pipeline, self.prompts, self.recorder = engine, pipeline, prompts, recorder
         self.config = engine.config(decoding, pipeline)
         self.ends = set(self.config.stop_token_ids) | {self.config.eos_token_id}
-        self.made = [Generated([], finish="length") for _ in prompts]
+        self.made = [Generated([], finish="length", reused=None if engine.reuse else 0) for _ in prompts]
         self.watch = TextWatch(engine.tokenizer, decoding.stop, on_text)
         self.waiting = deque(range(len(prompts)))
         self.open: dict[int, tuple[Any, float]] = {}
@@ -186,7 +193,8 @@ class _Run:
             for handle, _ in self.open.values():  # what is left by an error or by Ctrl-C
                 handle.cancel()
         read, new = sum(len(p.ids) for p in self.prompts), sum(len(one.ids or ()) for one in self.made)
-        self.recorder.spent("prefill", spent["prefill"], steps["prefill"], tokens=read)
+        told = {} if self.engine.reuse else {"tokens": read}  # how many of them its cache spared it does not tell
+        self.recorder.spent("prefill", spent["prefill"], steps["prefill"], **told)
         self.recorder.spent("decode", spent["decode"], steps["decode"], tokens=new)
         self.recorder.count(prompt_tokens=read, new_tokens=new)
         return self.made
@@ -235,9 +243,9 @@ def export(folder: Path, model: Any, settings: Mapping[str, Any]) -> list[str]:
 
     from llm_moments.engines.causal_export import FIELDS, causal_graph
     from llm_moments.engines.openvino_weights import compress
-    from llm_moments.engines.transformers_generate import load_generating
+    from llm_moments.engines.sharing import shared
 
-    module = load_generating(model, settings.get("skip_layers", ()))
+    module = shared(model, settings.get("skip_layers", ()))
     if getattr(module.config, "is_encoder_decoder", False):
         raise EngineError("this engine makes texts with decoder-only models; this one has an encoder")
     precision = settings.get("precision", "fp32")

@@ -137,7 +137,7 @@ class _Calls:
 def _generated(one: Answered) -> Generated:
     first = None if one.first is None else one.first - one.sent
     later = None if one.first is None else one.end - one.first
-    return Generated(None, one.text, one.finish or "stop", first, later, one.reused or 0)
+    return Generated(None, one.text, one.finish or "stop", first, later, one.reused)
 
 
 def _begin(prompt: Prompt) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.export import failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.sharing import in_precision, shared
 from llm_moments.engines.torch_eager import DTYPES, best_device
 from llm_moments.errors import EngineError, ModelError
 
@@ -24,12 +25,10 @@ AUTO = (
 )
 
 
-def load_generating(model: Any, skip_layers: Sequence[int] = ()) -> Any:
+def load_generating(model: Any) -> Any:
     """The `torch.nn.Module` of a generating model in eval mode, float32 (GGUF weights are dequantised)."""
     import transformers
     from transformers.utils import logging
-
-    from llm_moments.engines.layers import skip
 
     architectures = [str(a) for a in model.config.get("architectures") or [""]]
     auto = next(cls for end, cls in AUTO if any(end in name for name in architectures))
@@ -45,8 +44,15 @@ def load_generating(model: Any, skip_layers: Sequence[int] = ()) -> Any:
     module.eval()
     config = module.generation_config  # how a model likes to be asked is the plan's to say
     config.temperature, config.top_p, config.top_k, config.do_sample = 1.0, 1.0, 50, False
-    if skip_layers:
-        module = skip(module, list(skip_layers))
+    return module
+
+
+def without_layers(module: Any, indices: Sequence[int]) -> Any:
+    """The same module, able to generate, without these layers: what reaches one is passed on as it is."""
+    from llm_moments.engines.layers import skip
+
+    if indices:
+        module = skip(module, list(indices))
         _renumber(module)
     return module
 
@@ -99,12 +105,12 @@ class TransformersGenerate:
             raise EngineError(f"transformers reads no {model.format} model; its own engine does")
         device = best_device(device)
         dtype = getattr(torch, DTYPES[settings.get("precision", "fp32")])
-        module = load_generating(model, settings.get("skip_layers", ())).to(device=device, dtype=dtype)
+        module = in_precision(shared(model, settings.get("skip_layers", ())), device, dtype)
         draft = None
         if settings.get("draft"):
             from llm_moments.model import open_model
 
-            draft = load_generating(open_model(settings["draft"])).to(device=device, dtype=dtype)
+            draft = in_precision(shared(open_model(settings["draft"])), device, dtype)
         tokenizer = None if "num_mel_bins" in model.config else model.tokenizer
         return cls(module, tokenizer, settings, device, draft)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,7 @@ def divergence_along(pipe_a: Any, pipe_b: Any, prompts: Sequence[Any], texts: Se
     engine cannot tell its distributions.
     """
     sums, same, counts = [], 0, []
-    for ids, text in zip(_prompts(pipe_a, prompts), texts, strict=True):
-        told = _same_tokens(pipe_a, pipe_b, text)[: max(pipe_a.model.max_length - len(ids), 0)]
+    for ids, told in told_after(pipe_a, prompts, texts, pipe_b):
         if not told:
             continue
         a, b = (_engine(pipe).logprobs([*ids, *told], len(ids)) for pipe in (pipe_a, pipe_b))
@@ -48,6 +47,15 @@ def divergence_along(pipe_a: Any, pipe_b: Any, prompts: Sequence[Any], texts: Se
         raise InputError("there is no text to compare along: all are empty")
     total = sum(counts)
     return Along(float(sum(sums) / total), same / total, total, np.array(sums) / np.array(counts))
+
+
+def told_after(
+    pipe: Any, prompts: Sequence[Any], texts: Sequence[str], other: Any = None
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids of each prompt and of the text after it, as far as the context reaches. other: a pipeline whose tokens
+    must be the same ones."""
+    for ids, text in zip(_prompts(pipe, prompts), texts, strict=True):
+        yield ids, _same_tokens(pipe, other or pipe, str(text))[: max(pipe.model.max_length - len(ids), 0)]
 
 
 def divergence_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:

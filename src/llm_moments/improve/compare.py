@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from llm_moments import stats
+from llm_moments.core import Pipeline
 from llm_moments.evaluation import assumption, evaluation, gather
 from llm_moments.improve.along import along_answers
 from llm_moments.measure import interleaved
@@ -55,14 +56,16 @@ class Comparison:
 
 def compare(
     a: Any, b: Any, data: Any, *, max_drop: float | None = None, rounds: int = 7, progress: Tick | None = None,
-    device: str = "auto", task: str | None = None, metric: str | None = None, **read: Any,
+    device: str = "auto", task: str | None = None, metric: str | None = None,
+    plan: Mapping[str, Any] | None = None, **read: Any,
 ) -> Comparison:  # fmt: skip
     """Answers of two models, artefacts or pipelines on the same examples; B's drop against A and its speed-up.
 
-    Speed is timed on rows of the data, A and B in turn (A B, B A, …); a slow one on other rows each round.
+    plan: choices that both are given on top of their own, such as `{"decode.max_new_tokens": 32}`. Speed is timed on
+    rows of the data, A and B in turn (A B, B A, …); a slow one on other rows each round.
     """
     tick = progress or (lambda done, message: None)
-    one, two = (load(ref, device=device, task=task, metric=metric) for ref in (a, b))
+    one, two = (load(ref, plan=plan, device=device, task=task, metric=metric) for ref in (a, b))
     examples, _ = gather(data, judge=one, **read)
     part, other = evaluation(one, examples), evaluation(two, examples)
     tick(0.0, "answers of A")
@@ -78,12 +81,16 @@ def compare(
     spread = one.task.divergence(outputs_a, outputs_b, one.model)
     along = along_answers(one, two, part.values, outputs_a)
     return Comparison(
-        str(a), str(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
+        _name(a), _name(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
         speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop, assumption(bound),
         kl=along.kl if along else None, top1=along.top1 if along else None,
         along_tokens=along.tokens if along else None, beside=_beside(part, outputs_a, outputs_b),
     )  # fmt: skip
+
+
+def _name(ref: Any) -> str:
+    return str(ref.model.name) if isinstance(ref, Pipeline) else str(ref)
 
 
 def _beside(part: Any, outputs_a: np.ndarray, outputs_b: np.ndarray) -> dict[str, tuple[float, float]] | None:

@@ -11,9 +11,11 @@ from typing import Any
 
 from llm_moments.core import Pipeline
 from llm_moments.errors import EngineError, InputError, ModelError
+from llm_moments.improve.heal_images import image_students
 from llm_moments.improve.study import Study
 from llm_moments.model import NOTES, open_model
 from llm_moments.train.distill import distill
+from llm_moments.train.distill_images import RATE as FRESH_RATE
 from llm_moments.train.fit import run_folder
 from llm_moments.train.weather import TrainingStopped, plain
 
@@ -22,13 +24,23 @@ STUDENTS = {  # as `distill` takes them
     "quarter": "layers=half heads=half neurons=half", "int8": "as-is",
 }  # fmt: skip
 QUANTIZE = {"int8": "int8"}
-RATES = {
-    "one": 1e-3,
-    "int8": 1e-4,
-}  # of learning, at its peak; students made of the teacher's own layers bear more than it did
+# Of learning, at its peak; students made of the teacher's own layers bear more than it did.
+RATES = {"one": 1e-3, "int8": 1e-4}
 RATE = 5e-4
 LEARNING = 0.85  # of its time; the rest is for the teacher's answers and the choice of layers
 TELLING = 0.1  # of the original's time for the same examples: what a fast teacher takes for its answers
+
+
+def students(pipe: Pipeline) -> tuple[dict[str, str], dict[str, float]]:
+    """What each student is called, as `distill` takes it, smallest first; and rates of learning that are its own."""
+    if pipe.task.name == "image-classification":
+        return {**image_students(pipe.model), "int8": STUDENTS["int8"]}, {"cnn": FRESH_RATE, "int8": RATES["int8"]}
+    return STUDENTS, RATES
+
+
+def extent(teacher: Pipeline, length: int) -> dict[str, Any]:
+    """How much of an input it is taught by, as the settings of a training call it."""
+    return {"max_length" if teacher.task.extent.unit == "tokens" else "image_size": length}
 
 
 def without(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
@@ -38,7 +50,7 @@ def without(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
 
 
 class Healer:
-    """Called with a teacher, a length, seconds and a name of STUDENTS, it makes the weights and makes them known to
+    """Called with a teacher, a length, seconds and the name of a student, it makes the weights and makes them known to
     the pipeline, by the name `healed-` and that name.
 
     folder: where they stay with the study; without one they are gone with the process.
@@ -49,9 +61,10 @@ class Healer:
         tick: Callable[[float | None, str], None],
     ):  # fmt: skip
         self.pipe, self.study, self.taught, self.tick = pipe, study, list(taught), tick
+        self.words, self.rates = students(pipe)
         self._scratch = None if folder else tempfile.TemporaryDirectory(prefix="llm-moments-")
         self.folder = (folder or Path(self._scratch.name if self._scratch else "")) / "weights"
-        for student in STUDENTS:
+        for student in self.words:
             self._known(student)
 
     def __call__(self, teacher: Pipeline, length: int, seconds: float, student: str) -> str:
@@ -63,10 +76,10 @@ class Healer:
             if not self._known(student):
                 shutil.rmtree(run_folder(made), ignore_errors=True)
                 distill(
-                    teacher, self.taught, made, student=STUDENTS[student], quantize=QUANTIZE.get(student),
-                    max_length=length, learning_rate=RATES.get(student, RATE),
+                    teacher, self.taught, made, student=self.words[student], quantize=QUANTIZE.get(student),
+                    learning_rate=self.rates.get(student, RATE), **extent(teacher, length),
                     seconds=max(LEARNING * (seconds - telling), 5.0), overwrite=made.exists(),
-                    progress=lambda done, said: self.tick(None, f"healing, {STUDENTS[student]}: {said}"),
+                    progress=lambda done, said: self.tick(None, f"healing, {self.words[student]}: {said}"),
                 )  # fmt: skip
         except (EngineError, InputError, ModelError, TrainingStopped) as error:
             if not isinstance(self.study.notes.get("heal"), dict):

@@ -21,7 +21,7 @@ from llm_moments.atomic import sibling, writing
 from llm_moments.budget import seconds
 from llm_moments.core import WINDOW, Pipeline, Plan
 from llm_moments.errors import ArtefactError, InputError, OutputExists
-from llm_moments.evaluation import Evaluation, gather, split
+from llm_moments.evaluation import PARTS, Evaluation, gather, split
 from llm_moments.improve import first as put_first
 from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
@@ -142,7 +142,7 @@ def improve(
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
     pipe = load(model, device=device)
     if heal is not False and not getattr(pipe.task, "heals", False):
-        raise InputError(f"healing is for models of texts so far, not for {pipe.task.name}")
+        raise InputError(f"healing is for classifiers of texts and images that have layers, not for {pipe.task.name}")
     if first is not None:
         put_first.check(first, pipe)
     examples, source = gather(data, judge=pipe, **read)
@@ -254,10 +254,9 @@ class _Run:
             block = self.pipe.task.pace.block
             self.pipe.outputs(values[: min(4, block // 4)])
             fast, few = self.pipe.with_(**self.pipe.task.sorts), blocks(values, 2 * block, 1, block)[0]
-            cost = {
-                name: run_seconds(pipe, some) / len(some)
-                for name, pipe, some in (("stock", self.pipe, few), ("sorted", fast, few))
-            }
+            cost = {"stock": run_seconds(self.pipe, few) / len(few)}
+            one_a_call = hasattr(self.pipe.task, "tries") and self.pipe.plan.settings("forward").get("streams", 1) == 1
+            cost["sorted"] = cost["stock"] if one_a_call else run_seconds(fast, few) / len(few)
             self.study.note("stock_cost", cost)
         return dict(self.study.notes["stock_cost"])
 
@@ -272,6 +271,8 @@ class _Run:
             rows = {name: min(len(part), pace.most[name]) for name, part in self.parts.items()}
             for name in ("search", "certify"):
                 rows[name] = max(int(rows[name] * share), min(pace.few[name], rows[name]))
+            if why := self.hopeless(rows, cost):
+                return why
             need = sum(rows[name] for name in ("search", "certify")) * cost
             if need > 0.8 * self.budget:
                 return (
@@ -282,6 +283,23 @@ class _Run:
             self.study.note("rows", rows)
         self.parts = {name: part.take(range(min(rows[name], len(part)))) for name, part in self.parts.items()}
         return ""
+
+    def hopeless(self, rows: dict[str, int], cost: float) -> str:
+        """The reason, if not even the original's own answers could be certified on so few examples: said at once where
+        answers take seconds each."""
+        n, task = rows["certify"], self.pipe.task
+        if not hasattr(task, "tries") or getattr(task, "bounds", lambda model: None)(self.pipe.model) != (0.0, 1.0):
+            return ""
+        least = self.parts["certify"].drop(np.ones(n), np.ones(n)).high
+        if least < self.max_drop:
+            return ""
+        needs = stats.needed_examples(self.max_drop, 0.0, 0.0) or 0
+        minutes = (needs + rows["search"]) * cost / SHARE / 60
+        return (
+            f"{n} examples to certify on cannot prove a drop below {self.max_drop:g}, even of a plan that changes no answer: "
+            f"they would show that it is below {least:.2g}. Take --max-drop {np.ceil(100 * least + 1) / 100:g}, or "
+            f"{np.ceil(needs / PARTS['certify']):,.0f} examples in all and a budget of about {np.ceil(minutes):.0f}m (--budget)."
+        )
 
     def search(self, cost: dict[str, float]) -> Search:
         """Its deadline leaves time for the certification, the interleaved timing and the report."""

@@ -6,10 +6,11 @@ An answer of such a model takes seconds, so that a plan is looked at on few exam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_moments.core import Plan
+from llm_moments.engines.base import engine_class
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 
@@ -19,18 +20,25 @@ TOGETHER = 3  # engines that are worked on
 
 def engines(search: Search) -> None:
     """Every engine and precision that reads this model, on few examples; the fastest ones on the whole split."""
-    few = _few(search)
+    few, original = _few(search), search.stock.plan.with_(**search.stock.task.sorts)
     quick = []
     for name, changes, lossless in search.stock.task.tries(search.stock.model, search.stock.plan):
-        if "forward.engine" not in changes or search.late():
+        if "forward.engine" not in changes or search.late(2 * search.built if _builds(changes) else 0.0):
             continue
-        trial = search.try_plan(search.stock.plan.with_(**changes), name, lossless=lossless, rows=few)
+        plan = original.with_(**changes)
+        if plan in (original, search.stock.plan):
+            continue
+        trial = search.try_plan(plan, name, lossless=lossless, rows=few)
         if trial.status == "ok":
             quick.append(trial)
     for trial in sorted(quick, key=_cost)[:TOGETHER]:
         if search.late(1.2 * _cost(trial) * len(search.part)):
             return
         search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
+
+
+def _builds(changes: Mapping[str, Any]) -> bool:
+    return bool(engine_class(changes["forward.engine"]).builds)
 
 
 def one_by_one(search: Search) -> None:

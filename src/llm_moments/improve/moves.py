@@ -12,7 +12,7 @@ BASELINE: dict[str, Any] = {  # as transformers' Trainer has it (5.x), with its 
 }  # fmt: skip
 WRITTEN = (
     "epochs", "batch_size", "batch_tokens", "accumulate", "learning_rate", "max_length", "optimizer", "weight_decay", "schedule",
-    "warm_up", "dropout", "clip", "precision", "order", "attention", "freeze",
+    "image_size", "warm_up", "dropout", "clip", "precision", "order", "attention", "freeze",
 )  # fmt: skip
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384)
 
@@ -26,20 +26,24 @@ class Move:
     lossless: bool = False
 
 
-def moves(now: Mapping[str, Any], lengths: Sequence[int], bf16: bool, embeddings: bool) -> Iterator[list[Move]]:
+def moves(
+    now: Mapping[str, Any], lengths: Sequence[int], bf16: bool, embeddings: bool, sizes: Sequence[int] = ()
+) -> Iterator[list[Move]]:
     """Groups of changes, of each of which the first that holds is kept; the boldest comes first in a group.
 
-    now: the settings as they are, read anew for every group. lengths: tokens of some rows.
+    now: the settings as they are, read anew for every group. lengths: tokens of some rows, none where they are images;
+    sizes: of images, smaller than what the model is for, smallest first.
     """
-    if now["order"] != "length":
+    if lengths and now["order"] != "length":
         yield [Move("rows of like length together", {"order": "length"}, True)]
-    if now["attention"] == "flash":
+    if (lengths or embeddings) and now["attention"] == "flash":  # a convolutional network attends to nothing
         yield [Move("attention as plain matrix products", {"attention": "math"}, True)]
     if bf16 and now["precision"] != "bf16":
         yield [Move("bf16", {"precision": "bf16"}, True)]
     yield [Move("no dropout", {"dropout": 0.0})]
     yield list(_batches(now))
     yield list(_cuts(now, lengths))
+    yield [Move(f"images of {size} pixels", {"image_size": size}) for size in sizes if size < now["image_size"]]
     if embeddings and "embeddings" not in now.get("freeze", ()):
         yield [Move("embeddings frozen", {"freeze": ("embeddings", *now.get("freeze", ()))})]
     if now["epochs"] > 1:
@@ -65,9 +69,11 @@ def _batches(now: Mapping[str, Any]) -> Iterator[Move]:
 
 def _cuts(now: Mapping[str, Any], lengths: Sequence[int]) -> Iterator[Move]:
     """Shorter rows: lengths that cut a quarter and a half of them at most."""
+    if not lengths:
+        return
     order = sorted(lengths)
     for share in (0.5, 0.75, 0.9):
-        at = order[min(int(share * len(order)), len(order) - 1)] if order else 0
+        at = order[min(int(share * len(order)), len(order) - 1)]
         length = next((n for n in LENGTHS if n >= at), None)
         if length and length < min(now["max_length"], order[-1]):
             yield Move(f"cut at {length} tokens", {"max_length": length})
@@ -78,7 +84,7 @@ def toml(settings: Mapping[str, Any], words: str) -> str:
     lines = [f"# {line}" for line in words.splitlines()] + ["[train]"]
     for name in WRITTEN:
         value = settings.get(name)
-        if value is None:
+        if value is None or (name == "image_size" and not value):
             continue
         if isinstance(value, tuple | list):
             if value:

@@ -11,6 +11,7 @@ from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell
+from llm_moments.improve.heal_images import shares as image_shares
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 from llm_moments.train.distill import layers_of
@@ -88,12 +89,7 @@ def heal(search: Search) -> None:
     """One layer, which learns and answers fastest; a third and half of them where that did not make much faster."""
     if search.heal is None or not search.good():
         return
-    made: set[int] = set()
-    for student, share in HEALS.items():
-        layers = layers_of(layer_count(search), student)
-        if layers in made:
-            continue
-        made.add(layers)
+    for student, share in _students(search).items():
         teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
         if not teachers or search.late():
             return
@@ -106,10 +102,19 @@ def heal(search: Search) -> None:
             return
 
 
+def _students(search: Search) -> dict[str, float]:
+    """Their shares of the time, without those that come to as many layers as another."""
+    if search.stock.task.extent.unit == "pixels":
+        return image_shares(search.stock.model)
+    count = layer_count(search)
+    layers = {student: layers_of(count, student) for student in HEALS}
+    return {s: share for at, (s, share) in enumerate(HEALS.items()) if layers[s] not in list(layers.values())[:at]}
+
+
 def narrow(search: Search) -> None:
     """Half the heads and neurons, of half the layers where these are good already, else of all: where its cost promises
     to be well below the best plan's, and it can learn for as long as the students before it."""
-    if search.heal is None or not search.good():
+    if search.heal is None or not search.good() or search.stock.task.extent.unit != "tokens":
         return
     teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
     student = "quarter" if any(_uses(t, "healed-half") for t in search.good()) else "narrow"

@@ -78,6 +78,8 @@ class _Run:
     def __init__(self, course: Course, begin: float, allowed: float, max_rise: float, tick: Tick):
         self.course, self.begin, self.allowed, self.max_rise, self.tick = course, begin, allowed, max_rise, tick
         self.base = asdict(course.base)
+        if course.task.extent.unit == "pixels":
+            self.base["image_size"] = course.task.shape(course.described, course.pipe.plan)[1]
         if course.task.extent.unit == "tokens":
             self.base["max_length"] = min(self.base["max_length"], course.described.max_length)
         self.tried: list[dict[str, Any]] = []
@@ -166,7 +168,7 @@ class _Run:
         """The first group of moves of which none has been tried."""
         course = self.course
         embeddings = "embeddings" in course.block_names
-        for group in moves(now, self.lengths(), fast_bf16(course.device), embeddings):
+        for group in moves(now, self.lengths(), fast_bf16(course.device), embeddings, self.smaller()):
             kind = ",".join(sorted({name for move in group for name in move.changes if name != "learning_rate"}))
             if group and kind not in done:
                 done.add(kind)
@@ -213,7 +215,19 @@ class _Run:
         epochs = {**self.base, **now}["epochs"] / {**self.base, **trial}["epochs"]
         return float(stats.ratio_interval(*times).estimate * epochs)
 
+    def smaller(self) -> list[int]:
+        """Sizes of images below the usual one, of those that the model can be given: half of it and three quarters."""
+        course = self.course
+        if course.task.extent.unit != "pixels":
+            return []
+        size = course.task.shape(course.described, course.pipe.plan)[1]
+        knob = next(k for k in course.task.knobs(course.described)["resize"] if k.name == "size")
+        near = (max((n for n in knob.values if n <= share * size), default=size) for share in (0.5, 0.75))
+        return sorted({n for n in near if n < size})
+
     def lengths(self) -> list[int]:
+        if self.course.task.extent.unit == "pixels":
+            return []
         if not hasattr(self, "_lengths"):
             pipe = self.course.pipe
             self._lengths = [

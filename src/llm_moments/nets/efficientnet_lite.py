@@ -24,15 +24,18 @@ STAGES = (
 
 
 class EfficientNetLiteConfig(PretrainedConfig):
-    """As timm writes config.json. pretrained_cfg: input_size [channels, height, width], mean, std, crop_pct."""
+    """As timm writes config.json. pretrained_cfg: input_size [channels, height, width], mean, std, crop_pct.
+
+    depths: blocks of each stage, where they are fewer than lite0 has."""
 
     model_type = "moments-efficientnet-lite"
 
     def __init__(
         self, architecture: str = "tf_efficientnet_lite0", num_classes: int = 1000, pretrained_cfg: Any = None,
-        tf_padding: bool | None = None, dropout: float = 0.2, **more: Any,
+        tf_padding: bool | None = None, dropout: float = 0.2, depths: Any = None, **more: Any,
     ):  # fmt: skip
         self.architecture, self.dropout = architecture, dropout
+        self.depths = list(depths or (repeats for _, repeats, *_ in STAGES))
         self.pretrained_cfg = pretrained_cfg or {}
         self.tf_padding = architecture.startswith("tf_") if tf_padding is None else tf_padding
         if "label_names" in self.pretrained_cfg and "id2label" not in more:
@@ -109,7 +112,7 @@ class EfficientNetLiteForImageClassification(PreTrainedModel):
         tf = config.tf_padding
         self.conv_stem, self.bn1 = convolution(3, STEM, 3, 2, tf), norm(STEM)
         stages, given = [], STEM
-        for kernel, repeats, made, expansion, stride in STAGES:
+        for (kernel, _, made, expansion, stride), repeats in zip(STAGES, config.depths, strict=True):
             stage: list[nn.Module] = []
             for at in range(repeats):
                 first = stride if at == 0 else 1

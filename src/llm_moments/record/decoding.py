@@ -76,8 +76,10 @@ def figures(tree: StepCost, pipe: Pipeline) -> dict[str, Figure]:
         found["audio"] = Figure(heard / spent, "audio s/s", note="seconds of sound in a second of work")
     each = kv_bytes(pipe)
     if each and prefill is not None and prefill.calls:
-        tokens = (prefill.counts.get("tokens", 0) + prefill.counts.get("reused_tokens", 0)) / prefill.calls
-        tokens += (decode.counts.get("tokens", 0) if decode else 0) / prefill.calls
+        read = step.counts.get("prompt_tokens") if step else None
+        if read is None:
+            read = prefill.counts.get("tokens", 0) + prefill.counts.get("reused_tokens", 0)
+        tokens = (read + (decode.counts.get("tokens", 0) if decode else 0)) / prefill.calls
         found["kv_cache"] = Figure(
             each * tokens, "bytes", "modelled", "of one prompt and its answer, by the model's sizes"
         )
@@ -132,6 +134,8 @@ def _prefill_limit(prefill: StepCost, model: Any, settings: Mapping[str, Any]) -
     params = sum(math.prod(shape) for _, shape in shapes(model.path) if len(shape) >= 2)
     if not peak or not params or prefill.wall_s <= 0:
         return Figure.none("share", f"no peak was measured for {precision}, or the model's sizes are not known")
+    if "tokens" not in prefill.counts:
+        return Figure.none("share", "the engine does not tell how many tokens its cache spared it")
     least = 2 * params * prefill.counts.get("tokens", 0) / peak / 1e9
     return Figure(
         least / prefill.wall_s,

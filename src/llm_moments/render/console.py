@@ -13,6 +13,7 @@ from rich.table import Table
 from llm_moments.record.session import Session
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
+    beside_drop,
     by_worth,
     cut,
     epochs,
@@ -129,7 +130,8 @@ def show_training(training: Any, console: Console) -> None:
 
 def show_worths(worths: Any, console: Console) -> None:
     about: Mapping[str, Any] = getattr(worths, "about", {})
-    heads = ("saves", "drop", "interval", "worse", "better", "divergence", "screen")
+    more = beside_drop(worths)
+    heads = ("saves", "drop", "interval", "worse", "better", "divergence", *(head for head, _, _ in more))
     title = "what each change would save and lose" + (f" ({about['metric']})" if about.get("metric") else "")
     table = table_of(title, ("change",), heads, ("verdict",))
     for worth in by_worth(worths):
@@ -138,7 +140,7 @@ def show_worths(worths: Any, console: Console) -> None:
         table.add_row(
             safe(worth.name), number(worth.saving, ".0%"), number(worth.drop, "+.4f"),
             interval(worth.drop_low, worth.drop_high), number(worth.harmful, "d"), number(worth.beneficial, "d"),
-            number(worth.divergence, ".4f"), number(worth.screened, ".3g"),
+            number(worth.divergence, ".4f"), *(number(getattr(worth, field), form) for _, field, form in more),
             f"[{colour}]{verdict}[/]" if colour else verdict,
         )  # fmt: skip
     console.print(table)
@@ -163,16 +165,24 @@ def show_improvement(found: Mapping[str, Any], console: Console) -> None:
 def show_certificate(certificate: Any, console: Console) -> None:
     c = certificate
     low, high = number(c.speedup_low, ".1f"), number(c.drop_high, "+.4f")
-    rows = [
-        ("certified", "yes" if c.certified else "no"),
-        (f"{c.objective}, times the original", f"{number(c.speedup, '.1f')} (at least {low})"),
-        ("  of these without touching an answer", number(c.lossless_speedup, ".1f")),
-        ("  over a careful plan set by hand", number(c.hand_speedup, ".2g" if (c.hand_speedup or 1) < 1 else ".1f")),
-        (f"{c.metric}, original and now", f"{number(c.baseline_score, '.4f')} and {number(c.score, '.4f')}"),
-        ("drop", f"{number(c.drop, '+.4f')}, at most {high} (budget {c.max_drop:g})"),
-        ("answers changed for worse, better", f"{number(c.harmful, 'd')}, {number(c.beneficial, 'd')} of {c.n_certify:,}"),
-        ("plan", ", ".join(f"{s}.{k}={value(v)}" for s, knobs in c.plan.items() for k, v in knobs.items())),
-    ]  # fmt: skip
+    rows = [("certified", "yes" if c.certified else "no")]
+    if c.speedup is not None:
+        rows += [
+            (f"{c.objective}, times the original", f"{number(c.speedup, '.1f')} (at least {low})"),
+            ("  of these without touching an answer", number(c.lossless_speedup, ".1f")),
+            (
+                "  over a careful plan set by hand",
+                number(c.hand_speedup, ".2g" if (c.hand_speedup or 1) < 1 else ".1f"),
+            ),
+        ]
+    if c.drop is not None:
+        changed = f"{number(c.harmful, 'd')}, {number(c.beneficial, 'd')} of {c.n_certify:,}"
+        rows += [
+            (f"{c.metric}, original and now", f"{number(c.baseline_score, '.4f')} and {number(c.score, '.4f')}"),
+            ("drop", f"{number(c.drop, '+.4f')}, at most {high} (budget {c.max_drop:g})"),
+            ("answers changed for worse, better", changed),
+        ]
+    rows.append(("plan", ", ".join(f"{s}.{k}={value(v)}" for s, knobs in c.plan.items() for k, v in knobs.items())))
     console.print(facts("certificate" if c.certified else "no certificate", rows))
     say(console, c.words())
 
@@ -182,6 +192,8 @@ def show_trials(trials: Sequence[Any], console: Console) -> None:
     from llm_moments.improve.improve import front
 
     best = front(list(trials))
+    if not best:
+        return
     title = "plans that no other beats in both speed and answers (search split)"
     table = table_of(title, ("stage",), ("times", "score", "drop", "interval", "worse", "better"), ("plan",))
     for t in best:

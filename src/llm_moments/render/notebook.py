@@ -9,6 +9,7 @@ from typing import Any
 
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
+    beside_drop,
     by_worth,
     cut,
     epochs,
@@ -79,11 +80,24 @@ def training_html(training: Any) -> str:
 
 
 def worths_html(worths: Any) -> str:
-    head = ("change", "saves", "drop", "interval", "worse", "better", "divergence", "p", "verdict")
+    more = [column for column in beside_drop(worths) if column[1] != "screened"]
+    head = (
+        "change",
+        "saves",
+        "drop",
+        "interval",
+        "worse",
+        "better",
+        "divergence",
+        *(c[0] for c in more),
+        "p",
+        "verdict",
+    )
     body = [
         (
             w.name, number(w.saving, ".0%"), number(w.drop, "+.4f"), interval(w.drop_low, w.drop_high),
-            number(w.harmful, "d"), number(w.beneficial, "d"), number(w.divergence, ".4f"), number(w.p, ".2g"),
+            number(w.harmful, "d"), number(w.beneficial, "d"), number(w.divergence, ".4f"),
+            *(number(getattr(w, field), form) for _, field, form in more), number(w.p, ".2g"),
             verdict_of(w),
         )
         for w in by_worth(worths)

@@ -55,6 +55,13 @@ def verdict(worth: Any) -> str:
     return worth.verdict + more + (f" ({worth.reason})" if worth.reason else "")
 
 
+def beside_drop(worths: Sequence[Any]) -> list[tuple[str, str, str]]:
+    """Further columns of a list of Worth, as (head, field, form): what its layers were judged or screened by."""
+    if any(w.kl is not None for w in worths):
+        return [("next token, nats", "kl", ".3g"), ("own text, nats", "nll", "+.3g")]
+    return [("screen", "screened", ".3g")] if any(w.screened is not None for w in worths) else []
+
+
 def value(thing: Any) -> str:
     """A setting or a fact about the machine, in one line."""
     if thing is None:

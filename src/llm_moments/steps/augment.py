@@ -24,6 +24,7 @@ TEXT: dict[str, Change] = {
     "word-dropout": Change(0.1, 1.0, "share of the words that are left out"),
     "swap": Change(0.1, 1.0, "share of the words that change places with the next one"),
     "synonym": Change(0.1, 1.0, "share of the words that another word of the same meaning takes the place of"),
+    "back-translation": Change(0.3, 1.0, "share of the texts that their translation there and back takes the place of"),
 }
 IMAGE: dict[str, Change] = {
     "flip": Change(0.5, 1.0, "share of the images that are mirrored, left to right"),

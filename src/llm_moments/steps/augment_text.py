@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from llm_moments.errors import EngineMissing, InputError
 
 PIECE = re.compile(r"\S+\s*")  # a word with the space after it
+CURE = "Get them with: python -m nltk.downloader wordnet (or point NLTK_DATA to where they are)"
 CORE = re.compile(r"^(\W*)([\w'-]*\w)(.*)$", re.DOTALL)  # marks, the word itself, marks and space
 
 
@@ -61,6 +63,14 @@ def replaced(
     return made
 
 
+def has_synonyms() -> bool:
+    """Whether a word net is on this machine."""
+    try:
+        return bool(synonyms("good"))
+    except (EngineMissing, InputError):
+        return False
+
+
 @lru_cache(maxsize=100_000)
 def synonyms(word: str) -> tuple[str, ...]:
     """Of the WordNet that nltk has on this machine: what its commonest meaning is also called. EngineMissing without
@@ -73,8 +83,9 @@ def synonyms(word: str) -> tuple[str, ...]:
         meanings = wordnet.synsets(word)
     except LookupError as error:
         raise InputError(
-            "augment: synonym needs the data of WordNet, which nltk does not find here. Get it with: "
-            "python -m nltk.downloader wordnet (or point NLTK_DATA to it)"
+            f"augment: synonym needs the data of WordNet, which nltk does not find here. {CURE}"
         ) from error
+    except (OSError, BadZipFile, ValueError) as error:
+        raise InputError(f"augment: the data of WordNet that nltk finds here are damaged ({error}). {CURE}") from error
     names = {name.replace("_", " ") for meaning in meanings[:1] for name in meaning.lemma_names()}
     return tuple(sorted(name for name in names if name.lower() != word))

@@ -10,7 +10,7 @@ from llm_moments.engines.generator import Prompt
 from llm_moments.errors import DataError
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
-from llm_moments.tasks.generation import Generation, decoding_tries, engine_tries, whole_text
+from llm_moments.tasks.generation import Generation, decoding_tries, engine_tries, first_engine, whole_text
 
 
 class TextGeneration(Generation):
@@ -128,8 +128,3 @@ def dialogue_of(model: Any) -> Dialogue:
     if "_dialogue" not in model.__dict__:
         model.__dict__["_dialogue"] = Dialogue(model.tokenizer)
     return model.__dict__["_dialogue"]
-
-
-def first_engine(model: Any) -> str:
-    """The engine that a model of this format is held against: transformers where it reads it."""
-    return "remote" if model.format == "remote" else "ctranslate2" if model.format == "ctranslate2" else "transformers"

@@ -34,6 +34,7 @@ class Generation:
 
     name = "generation"
     default_metric = "chrF"
+    agrees = "share of the words up to the first other one"  # what `agreement` is; '': the metric
     engines_open = 2  # each holds all weights
     pace = Pace(32, 4, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
     sorts: Mapping[str, Any] = {"batch.order": "length"}
@@ -109,21 +110,34 @@ def whole_text(value: Any, what: str) -> str:
     return value
 
 
+def first_engine(model: Any) -> str:
+    """The engine that a model of this format is held against: transformers where it reads it."""
+    return "remote" if model.format == "remote" else "ctranslate2" if model.format == "ctranslate2" else "transformers"
+
+
+def on_gpu() -> bool:
+    from llm_moments.engines.torch_eager import best_device
+
+    return best_device("auto") != "cpu"
+
+
 Try = tuple[str, dict[str, Any], bool]
 
 
 def engine_tries(model: Any) -> list[Try]:
-    """Every engine that is here and reads this model's format, in each of its precisions, lower ones first."""
+    """Every engine that is here and reads this model's format, in each of its precisions, lower ones first; the one
+    that is the original's own comes last. fp16 is left to a GPU: a CPU computes it slower than fp32."""
     from llm_moments.engines.base import available, engine_class, put_on
     from llm_moments.engines.generator import GENERATORS
 
     order = ("int4", "int8", "int8-bf16", "bf16", "fp16", "as-is", "fp32")
     found: list[Try] = []
-    for name in available(GENERATORS):
+    for name in sorted(available(GENERATORS), key=lambda name: name == first_engine(model)):
         cls = engine_class(name)
         if model.format not in getattr(cls, "formats", ()):
             continue
-        for precision in sorted(cls.precisions, key=order.index):
+        slow = () if cls.cpu_only or on_gpu() else ("fp16",)
+        for precision in sorted(set(cls.precisions) - set(slow), key=order.index):
             found.append((f"{name} {precision}", put_on(name, precision), precision == "fp32"))
     return found
 
@@ -141,8 +155,7 @@ def decoding_tries(plan: Any, model: Any) -> list[Try]:
         ]
     if "lookup" in cls.decodes and not decode.get("lookup"):
         found.append(("prompt lookup", {"decode.lookup": 5}, True))
-    # Only where the cache can be dropped before a timed pass: else a repeated pass would find its own prompts in it.
-    if "prefix_reuse" in cls.takes and hasattr(cls, "forget") and not forward.get("prefix_reuse"):
+    if "prefix_reuse" in cls.takes and not forward.get("prefix_reuse"):
         found.append(("prefix reuse", {"forward.prefix_reuse": True}, True))
     if "kv_precision" in cls.takes and not forward.get("kv_precision"):
         found.append(("int8 cache", {"forward.kv_precision": "int8"}, False))

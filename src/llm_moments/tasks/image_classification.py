@@ -25,6 +25,7 @@ PEEK = 8  # images whose header is read to know how many may be decoded together
 
 class ImageClassification(Classification):
     name = "image-classification"
+    heals = True  # a smaller model can be taught in `improve`
     pace = Pace(window=1024)
     sorts: Mapping[str, Any] = {"batch.size": 64}
     extent = PIXELS

@@ -107,6 +107,7 @@ class _Likelihood(TextGeneration):
     """Mixed into a task of prompts: it has that task's steps up to the tokens, then `LogLikelihood`."""
 
     default_metric = "likelihood"
+    agrees = ""
 
     def __init__(self, metric: str):
         self.metric_name, self._score = metric, None

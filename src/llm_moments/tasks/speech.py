@@ -47,6 +47,7 @@ class SpeechRecognition(Generation):
 
     name = "automatic-speech-recognition"
     default_metric = "WER"
+    agrees = ""
 
     def __init__(self, metric: str | None = None):
         chosen = (metric or self.default_metric).upper().removeprefix("1 - ")

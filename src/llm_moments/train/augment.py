@@ -17,12 +17,20 @@ from llm_moments.steps import augment_image, augment_text
 from llm_moments.steps.augment import IMAGE, TEXT, Change, checked, drawn
 
 MIXES = ("mixup", "cutmix")
-# What `weigh --train` prices of a training on texts: settings by name.
-PRICED: dict[str, dict[str, Any]] = {
-    "word-dropout": {"augment": {"word-dropout": 0.1}},
-    "swap": {"augment": {"swap": 0.1}},
-    "balance": {"balance": True},
-}
+
+
+def priced_texts(translators: bool) -> dict[str, dict[str, Any]]:
+    """What `weigh --train` prices of a training on texts, settings by name: what needs a word net or two translating
+    models only where they are there."""
+    names = ["word-dropout", "swap"]
+    names += ["synonym"] * augment_text.has_synonyms() + ["back-translation"] * translators
+    return {**{name: {"augment": {name: TEXT[name].usual}} for name in names}, "balance": {"balance": True}}
+
+
+def priced_images(height: int) -> dict[str, dict[str, Any]]:
+    """The same of images so high; 4 pixels of padding round 32 are what is usual for crops (arXiv:1512.03385)."""
+    amounts = {name: change.usual for name, change in IMAGE.items()} | {"crop": max(height // 8, 1)}
+    return {**{name: {"augment": {name: amount}} for name, amount in amounts.items()}, "balance": {"balance": True}}
 
 
 def known_for(task: Any) -> Mapping[str, Change]:
@@ -32,8 +40,17 @@ def known_for(task: Any) -> Mapping[str, Change]:
 class Augment:
     """Called with rows before the step `before`; `mix` with a batch that is made. Both give new ones."""
 
-    def __init__(self, spec: Mapping[str, float], task: Any, seed: int, classes: int = 0):
+    def __init__(
+        self,
+        spec: Mapping[str, float],
+        task: Any,
+        seed: int,
+        classes: int = 0,
+        reworded: Mapping[str, str] | None = None,
+    ):
+        """reworded: what texts become by back-translation, made ahead."""
         self.spec, self.seed, self.classes = checked(spec, known_for(task)), seed, classes
+        self.reworded = reworded or {}
         self.images = task.name == "image-classification"
         self.before = "batch" if self.images else ""  # texts: before the first step
         self.rows = any(name not in MIXES for name in self.spec)
@@ -47,10 +64,19 @@ class Augment:
             pixels = augment_image.augment(batch["pixels"], drawn(self.seed, epoch, start), self.spec)
             return batch.with_(pixels=pixels)
         made = [
-            augment_text.augment(value, drawn(self.seed, epoch, start + at), self.spec)
+            augment_text.augment(self.worded(value, epoch, start + at), drawn(self.seed, epoch, start + at), self.spec)
             for at, value in enumerate(batch["input"])
         ]
         return batch.with_(input=made)
+
+    def worded(self, value: Any, epoch: int, place: int) -> Any:
+        """A text, or both of a pair, as back-translation has it, or as it is."""
+        share = self.spec.get("back-translation", 0.0)
+        if not share or drawn(self.seed, epoch, place, 2).random() >= share:
+            return value
+        if isinstance(value, str):
+            return self.reworded.get(value, value)
+        return tuple(self.reworded.get(text, text) for text in value)
 
     def mix(self, arrays: Mapping[str, np.ndarray], targets: Any, update: int, part: int) -> tuple[Any, Any]:
         """arrays: pixel_values [rows, channels, height, width]; targets: a tensor, classes or soft rows."""

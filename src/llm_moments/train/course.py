@@ -18,9 +18,9 @@ from llm_moments.core import Example, Pipeline
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import Evaluation, evaluation
-from llm_moments.train import linear
+from llm_moments.train import back_translation, linear
 from llm_moments.train.augment import check as check_augment
-from llm_moments.train.fit import digest_of, plain, prepared
+from llm_moments.train.fit import digest_of, placed, plain, prepared
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.problem import labels_of, targets_of
 from llm_moments.train.start import Start, start
@@ -93,6 +93,7 @@ class Course:
         begun = self.begun(replace(self.base, seed=0))
         self.task, self.described = begun.task, begun.model
         check_augment(self.base.augment, self.base.balance, self.task, self.problem)
+        self.back = back_translation.begun(self.base, self.folder)
         self.pipe = Pipeline(self.task, begun.model, begun.plan, engines=Engines(begun.model))
         self.known = self.task.references(references, self.described)
         self.values = [self.task.normalise(e.input) for e in self.examples]
@@ -101,6 +102,8 @@ class Course:
             "model": self.described.digest, "data": digest_of(self.examples, self.judged),
             "settings": plain(asdict(self.base)),
         }  # fmt: skip
+        if self.back is not None:
+            self.question["translators"] = self.back.key
         self.block_names = list(Vitals(begun.module).sums) if _has_layers(begun.module) else []
 
     def judged_by(self, examples: list[Example]) -> Evaluation:
@@ -112,7 +115,7 @@ class Course:
     def begun(self, wanted: Settings) -> Start:
         return start(self.model, [e.input for e in self.examples], self.labels, self.problem, wanted)
 
-    def loop(self, changes: Mapping[str, Any], seed: int, rows: Sequence[int]) -> Loop:
+    def loop(self, changes: Mapping[str, Any], seed: int, rows: Sequence[int], tick: Tick | None = None) -> Loop:
         """A loop ready to go. InputError for a change that no settings have or that this model cannot have."""
         wanted = settings_of({**self.settings, **changes, "seed": seed, "checkpoint_every": 0, "early_stopping": 0})
         check_augment(wanted.augment, wanted.balance, self.task, self.problem)
@@ -121,10 +124,12 @@ class Course:
         pipe = Pipeline(begun.task, begun.model, begun.plan, engines=Engines(begun.model))
         known = [self.known[r] for r in rows]
         loss = loss_of(wanted, self.problem, known, begun.model)
+        values = [self.values[r] for r in rows]
+        words = back_translation.reworded(self.back, wanted, values, tick=tick)
         loop = Loop(
-            module, pipe, [self.values[r] for r in rows], targets_of(known, begun.model), wanted, loss, device=self.device,
+            module, pipe, values, targets_of(known, begun.model), wanted, loss, device=self.device, reworded=words,
         )  # fmt: skip
-        loop.module.to(loop.device)
+        placed(loop.module, loop.device)
         return loop
 
     def rows(self, seed: int, count: int) -> list[int]:
@@ -149,7 +154,7 @@ class Course:
     def _made(
         self, changes: Mapping[str, Any], seed: int, rows: int, judged: Evaluation, watch: bool, tick: Tick
     ) -> Run:
-        loop = self.loop(changes, seed, self.rows(seed, rows))
+        loop = self.loop(changes, seed, self.rows(seed, rows), tick)
         if watch and self.block_names:
             loop.vitals = Vitals(loop.module)
         marks = [time.perf_counter()]
@@ -205,6 +210,14 @@ class Course:
         start = time.perf_counter()
         loop.outputs(some)
         return opening, learning, (time.perf_counter() - start) / max(len(some), 1)
+
+    def translating(self) -> float:
+        """Seconds that an example takes to another language and back; 0 where no models for that are given."""
+        if self.back is None:
+            return 0.0
+        some, start = self.values[:16], time.perf_counter()
+        self.back.of(some)
+        return (time.perf_counter() - start) / max(len(some), 1)
 
 
 RUNS = "runs"

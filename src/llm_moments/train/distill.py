@@ -16,6 +16,7 @@ from llm_moments.engines.base import Engines, put_on
 from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import Model, load, open_model
+from llm_moments.train import distill_images
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Distillation
@@ -53,7 +54,8 @@ def distill(
     "layers=3" for the teacher with so many of its layers, chosen by what leaving out the others changes least;
     "layers=0,2,5" for these; "layers=half" or "layers=third"; "heads=half", "neurons=half" likewise for the attention heads
     and the feed-forward neurons of each layer, chosen by `prune.importance`; several of these with spaces between;
-    "as-is" for all of it; or another model's folder, which keeps its own tokenizer. hidden:
+    "as-is" for all of it; or another model's folder, which keeps its own tokenizer or size of images. Of images also
+    "width=half" for a `cnn` with fewer channels, and "cnn" for a new one. hidden:
     weight of the hidden states (of a student made of the teacher's layers). quantize: "int8" for weights that bear to be
     rounded, for an engine in int8; what is saved is float. seconds: as many epochs as fit in.
     settings: fields of `Settings`. evaluate: examples with references, or without: then the teacher's answers
@@ -63,25 +65,30 @@ def distill(
     base = base.with_(**base.task.sorts)
     if base.model.is_linear:
         raise InputError(f"{base.model.name} is a linear model: nothing smaller can be made of it")
-    if "truncate" not in base.plan:
-        raise InputError(f"a student can be taught by a classifier of texts so far, not by one of {base.task.name}")
+    images = base.task.name == distill_images.NAME
+    if "truncate" not in base.plan and not images:
+        raise InputError(f"a student can be taught by a classifier of texts or images, not by one of {base.task.name}")
     examples, _ = gather(data)
     judged = gather(evaluate) if evaluate is not None else ([], "")
     if quantize not in (None, "int8"):
         raise InputError(f"a student learns to bear int8 (quantize), not {quantize!r}")
     out = Path(out)
     tick = progress or (lambda done, message: None)
-    settings.setdefault("max_length", base.plan["truncate"]["max_length"])
+    if images:
+        distill_images.usual(base, student, settings)
+    else:
+        settings.setdefault("max_length", base.plan["truncate"]["max_length"])
     settings.setdefault("learning_rate", 3e-4)
     settings.setdefault("dropout", 0.0)  # what the teacher says of each row is regularisation enough
     parts = parts_of(student)
-    if parts is not None:
+    if parts is not None and not images:
         settings.setdefault("freeze", ("embeddings",))  # they are the teacher's own
     try:
         wanted = Settings(**settings)
     except TypeError as error:
         raise InputError(str(error).replace("Settings.__init__() ", "distill ")) from error
-    if wanted.augment or wanted.balance:
+    distill_images.check(base, student, wanted, hidden)
+    if wanted.augment or wanted.balance or wanted.translate_there or wanted.translate_back:
         raise InputError("a student learns what the teacher said of the examples as they are: no augment, no balance")
     question = {
         "teacher": base.model.digest, "student": student, "data": digest_of(examples, judged[0]),
@@ -94,21 +101,28 @@ def distill(
     values = [base.task.normalise(e.input) for e in examples]
     tick(None, f"the teacher's answers to {len(values):,} examples")
     told = base.outputs(values)
-    if parts is None:
+    kept: list[int]
+    if images:
+        module, described, kept = distill_images.made(base, student, parts, values, told, wanted, JUDGES, tick)
+        if kept and "freeze" not in settings:
+            wanted = replace(wanted, freeze=distill_images.frozen(module))
+    elif parts is None:
         module, described = with_head(
             Path(student), base.model.labels, base.model.problem_type, wanted.seed, own_labels=False
         )
-        kept: list[int] = []
+        kept = []
     else:
         module, described, kept = made_of(base, parts, values, told, wanted.max_length, tick)
     if quantize is not None:
         from llm_moments.train.quantized import rounding
 
         module = rounding(module)
-    pipe = Pipeline(
-        base.task, described, Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}}),
-        engines=Engines(described),
-    )  # fmt: skip
+    plan = (
+        distill_images.plan_for(base, described, wanted)
+        if images
+        else Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}})
+    )
+    pipe = Pipeline(base.task, described, plan, engines=Engines(described))
     part = evaluation(pipe, judged[0]) if judged[0] else None
     if part is not None and not part.labelled:
         answers = base.outputs(part.values)
@@ -129,7 +143,8 @@ def distillation(base: Pipeline, told: np.ndarray, temperature: float, hidden: f
     from llm_moments.engines.torch_eager import load_module
 
     teacher = load_module(base.model) if hidden else None
-    return Distillation(base.model.problem_type, told, teacher, temperature=temperature, hidden=hidden, stands_for=kept)
+    kind = distill_images.ImageDistillation if base.task.name == distill_images.NAME else Distillation
+    return kind(base.model.problem_type, told, teacher, temperature=temperature, hidden=hidden, stands_for=kept)
 
 
 def _rows(count: int) -> Any:

@@ -24,6 +24,7 @@ from llm_moments.record.probes import layer_costs
 from llm_moments.record.recorder import Recorder
 from llm_moments.record.session import Figure, Session, StepCost
 from llm_moments.train import checkpoints
+from llm_moments.train.back_translation import BackTranslation, reworded
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss
 
@@ -98,6 +99,7 @@ class Job:
     warnings: Sequence[str] = ()
     read_s: float = 0.0
     expansion: Mapping[str, Any] = field(default_factory=dict)
+    back: BackTranslation | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)  # for the model folder
 
 
@@ -124,13 +126,13 @@ def _fitted(
 ) -> Training:
     write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
     recorder = Recorder()
+    words = reworded(job.back, job.settings, job.values, recorder, tick)
     loop = Loop(
         changed, job.pipe, job.values, job.targets, job.settings, job.loss, recorder=recorder,
         device=device, folder=run_folder(out) / CHECKPOINTS, judged=job.judged[0],
+        reworded=words,
     )  # fmt: skip
-    changed.to(loop.device)
-    if getattr(changed, "input_shape", None):
-        changed.to(memory_format=loop.torch.channels_last)  # of images: convolutions take half the time on a CPU
+    placed(changed, loop.device)
     if loop.resume():
         tick(None, f"going on after update {loop.position.updates}")
     seen = _run(loop, tick, on_update)
@@ -163,6 +165,15 @@ def _run(loop: Loop, tick: Tick, on_update: Callable[[Loop], None] | None) -> di
         if probes and forward is not None:
             seen["layers"] = layer_costs(probes["forward"], forward.wall / 1e9, 2)
         return seen
+
+
+def placed(module: Any, device: str) -> None:
+    """On the device and, of images, channels last: convolutions take half the time on a CPU."""
+    import torch
+
+    module.to(device)
+    if getattr(module, "input_shape", None):
+        module.to(memory_format=torch.channels_last)
 
 
 def prepared(module: Any, wanted: Settings) -> Any:
@@ -274,7 +285,7 @@ def _session(recorder: Recorder, seen: Mapping[str, Any], loop: Loop, job: Job) 
             step = replace(step, children=seen["backward"].costs())
         children.append(step)
     read = StepCost("read", 1, job.read_s, None, {"items": len(job.values)})
-    wall = seen["seconds"] + job.read_s
+    wall = seen["seconds"] + job.read_s + (job.back.seconds if job.back else 0.0)
     done = sum(step.counts.get("items", 0) for step in children if step.name == "forward")
     figures = {"throughput": Figure(done / seen["seconds"], "items/s"), "peak_memory": peak_memory()}
     notes = () if "layers" in seen else ("Layers could not be told apart in this model; forward is one step.",)

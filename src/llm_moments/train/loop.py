@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,9 @@ class Settings:
     lora: int = 0  # rank; 0: all weights are trained
     gradient_checkpointing: bool = False
     augment: dict[str, float] = field(default_factory=dict)  # change and how much of it, as steps.augment has them
+    translate_there: str = ""  # folders of two translating models, for the change back-translation
+    translate_back: str = ""
+    translate_languages: str = ""  # en,de: where they know several
     balance: bool = False  # rows of rare classes come again until all classes are as common
     early_stopping: int = 0  # epochs without a better score on --eval before it ends; 0: never
     checkpoint_every: int = 0  # updates; 0: after each epoch only
@@ -114,6 +117,7 @@ class Loop:
     def __init__(
         self, module: Any, pipe: Pipeline, values: Sequence[Any], targets: Any, settings: Settings, loss: Loss, *,
         recorder: Recorder = NULL, device: str = "cpu", folder: Path | None = None, judged: Evaluation | None = None,
+        reworded: Mapping[str, str] | None = None,
     ):  # fmt: skip
         import torch
 
@@ -126,7 +130,7 @@ class Loop:
             pipe.task.keep(self.steps, plan)
         self.window = WINDOW if "batch.order" in batching(settings, pipe) else 1  # images have no lengths to group by
         self.values, self.targets = list(values), targets
-        self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels))
+        self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels), reworded)
         self.position = Position()
         self.barometer = Barometer()
         self.optimizer = optimiser(

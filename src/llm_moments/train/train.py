@@ -14,9 +14,9 @@ from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, InputError
 from llm_moments.evaluation import evaluation, gather
 from llm_moments.model import Model
-from llm_moments.train import linear, pseudo
+from llm_moments.train import back_translation, linear, pseudo
 from llm_moments.train.augment import check as check_augment
-from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
+from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain, run_folder
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
 from llm_moments.train.problem import check_head, labels_of, targets_of
@@ -81,6 +81,9 @@ def train(
         raise InputError(
             "packing and choices of a plan are for models that make texts: --task chat, text-generation, translation"
         )
+    back = back_translation.begun(wanted, run_folder(out))
+    if back is not None and not wanted.augment.get(back_translation.NAME):
+        raise InputError(f"two translating models say nothing without --augment {back_translation.NAME}=0.3")
     references = [e.reference for e in examples]
     labels, problem = labels_of(references, name)
     old = None if wanted.new_head else head_of(model)
@@ -90,6 +93,8 @@ def train(
     check_augment(wanted.augment, wanted.balance, kind, problem)
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
     more = [] if unlabelled is None else pseudo.checked(unlabelled, pseudo_threshold, problem)
+    if back is not None:
+        question["translators"] = back.key
     if more:
         question["unlabelled"] = [digest_of(more), pseudo_threshold]
     if (finished := made_way(out, question, overwrite)) is not None:
@@ -134,6 +139,7 @@ def train(
         said,
         read_s,
         expansion,
+        back,
     )
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 

@@ -23,7 +23,15 @@ from llm_moments.train.token_loss import TokenLoss
 TASKS = ("translation", "chat", "text-generation")
 FRESH = "marian"
 APART = 1e-3  # of the logits: how far a packed example may be from the same one alone
-NOT_HERE: dict[str, Any] = {"class_weights": None, "augment": {}, "balance": False, "image_size": 0}
+NOT_HERE: dict[str, Any] = {
+    "class_weights": None,
+    "augment": {},
+    "balance": False,
+    "image_size": 0,
+    "translate_there": "",
+    "translate_back": "",
+    "translate_languages": "",
+}
 
 
 def is_sequences(model: str | Path, data: Any, task: str | None) -> bool:

@@ -31,18 +31,30 @@ def priced(
         speed = _times(base, changed, part.values) if timed else None
     except (EngineError, ModelError) as error:
         return Worth(change.name, change.step, change.choices, "unavailable", reason=str(error))
-    before, now = part.scores(outputs, outputs), part.scores(after, outputs)
-    bound = part.drop(before, now)
-    harmful, beneficial = stats.flips(before, now)
     apart = base.task.divergence(outputs, after, base.model)
     if spread is not None:
         spread[:] = apart
     saved: dict[str, Any] = {} if speed is None else _savings(speed)
+    found = judged(part, part.scores(outputs, outputs), part.scores(after, outputs))
     return Worth(
-        change.name, change.step, change.choices, "unclear", drop=bound.estimate, drop_low=bound.low,
-        drop_high=bound.high, harmful=harmful, beneficial=beneficial, n=len(part), divergence=float(apart.mean()),
+        change.name,
+        change.step,
+        change.choices,
+        "unclear",
+        n=len(part),
+        divergence=float(apart.mean()),
+        **found,
         **saved,
-    )  # fmt: skip
+    )
+
+
+def judged(part: Evaluation, before: np.ndarray, now: np.ndarray) -> dict[str, Any]:
+    """The fields of a Worth that two arrays of scores [n] give."""
+    bound, flips = part.drop(before, now), stats.flips(before, now)
+    return {
+        "drop": bound.estimate, "drop_low": bound.low, "drop_high": bound.high, "harmful": flips[0],
+        "beneficial": flips[1],
+    }  # fmt: skip
 
 
 def _savings(speed: stats.Bound) -> dict[str, Any]:

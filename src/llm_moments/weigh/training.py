@@ -14,7 +14,7 @@ from llm_moments import stats
 from llm_moments.budget import seconds
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluation import gather
-from llm_moments.train.augment import PRICED
+from llm_moments.train.augment import priced_images, priced_texts
 from llm_moments.train.course import LEAST_ROWS, Course, Run, room_for
 from llm_moments.train.vitals import BlockVitals, mean_vitals
 from llm_moments.weigh.learning import LearningCurve, Point, TrainingWorth
@@ -29,10 +29,6 @@ SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the rows, for the learning curve; the whole
 EVALUATED = 1000  # examples that are judged at most
 JUDGING = 0.35  # of the time
 FEW = 8  # layers: with no more, each is frozen; of many only those that the cheap figures find
-PRICED_IMAGES: dict[str, dict[str, Any]] = {
-    "flip": {"augment": {"flip": 0.5}}, "crop": {"augment": {"crop": 2}}, "mixup": {"augment": {"mixup": 0.2}},
-    "balance": {"balance": True},
-}  # fmt: skip
 HELD = 0.2  # of the examples, where no others are given to judge by
 
 
@@ -98,14 +94,19 @@ def freezes(blocks: Sequence[BlockVitals], exhaustive: bool = False) -> dict[str
     made = {f"freeze {n}": {"freeze": [n]} for n in single}
     if len(layers) >= 2:
         lower = ["embeddings"] * ("embeddings" in names) + [b.name for b in layers[: len(layers) // 2]]
-        made[f"freeze all up to {lower[-1]}"] = {"freeze": lower}
+        if len(lower) > 1:  # else it is the first layer alone, which is there already
+            made[f"freeze all up to {lower[-1]}"] = {"freeze": lower}
     return made
 
 
 def augmentations(course: Course) -> dict[str, dict[str, Any]]:
-    """Each augmentation that is usual for this task, alone."""
-    known = PRICED_IMAGES if course.task.name == "image-classification" else PRICED
-    return {f"augment {name}": dict(choices) for name, choices in known.items() if course.problem != "regression"}
+    """Each augmentation that is usual for this task, and that can be had here, alone."""
+    if course.problem == "regression":
+        return {}
+    images = course.task.name == "image-classification"
+    height = course.task.shape(course.described, course.pipe.plan)[1] if images else 0
+    known = priced_images(height) if images else priced_texts(course.back is not None)
+    return {f"augment {name}": choices for name, choices in known.items()}
 
 
 @dataclass
@@ -138,6 +139,7 @@ class _Study:
         count = self.seeds * (1 + changes + len(SHARES))
         left = 0.9 * (self.allowed - (time.monotonic() - self.begin)) - count * opening
         work = self.seeds * (1 + changes + sum(SHARES)) * self.course.base.epochs * learning
+        work += self.seeds * self.course.translating()  # each seed has rows of its own
         some = int(JUDGING * max(left, 0.0) / (count * judging))
         part = self.course.part
         least = min(100, len(part))
