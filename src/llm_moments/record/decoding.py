@@ -141,15 +141,30 @@ def kv_bytes(pipe: Pipeline) -> float | None:
 
 
 def weight_bytes(pipe: Pipeline) -> float | None:
-    """Bytes of weights that one decoding step reads: of the file that is run, or of the tensors at that precision."""
+    """Bytes of weights that one decoding step reads: of the file that is run, or of the tensors at that precision.
+
+    A graph's file may hold them wider than they are computed with, and never narrower.
+    """
     settings = pipe.plan.settings("forward")
     model = pipe.engines.model_for(settings)
+    precision = settings.get("precision", "fp32")
+    params = sum(math.prod(shape) for _, shape in _shapes(model))
+    at_most = params * BYTES[precision] if params and precision in BYTES else math.inf
     if (built := pipe.engines.built(settings)) is not None:
-        return float(sum(p.stat().st_size for p in built.rglob("*.bin"))) or None
-    if settings.get("precision") == "as-is":
+        size = sum(p.stat().st_size for p in built.rglob("*.bin"))
+        return float(min(size, at_most if precision in ("fp32", "bf16", "fp16") else math.inf)) or None
+    if precision == "as-is":
         return float(sum(p.stat().st_size for p in model.weight_files)) or None
-    params = sum(math.prod(shape) for _, shape in shapes(model.path))
-    return params * BYTES.get(settings.get("precision", "fp32"), 4.0) or None
+    return at_most if params and precision in BYTES else None
+
+
+def _shapes(model: Any) -> list[tuple[str, Sequence[int]]]:
+    """Names and shapes of the model's tensors, from the headers of its files."""
+    if model.format != "gguf":
+        return list(shapes(model.path))
+    from llm_moments.gguf_header import read_header
+
+    return [(tensor.name, tensor.shape) for tensor in read_header(model.weight_files[0])[1]]
 
 
 def _decode_limit(decode: StepCost, moved: float | None) -> Figure:
@@ -169,7 +184,7 @@ def _prefill_limit(prefill: StepCost, model: Any, settings: Mapping[str, Any]) -
 
     precision = settings.get("precision", "fp32")
     peak = peaks().get(PEAK_OF.get(precision, ""))
-    params = sum(math.prod(shape) for _, shape in shapes(model.path) if len(shape) >= 2)
+    params = sum(math.prod(shape) for _, shape in _shapes(model) if len(shape) >= 2)
     if not peak or not params or prefill.wall_s <= 0:
         return Figure.none("share", f"no peak was measured for {precision}, or the model's sizes are not known")
     if "tokens" not in prefill.counts:
