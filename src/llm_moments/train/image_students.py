@@ -113,8 +113,8 @@ def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, keep:
         for unit in _open(stages, gone):
             outputs = eager.with_(**{"forward.skip_layers": sorted([*gone, *unit])}).outputs(values)
             apart[unit] = float(base.task.divergence(told, outputs, base.model).mean()) / len(unit)
-        idle: Unit = min(apart, key=apart.__getitem__)
-        gone += idle
+        goes: Unit = min(apart, key=apart.__getitem__)
+        gone += goes
     return [i for i in range(total) if i not in gone]
 
 
