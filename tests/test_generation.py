@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 import llm_moments as lm
 from llm_moments.core import NULL, Batch
-from llm_moments.errors import DataError, EngineError, PlanError
+from llm_moments.errors import DataError, EngineError, InputError, PlanError
+from llm_moments.measure import call_seconds, run_seconds
 from llm_moments.record.recorder import Recorder
 from llm_moments.steps.prompt import Context, Dialogue, messages_of
 from llm_moments.tasks.metrics import common_prefix, text_metric, word_errors
@@ -166,6 +168,29 @@ def test_record_tells_prefill_decode_and_layers(pipe: Any) -> None:
     assert sum(c.wall_s for c in decode.children) <= decode.wall_s * 1.01
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_timed_pass_never_finds_its_own_prompts(pipe: Any, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    pipe = pipe.with_(**{"forward.prefix_reuse": kept})
+    engine, reused = pipe.engines.get(pipe.engine_settings), []
+    own = engine.generate
+
+    def watched(*args: Any) -> Any:
+        made = own(*args)
+        reused.append([one.reused for one in made])
+        return made
+
+    monkeypatch.setattr(engine, "generate", watched)
+    texts = make_texts(3, seed=8)
+    for _ in range(2):
+        run_seconds(pipe, texts)
+    assert reused[0] == reused[1]
+    assert reused[0][0] == 0
+    assert any(reused[0][1:]) == kept  # the template's beginning, from one prompt to the next
+    del reused[:]
+    assert len(call_seconds(pipe, texts)) == 3
+    assert len(reused) == (3 if kept else 6)  # asked a second time, a prompt would be found
+
+
 def test_weigh_and_improve_know_texts(pipe: Any, tmp_path: Path) -> None:
     texts = make_texts(60, seed=6)
     rows = [lm.Example(text, pipe(text).text, n) for n, text in enumerate(texts)]
@@ -176,6 +201,26 @@ def test_weigh_and_improve_know_texts(pipe: Any, tmp_path: Path) -> None:
     again = lm.load(tmp_path / "out")
     assert again.task.name == "chat"
     assert again(texts[0]).text == done.pipeline(texts[0]).text
+
+
+def test_too_few_examples_to_prove_anything_is_said_at_once(pipe: Any, tmp_path: Path) -> None:
+    texts = make_texts(40, seed=6)
+    done = lm.improve(pipe, texts, max_drop=0.01, budget="20s", out=tmp_path / "out")
+    assert not done.certified
+    assert "cannot prove a drop below 0.01" in done.certificate.reason
+    assert not [t for t in done.study if t.plan]  # nothing was tried in vain
+
+
+def test_weigh_keeps_a_budget(pipe: Any) -> None:
+    texts = make_texts(200, seed=6)
+    begin = time.monotonic()
+    worths = lm.weigh(pipe, texts, budget="1s")
+    assert time.monotonic() - begin < 30
+    late = [w for w in worths if "budget" in w.reason]
+    assert worths.about["n"] < 200
+    assert all(w.verdict == "unavailable" for w in late)
+    with pytest.raises(InputError, match="a budget is a time"):
+        lm.weigh(pipe, texts, budget="soon")
 
 
 def test_metrics() -> None:

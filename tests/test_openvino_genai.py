@@ -155,3 +155,23 @@ def test_what_it_cannot_is_refused(llama: Path, prompts: list[Prompt], tmp_path:
         engine(llama, "openvino-genai", kv_precision="bf16")
     with pytest.raises(EngineError, match="at least one token"):
         engine(llama, "openvino-genai").generate([Prompt()], FOUR)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_graph_made_from_the_one_in_float_is_the_same(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Tracing a module takes most of an export: it is done once for all precisions."""
+    from llm_moments.engines import openvino_genai
+
+    ids, told, traced = some_prompts(1, seed=8, longest=40)[0] + [5, 6], [], []
+    own = openvino_genai._exported
+    monkeypatch.setattr(openvino_genai, "_exported", lambda *args: traced.append(1) or own(*args))
+    for name, before in (("alone", ()), ("after", ("fp32",))):
+        monkeypatch.setenv("MOMENTS_CACHE", str(tmp_path / name))
+        for kind in (*before, precision):
+            one = engine(llama, "openvino-genai", precision=kind)
+        told.append(one.logprobs(ids, 1))
+        assert one.generate([Prompt(tuple(ids))], FOUR)[0].ids is not None
+    assert len(traced) == 2
+    np.testing.assert_array_equal(*told)

@@ -28,6 +28,7 @@ GPT2 = {
 }
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", SIZES),
+    "llama-wide": ("LlamaConfig", {**SIZES, "hidden_size": 256, "intermediate_size": 256}),  # K-quants: blocks of 256
     "llama-tied": ("LlamaConfig", {**SIZES, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2Config", SIZES),
     "gpt2": ("GPT2Config", GPT2),
@@ -127,3 +128,19 @@ def tiny_gguf(folder: Path, file: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def quantised(file: Path, made: Path, kind: str) -> Path:
+    """The same .gguf file by llama.cpp's own quantiser. kind: such as Q4_K_M."""
+    import ctypes
+
+    import llama_cpp
+
+    from llm_moments.engines.llama_context import _listen
+
+    _listen()
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}"), 1
+    if llama_cpp.llama_model_quantize(str(file).encode(), str(made).encode(), ctypes.byref(options)):
+        raise ValueError(f"llama.cpp cannot make {kind} of {file}")
+    return made

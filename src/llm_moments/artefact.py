@@ -151,7 +151,7 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
         needed.setdefault(name, not slim)
         if engine_class(settings.get("engine", "torch")).builds:
             pipe.engines.get(settings)  # builds it if it is not there yet
-            built = pipe.engines.store(settings)
+        if (built := pipe.engines.built(settings)) is not None:
             shutil.copytree(built, target / "built" / built_key(settings), dirs_exist_ok=True)
         else:
             needed[name] = True
@@ -161,7 +161,10 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
         source = pipe.engines.model_for({"weights": name})
         patterns: tuple[str, ...] = ("config.json",) if name else MODEL_FILES
         if source.format == "gguf":
-            patterns = ()  # one file that holds all; what lies beside it need not be its own
+            patterns, whole = (
+                (),
+                True,
+            )  # one file that holds all, the tokenizer too; what lies beside it need not be its own
         files = {p for pattern in patterns for p in source.path.glob(pattern)}
         for file in sorted(files.union(source.weight_files if whole else ())):
             shutil.copyfile(file, folder / file.name)

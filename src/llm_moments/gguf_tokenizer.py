@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from llm_moments.atomic import sibling
-from llm_moments.errors import ModelError, WriteError
+from llm_moments.errors import EngineMissing, ModelError, WriteError
 
 WHOLE = "tokenizer_config.json"  # is there when all of a kept tokenizer is
 SAMPLES = ("a", " b", "Hello,  World!\n\n 12345\t", "naïve 北京 🙂", "'s <b> {x} </s> ")
@@ -20,6 +21,9 @@ def tokenizer_of(model: Any) -> Any:
     import transformers
 
     from llm_moments.engines.base import cache_folder
+
+    if importlib.util.find_spec("gguf") is None:
+        raise EngineMissing("gguf", "generate")
 
     name = f"{model.digest}-{transformers.__version__}"
     found = _OPEN.get(name)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_moments.errors import ModelError
+from llm_moments.errors import ModelError, MomentsError
 
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline
@@ -121,6 +121,8 @@ class Model:
                 found = AutoTokenizer.from_pretrained(
                     self.path, trust_remote_code=self.trust_remote_code, local_files_only=True
                 )
+        except MomentsError:
+            raise
         except Exception as error:
             raise ModelError(f"{self.path}: its tokenizer cannot be loaded: {error}") from error
         if (

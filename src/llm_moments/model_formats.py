@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm_moments.errors import EngineMissing, ModelError
+from llm_moments.errors import ModelError
+from llm_moments.gguf_header import BLOCKS, read_header
 from llm_moments.model import Model, _read_json
 
 
@@ -26,28 +28,21 @@ def folder(path: Path, source: str) -> Model | None:
 
 def gguf(file: Path, source: str) -> Model:
     """A GGUF file; ModelError for one that is cut, or of an architecture without a decoder-only model."""
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise EngineMissing("gguf", "generate") from error
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ModelError(f"{file} is no GGUF file (it does not begin with GGUF)")
     try:
-        reader = GGUFReader(file)
-        fields = {name: field.contents() for name, field in reader.fields.items() if not _long(name)}
-        ends = [t.data_offset + t.n_bytes for t in reader.tensors]
-    except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
-        if "GGMLQuantizationType" in str(error):
-            raise ModelError(
-                f"{file} holds weights of a type that the gguf package here does not know ({error}). A newer one may: "
-                "pip install -U gguf. Or quantise the model to a known type, such as Q4_K or Q8_0."
-            ) from error
+        fields, tensors = read_header(file)
+    except (ValueError, KeyError, OverflowError, struct.error) as error:
         raise ModelError(f"{file} is no whole GGUF file: {error!s:.120}. Copy it again.") from error
-    if not ends or max(ends) > file.stat().st_size:
+    if strange := [t for t in tensors if t.kind not in BLOCKS]:
         raise ModelError(
-            f"{file} is cut: its tensors end at byte {max(ends, default=0):,} of {file.stat().st_size:,}. Copy it again."
+            f"{file} holds weights of a type that is not known here ({strange[0].name} is of type {strange[0].kind}); "
+            "quantise the model to a known one, such as Q4_K or Q8_0"
         )
+    end = max((t.end for t in tensors), default=0)
+    if not tensors or end > file.stat().st_size:
+        raise ModelError(f"{file} is cut: its tensors end at byte {end:,} of {file.stat().st_size:,}. Copy it again.")
     return Model(_alone(file), _config(fields), source=source, format="gguf")
 
 
@@ -66,12 +61,6 @@ def _alone(file: Path) -> Path:
         link.unlink(missing_ok=True)
         link.symlink_to(file.resolve())
     return kept
-
-
-def _long(name: str) -> bool:
-    return name.startswith(
-        ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
-    )
 
 
 def _config(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ where the weights' zero point is whole; in fp32 and bf16 nothing else is rounded
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.export import build, failing_as, quiet
+from llm_moments.engines.export import NAMES, build, failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.engines.grids import BLOCK
 from llm_moments.engines.text_watch import TextWatch
@@ -54,10 +55,13 @@ class OpenVinoGenAI:
 
     @classmethod
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> OpenVinoGenAI:
+        from llm_moments.engines.base import built_key
+
         if model.format not in cls.formats:
             raise EngineError(f"openvino-genai reads no {model.format} model; its own engine does")
         with failing_as("OpenVINO GenAI cannot take this model"):
-            build(store, lambda folder: export(folder, model, settings))
+            whole = store.parent / built_key({**settings, "precision": "fp32"})
+            build(store, lambda folder: export(folder, model, settings, whole))
             draft = _draft_of(settings) if settings.get("draft") else None
             engine = cls(store, draft, settings, model.tokenizer)
             engine.pipeline(lookup=False)
@@ -237,20 +241,36 @@ class _Run:
 # -- building
 
 
-def export(folder: Path, model: Any, settings: Mapping[str, Any]) -> list[str]:
-    """Fills `folder` as OpenVINO GenAI takes it: graph, configuration. Gives the names of the graph's inputs."""
+def export(folder: Path, model: Any, settings: Mapping[str, Any], whole: Path | None = None) -> list[str]:
+    """Fills `folder` as OpenVINO GenAI takes it: graph, configuration. Gives the names of the graph's inputs.
+
+    whole: where the same in float would be; if it is there, its graph is taken, as tracing a module takes a while."""
     import openvino as ov
 
-    from llm_moments.engines.causal_export import FIELDS, causal_graph
+    from llm_moments.engines.causal_export import FIELDS
     from llm_moments.engines.openvino_weights import compress
+
+    if whole is not None and (whole / NAMES).is_file():
+        graph = ov.Core().read_model(str(whole / GRAPH))
+        for file in whole.iterdir():
+            if not file.name.startswith((Path(GRAPH).stem, NAMES)):
+                shutil.copy(file, folder)
+    else:
+        graph = _exported(folder, model, settings)
+    precision = settings.get("precision", "fp32")
+    compress(graph, {"bf16": "fp32"}.get(precision, precision), stored_as(model))
+    ov.save_model(graph, folder / GRAPH, compress_to_fp16=False)
+    return list(FIELDS)
+
+
+def _exported(folder: Path, model: Any, settings: Mapping[str, Any]) -> Any:
+    """The graph in float, and its configuration and tokenizer in the folder."""
+    from llm_moments.engines.causal_export import causal_graph
     from llm_moments.engines.sharing import shared
 
     module = shared(model, settings.get("skip_layers", ()))
     if getattr(module.config, "is_encoder_decoder", False):
         raise EngineError("this engine makes texts with decoder-only models; this one has an encoder")
-    precision = settings.get("precision", "fp32")
-    graph = compress(causal_graph(module), {"bf16": "fp32"}.get(precision, precision), stored_as(model))
-    ov.save_model(graph, folder / GRAPH, compress_to_fp16=False)
     config = json.loads(module.config.to_json_string(use_diff=False))
     config.pop("quantization_config", None)
     ends = module.generation_config.eos_token_id
@@ -258,7 +278,7 @@ def export(folder: Path, model: Any, settings: Mapping[str, Any]) -> list[str]:
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps({} if ends is None else {"eos_token_id": ends}), "utf-8")
     _write_tokenizer(folder, model.tokenizer)
-    return list(FIELDS)
+    return causal_graph(module)
 
 
 def _write_tokenizer(folder: Path, tokenizer: Any) -> None:

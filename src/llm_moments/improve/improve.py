@@ -29,7 +29,7 @@ from llm_moments.improve.choices import weighed
 from llm_moments.improve.heal import Healer, without
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial, Trials
-from llm_moments.measure import OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
+from llm_moments.measure import FEWEST, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
 from llm_moments.model import load
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session
@@ -238,6 +238,12 @@ class _Run:
         if chosen is not None:
             return self.result(search, *chosen)
         why = "no plan that is faster was expected to keep the answers."
+        if sum(t.status == "ok" for t in self.study.trials.values()) < 2:
+            spent = time.monotonic() - self.begin
+            why = (
+                f"the original's own answers took so long ({spent:,.0f}s) that no time was left for another plan; about "
+                f"{np.ceil(max(2 * self.budget, 4 * spent) / 60):.0f}m would do (--budget)."
+            )
         if self.looks:
             last = self.looks[-1]
             why = f"the best plan's drop could be up to {last.drop_high:.4f}, over {self.max_drop:g}."
@@ -274,7 +280,8 @@ class _Run:
             if why := self.hopeless(rows, cost):
                 return why
             need = sum(rows[name] for name in ("search", "certify")) * cost
-            if need > 0.8 * self.budget:
+            timing = FEWEST * pace.block * cost if hasattr(self.pipe.task, "tries") else 0.0
+            if need + timing > (0.6 if timing else 0.8) * self.budget:
                 return (
                     f"the original answers {1 / cost:.1f} examples a second, so that a budget of {self.budget:.0f}s is "
                     f"too short for {rows['search']} to search with and {rows['certify']} to certify on; about "

@@ -21,9 +21,9 @@ TOGETHER = 3  # engines that are worked on
 def engines(search: Search) -> None:
     """Every engine and precision that reads this model, on few examples; the fastest ones on the whole split."""
     few, original = _few(search), search.stock.plan.with_(**search.stock.task.sorts)
-    quick = []
+    quick: list[Trial] = []
     for name, changes, lossless in search.stock.task.tries(search.stock.model, search.stock.plan):
-        if "forward.engine" not in changes or search.late(2 * search.built if _builds(changes) else 0.0):
+        if "forward.engine" not in changes or search.late(_first_look(search, changes) + _whole(search, quick)):
             continue
         plan = original.with_(**changes)
         if plan in (original, search.stock.plan):
@@ -37,8 +37,16 @@ def engines(search: Search) -> None:
         search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
 
 
-def _builds(changes: Mapping[str, Any]) -> bool:
-    return bool(engine_class(changes["forward.engine"]).builds)
+def _first_look(search: Search, changes: Mapping[str, Any]) -> float:
+    """Seconds that an engine may take until it has answered the first few, if it is no faster than the original."""
+    rows = _few(search) + search.stock.task.pace.warm
+    build = 1.5 * search.built if engine_class(changes["forward.engine"]).builds else 0.0
+    return build + rows * (search.base_cost or 0.0)
+
+
+def _whole(search: Search, quick: list[Trial]) -> float:
+    """Seconds for the whole split by the fastest so far: without it nothing that was found could be chosen."""
+    return 1.2 * min(map(_cost, quick), default=0.0) * len(search.part)
 
 
 def one_by_one(search: Search) -> None:

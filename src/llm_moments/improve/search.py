@@ -23,6 +23,7 @@ Tick = Callable[[float | None, str], None]
 STREAMS = 4  # most batches at a time that plans begin with, a core each; `tune` tries others
 QUICK = 96  # most rows on which engines and lossless variants are timed before whole splits are
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
+GAIN = 1.02  # times the original from which a plan is worth a certification: less is noise
 GOOD = 0.6  # chance to pass the certification from which a plan is worth working on
 
 
@@ -141,7 +142,7 @@ class Search:
         return trials
 
     def _gains(self, trial: Trial) -> bool:
-        return trial.plan != self.stock.plan.to_dict() and (trial.gain is None or trial.gain > 1)
+        return trial.plan != self.stock.plan.to_dict() and (trial.gain is None or trial.gain > GAIN)
 
     # -- plans
 

@@ -125,19 +125,23 @@ Try = tuple[str, dict[str, Any], bool]
 
 
 def engine_tries(model: Any) -> list[Try]:
-    """Every engine that is here and reads this model's format, in each of its precisions, lower ones first; the one
-    that is the original's own comes last. fp16 is left to a GPU: a CPU computes it slower than fp32."""
+    """Every engine that is here and reads this model's format, in each of its precisions: what is soon open comes first,
+    the original's own engine last; a quantised file as it is, then lower precisions. fp16 is left to a GPU: a CPU
+    computes it slower than fp32."""
     from llm_moments.engines.base import available, engine_class, put_on
     from llm_moments.engines.generator import GENERATORS
 
-    order = ("int4", "int8", "int8-bf16", "bf16", "fp16", "as-is", "fp32")
+    order: tuple[str, ...] = ("int4", "int8", "int8-bf16", "bf16", "fp16", "fp32")
+    order = ("as-is", *order) if model.format == "gguf" else (*order, "as-is")
+    names = sorted(available(GENERATORS), key=lambda n: (n == first_engine(model), engine_class(n).builds))
     found: list[Try] = []
-    for name in sorted(available(GENERATORS), key=lambda name: name == first_engine(model)):
+    for name in names:
         cls = engine_class(name)
         if model.format not in getattr(cls, "formats", ()):
             continue
         slow = () if cls.cpu_only or on_gpu() else ("fp16",)
-        for precision in sorted(set(cls.precisions) - set(slow), key=order.index):
+        floats_first = ("fp32", *order) if cls.builds else order  # other graphs are then made from that one
+        for precision in sorted(set(cls.precisions) - set(slow), key=floats_first.index):
             found.append((f"{name} {precision}", put_on(name, precision), precision == "fp32"))
     return found
 
