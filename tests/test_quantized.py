@@ -108,7 +108,7 @@ def test_an_int8_graph_loses_less_of_a_student_that_learnt_to_bear_it(trained_mo
     base = load(teacher)
     told = base.outputs(judged)
     np.testing.assert_allclose(told, load(trained_model).outputs(judged), atol=1e-3)
-    options = {"student": "as-is", "epochs": 4, "max_length": 48, "learning_rate": 1e-3}
+    options = {"student": "as-is", "epochs": 4, "max_length": 48, "learning_rate": 3e-4}
     plain = distill(teacher, texts, tmp_path / "plain", **options)
     made = distill(teacher, texts, tmp_path / "int8", quantize="int8", **options)
     lost = {}
