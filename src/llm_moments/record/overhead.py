@@ -56,7 +56,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 
 
 def counted(root: StepCost, probes: bool) -> Figure:
-    """The recorder's own work: steps entered and hooks called, times what each costs here."""
+    """The recorder's own work: steps entered and modules watched, times what each costs here."""
     steps = sum(step.calls for _, step in root.walk())
     visits = sum(
         inner.calls for _, step in root.walk() if step.name == "forward" and probes
@@ -67,7 +67,7 @@ def counted(root: StepCost, probes: bool) -> Figure:
     share = ((steps - visits) * each + visits * hooked) / root.wall_s
     note = f"{steps - visits} steps of {each * 1e6:.1f} µs"
     if visits:
-        note += f", {visits} hooked modules of {hooked * 1e6:.1f} µs"
+        note += f", {visits} watched modules of {hooked * 1e6:.1f} µs"
     return Figure(share, "share", "modelled", note)
 
 
@@ -85,7 +85,7 @@ def probe_seconds(times: int = 2000) -> float:
     """Calling a module with a probe on it, less calling it without."""
     import torch
 
-    from llm_moments.record.probes import Probe
+    from llm_moments.record.probes import Probe, watching
 
     module = torch.nn.Identity()
 
@@ -98,6 +98,5 @@ def probe_seconds(times: int = 2000) -> float:
     calls()
     bare = calls()
     probe = Probe(["layer 0"], module, lambda: 0, time.perf_counter_ns)
-    module.register_forward_pre_hook(probe.before)
-    module.register_forward_hook(probe.after)
-    return max(calls() - bare, 0.0) / times
+    with watching(probe):
+        return max(calls() - bare, 0.0) / times
