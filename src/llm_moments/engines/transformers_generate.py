@@ -53,8 +53,25 @@ def without_layers(module: Any, indices: Sequence[int]) -> Any:
 
     if indices:
         module = skip(module, list(indices))
+        _drop_kinds(module)
         _renumber(module)
     return module
+
+
+def _drop_kinds(module: Any) -> None:
+    """Where the configuration has a kind for each layer, what stands in for the layers that are gone goes, too: the
+    model looks kinds up by the place in its list, the cache by the number of the layer."""
+    from llm_moments.engines.layers import layer_list
+
+    config = module.config
+    if not isinstance(vars(config).get("layer_types"), list):
+        return
+    import torch
+
+    path, layers = layer_list(module)
+    kept = [at for at, layer in enumerate(layers) if not hasattr(layer, "stands_for_a_layer")]
+    module.set_submodule(path, torch.nn.ModuleList([layers[at] for at in kept]))
+    config.num_hidden_layers, config.layer_types = len(kept), [config.layer_types[at] for at in kept]
 
 
 def _renumber(module: Any) -> None:
@@ -64,9 +81,6 @@ def _renumber(module: Any) -> None:
         if isinstance(getattr(part, "layer_idx", None), int):
             part.layer_idx = at
             at += 1
-    config = module.config
-    if at and getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:at]
 
 
 class TransformersGenerate:

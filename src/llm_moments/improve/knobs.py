@@ -21,7 +21,7 @@ TOGETHER = 3  # engines that are worked on
 def engines(search: Search) -> None:
     """Every engine and precision that reads this model, on few examples; the fastest ones on the whole split."""
     few, original = _few(search), search.stock.plan.with_(**search.stock.task.sorts)
-    quick = []
+    quick: list[Trial] = []
     for name, changes, lossless in search.stock.task.tries(search.stock.model, search.stock.plan):
         if "forward.engine" not in changes or search.late(_first_look(search, changes) + _whole(search, quick)):
             continue
