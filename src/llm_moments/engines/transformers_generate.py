@@ -59,19 +59,21 @@ def without_layers(module: Any, indices: Sequence[int]) -> Any:
 
 
 def _drop_kinds(module: Any) -> None:
-    """Where the configuration has a kind for each layer, what stands in for the layers that are gone goes, too: the
-    model looks kinds up by the place in its list, the cache by the number of the layer."""
+    """What stands in for the layers that are gone goes, too, where the configuration counts them: by it a cache is
+    made, and models look up the kind of a layer by its place in the list."""
+    import torch
+
     from llm_moments.engines.layers import layer_list
 
     config = module.config
-    if not isinstance(vars(config).get("layer_types"), list):
-        return
-    import torch
-
     path, layers = layer_list(module)
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "num_hidden_layers", None) != len(layers):
+        return
     kept = [at for at, layer in enumerate(layers) if not hasattr(layer, "stands_for_a_layer")]
     module.set_submodule(path, torch.nn.ModuleList([layers[at] for at in kept]))
-    config.num_hidden_layers, config.layer_types = len(kept), [config.layer_types[at] for at in kept]
+    config.num_hidden_layers = len(kept)
+    if isinstance(vars(config).get("layer_types"), list):
+        config.layer_types = [config.layer_types[at] for at in kept]
 
 
 def _renumber(module: Any) -> None:
