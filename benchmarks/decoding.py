@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ import results
 
 import llm_moments as lm
 from llm_moments import stats
+from llm_moments.core import NULL
 from llm_moments.errors import EngineError
 from llm_moments.improve.along import divergence_along
+from llm_moments.record.decoding import watched
+from llm_moments.record.overhead import median_interval
+from llm_moments.record.recorder import Recorder
 
 QUESTIONS = (
     "What is the capital of France, and what is it known for?", "Explain in three sentences how rain is made.",
@@ -200,12 +205,12 @@ def recorded(file: Path, pipes: dict[str, Any], refused: dict[str, str], wanted:
     for name, pipe in pipes.items():
         session = lm.record(pipe.with_(**{"decode.max_new_tokens": 48}), list(QUESTIONS[:4]))
         steps = {step.name: step for _, step in session.root.walk()}
-        decode, own = steps["decode"], session.figures["overhead"]
+        decode = steps["decode"]
         inner = next((child for child in decode.children if child.name == "decode"), decode)
         limit = inner.limit
         share = "" if limit is None or limit.value is None else f"{limit.value:.0%}"
         each = f"{1e3 * inner.wall_s / inner.calls:.1f}" if inner.calls else ""
-        rows.append((name, each, share, limit.note if limit else "", f"{own.value:+.2%} ({own.note})"))
+        rows.append((name, each, share, limit.note if limit else "", overhead(pipe)))
         print(rows[-1], file=sys.stderr)
     results.write("Decoding: the memory's limit, and what recording costs (generation, goals 3 and 6)", [
         f"{file.name}, greedy, one stream, four prompts of 48 tokens.", "",
@@ -214,13 +219,43 @@ def recorded(file: Path, pipes: dict[str, Any], refused: dict[str, str], wanted:
     ])  # fmt: skip
 
 
+def overhead(pipe: Any, pairs: int = 60) -> str:
+    """One prompt with and without the recorder and the probes on the layers, in turn."""
+    few = pipe.with_(**{"decode.max_new_tokens": 16})
+    value = [few.task.normalise(QUESTIONS[0])]
+
+    def once(recorder: Any) -> float:
+        with watched(few, 1) if recorder.active else nullcontext():
+            start = time.perf_counter()
+            few.outputs(value, recorder)
+            return time.perf_counter() - start
+
+    logs, spent = [], []
+    for turn in range(pairs + 2):
+        order = (NULL, Recorder()) if turn % 2 else (Recorder(), NULL)
+        seconds = {recorder.active: once(recorder) for recorder in order}
+        if turn > 1:
+            logs.append(float(np.log(seconds[True] / seconds[False])))
+            spent.append(seconds[False])
+    low, high, sure = median_interval(logs)
+    return (
+        f"{np.expm1(np.median(logs)):+.2%} ({np.expm1(low):+.2%} to {np.expm1(high):+.2%}, {sure:.0%} interval, median of "
+        f"{pairs} pairs of {np.median(spent) * 1e3:.0f} ms)"
+    )
+
+
 def dialogue(file: Path, pipes: dict[str, Any], refused: dict[str, str], wanted: Any) -> None:
     """Goal 2."""
     said = []
-    for name, pipe in pipes.items():
-        if "prefix_reuse" not in type(pipe.engines.get(pipe.plan.settings("forward"))).takes or "as-is" not in name:
+    exact = {
+        "transformers fp32": {"forward.engine": "transformers", "forward.precision": "fp32"},
+        "OpenVINO GenAI fp32": {"forward.engine": "openvino-genai", "forward.precision": "fp32", "forward.kv_precision": "fp32"},
+    }  # fmt: skip
+    more = {name: lm.load(file, plan=plan) for name, plan in exact.items()}
+    for name, pipe in {**pipes, **more}.items():
+        if "as-is" not in name and name not in exact:
             continue
-        plain, kept = pipe.with_(**{"decode.max_new_tokens": 48}), None
+        plain = pipe.with_(**{"decode.max_new_tokens": 48})
         kept = plain.with_(**{"forward.prefix_reuse": True})
         found = [(first_tokens(plain), first_tokens(kept)) for _ in range(2)][1]
         same = found[0][1] == found[1][1]

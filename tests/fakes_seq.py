@@ -148,3 +148,48 @@ def make_m2m100(folder: Path, seed: int = 0) -> Path:
     _shaken(M2M100ForConditionalGeneration(config), seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_nllb(folder: Path, seed: int = 0) -> Path:
+    """M2M100's architecture with NLLB's tokenizer: its codes are special tokens, the source's comes first."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
+
+    plain = Tokenizer(models.BPE(unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    plain.train_from_iterator(
+        (t for pair in toy_pairs(100) for t in pair),
+        trainers.BpeTrainer(vocab_size=150, special_tokens=special, show_progress=False),
+    )
+    told = json.loads(plain.to_str())["model"]
+    tokenizer = NllbTokenizer(told["vocab"], [tuple(pair) for pair in told["merges"]], model_max_length=48)
+    config = M2M100Config(
+        vocab_size=len(tokenizer) + 2, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=48,
+        pad_token_id=1, eos_token_id=2, decoder_start_token_id=2,
+    )  # fmt: skip
+    _shaken(M2M100ForConditionalGeneration(config), seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_mbart(folder: Path, seed: int = 0) -> Path:
+    """mBART of 25 languages: the source ends with its language, the decoder starts with the target's."""
+    from transformers import MBartConfig, MBartForConditionalGeneration, MBartTokenizer
+    from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
+
+    letters = sorted({c for pair in toy_pairs(100) for text in pair for c in text if c != " "})
+    vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((c, -3.0) for c in letters)]
+    vocab += [(code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES] + [("<mask>", 0.0)]
+    tokenizer = MBartTokenizer(vocab, model_max_length=48)
+    config = MBartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=46,
+        pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=tokenizer.convert_tokens_to_ids("ro_RO"),
+        forced_eos_token_id=2, tokenizer_class="MBartTokenizer", normalize_before=True, scale_embedding=True,
+    )  # fmt: skip
+    module = _shaken(MBartForConditionalGeneration(config), seed)
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -76,3 +76,54 @@ def write(file: Path, sound: np.ndarray, rate: int = RATE, **options: Any) -> Pa
 
     soundfile.write(file, sound, rate, **options)
     return file
+
+
+def make_multilingual(folder: Path, seed: int = 0) -> Path:
+    """A tiny Whisper with the tokens of the real models of many languages, at their real places (ten languages of 99)."""
+    import json
+
+    import torch
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GenerationConfig, PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    vocabulary = {letter: at for at, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary |= {f"filler{at}": at for at in range(len(vocabulary), 50257)}
+    plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    languages = [f"<|{code}|>" for code in list(LANGUAGES)[:99]]
+    control = ["<|endoftext|>", "<|startoftranscript|>", *languages, "<|translate|>", "<|transcribe|>",
+               "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]  # fmt: skip
+    plain.add_special_tokens([AddedToken(token, special=True) for token in control])
+    plain.add_tokens([AddedToken(f"<|{at * 0.02:.2f}|>", normalized=False) for at in range(1501)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, eos_token="<|endoftext|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+    )
+    end = 50257
+    config = WhisperConfig(
+        vocab_size=51865, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, pad_token_id=end, bos_token_id=end,
+        eos_token_id=end, decoder_start_token_id=end + 1, max_target_positions=64,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    module = WhisperForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim > 1 and "embed_positions" not in name:
+                parameter.normal_(0, 0.25)
+        words = module.model.decoder.embed_tokens.weight
+        words[256:end] *= 0.1  # fillers are no words
+        words[50259:50358] *= 3  # languages differ
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in control}
+    module.generation_config = GenerationConfig(
+        eos_token_id=end, pad_token_id=end, bos_token_id=end, decoder_start_token_id=end + 1,
+        suppress_tokens=[*range(256, end), *range(end + 1, 50364)], begin_suppress_tokens=[end],
+        no_timestamps_token_id=ids["<|notimestamps|>"], is_multilingual=True, alignment_heads=[[0, 0], [1, 1]],
+        lang_to_id={token: ids[token] for token in languages},
+        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+    )  # fmt: skip
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"feature_size": 80}))
+    return folder

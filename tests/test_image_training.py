@@ -11,6 +11,7 @@ import pytest
 
 import llm_moments as lm
 from llm_moments.core import Example
+from llm_moments.errors import InputError
 from llm_moments.evaluation import split
 from llm_moments.improve import stages
 from llm_moments.improve.heal import Healer, extent
@@ -80,6 +81,17 @@ def test_a_short_run_lays_images_out_as_a_training_does(tmp_path: Path) -> None:
     ]
     assert weights
     assert all(not p.is_contiguous() for p in weights)
+
+
+def test_one_image_is_never_a_batch_where_batches_are_normalised(tmp_path: Path) -> None:
+    start = make_image_model(tmp_path / "r", "resnet", size=8)
+    few = make_pictures(9, size=8)
+    done = lm.train(start, few, tmp_path / "m", epochs=2, **{**SMALL, "batch_size": 4})
+    assert done.session is not None
+    assert done.session.root.find("update").calls == 4
+    assert done.session.root.find("forward").counts["items"] == 16
+    with pytest.raises(InputError, match="--batch-size 2"):
+        lm.train(start, few, tmp_path / "n", epochs=1, **{**SMALL, "batch_size": 1})
 
 
 # ---------------------------------------------------------------------------------- improve --train

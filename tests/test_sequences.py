@@ -36,10 +36,15 @@ def make_causal(folder: Path, arch: str = "llama", weights: bool = True) -> Path
     tokenizer = tokenizer_of((t for pair in fakes.toy_pairs(50) for t in pair), 320, 64)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
     tokenizer.chat_template = TEMPLATE
-    sizes = {"llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}, "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}}  # fmt: skip
+    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64, "head_dim": 8}  # fmt: skip
+    sizes = {
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+        "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+        "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
+    }  # fmt: skip
     config = AutoConfig.for_model(
         arch, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None, **sizes[arch],
+        bos_token_id=None, **sizes.get(arch, usual),
     )  # fmt: skip
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(config)

@@ -19,8 +19,14 @@ MAKERS = {
     "hub marian": lambda path: fakes.make_hub_marian(path),
     "m2m100": lambda path: fakes.make_m2m100(path),
     "t5": lambda path: fakes.make_t5(path),
+    "nllb": lambda path: fakes.make_nllb(path),
+    "mbart": lambda path: fakes.make_mbart(path),
 }
-PLANS: dict[str, dict[str, Any]] = {"m2m100": {"translate.source_lang": "en", "translate.target_lang": "de"}}
+PLANS: dict[str, dict[str, Any]] = {
+    "m2m100": {"translate.source_lang": "en", "translate.target_lang": "de"},
+    "nllb": {"translate.source_lang": "eng_Latn", "translate.target_lang": "deu_Latn"},
+    "mbart": {"translate.source_lang": "en_XX", "translate.target_lang": "de_DE"},
+}
 TEXTS = [source for source, _ in fakes.toy_pairs(10, seed=3)]
 SHORT = {"decode.max_new_tokens": 14}
 
@@ -92,6 +98,14 @@ def test_batches_equal_one_by_one(pipe: Any, engine: str, beams: int) -> None:
     assert list(one.outputs(TEXTS)) == list(many.outputs(TEXTS))
 
 
+def test_batches_on_several_cores_keep_their_order(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_moments.engines.ctranslate2_generate.cores", lambda: 3)
+    one = pipe.with_(**{"decode.beams": 1, "forward.engine": "ctranslate2", "forward.streams": 2})
+    many = one.with_(**{"forward.threads": 1})
+    assert list(one.outputs(TEXTS)) == list(many.outputs(TEXTS))
+    assert many.engines.get(many.engine_settings).workers == 3
+
+
 def test_engines_agree_greedily_and_differ_little_with_beams(pipe: Any) -> None:
     two = {"forward.engine": "ctranslate2", "forward.streams": 4}
     greedy = pipe.with_(**{"decode.beams": 1})
@@ -147,6 +161,23 @@ def test_languages_of_m2m100(tmp_path: Path) -> None:
     prompt = prompts(made, ["red dog"])[0]
     assert prompt.ids[0] == tokenizer.get_lang_id("fr")
     assert prompt.decoder == (2, tokenizer.get_lang_id("de"))
+
+
+def test_languages_of_nllb_and_mbart(tmp_path: Path) -> None:
+    """As their authors ask: NLLB's answer begins with </s> and its language, mBART's with its language alone."""
+    nllb = load(fakes.make_nllb(tmp_path / "n"))
+    with pytest.raises(PlanError, match="deu_Latn"):
+        nllb.with_(**{"translate.source_lang": "eng_Latn", "translate.target_lang": "deu"})("red dog")
+    for pipe, codes in ((nllb, ("eng_Latn", "fra_Latn")), (load(fakes.make_mbart(tmp_path / "b")), ("en_XX", "de_DE"))):
+        assert pipe.task.name == "translation"
+        made = pipe.with_(**dict(zip(("translate.source_lang", "translate.target_lang"), codes, strict=True)))
+        source, target = (pipe.model.tokenizer.convert_tokens_to_ids(code) for code in codes)
+        prompt = prompts(made, ["red dog"])[0]
+        theirs = pipe.model.tokenizer
+        theirs.src_lang = codes[0]
+        assert list(prompt.ids) == theirs("red dog")["input_ids"]
+        assert source in prompt.ids
+        assert prompt.decoder == ((2, target) if pipe is nllb else (target,))
 
 
 def test_languages_of_a_marian_with_several_targets(tmp_path: Path) -> None:
@@ -240,7 +271,7 @@ def test_precisions_of_ctranslate2(tmp_path: Path) -> None:
         try:
             answers = pipe.with_(**{"forward.precision": precision}).outputs(TEXTS)
         except EngineError as error:
-            assert "on this machine" in str(error)
+            assert "on this machine's cpu" in str(error)
         else:
             assert isinstance(answers, np.ndarray)
     with pytest.raises(EngineError, match="no precision"):

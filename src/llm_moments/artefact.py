@@ -151,7 +151,7 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
         needed.setdefault(name, not slim)
         if engine_class(settings.get("engine", "torch")).builds:
             pipe.engines.get(settings)  # builds it if it is not there yet
-            built = pipe.engines.store(settings)
+        if (built := pipe.engines.built(settings)) is not None:
             shutil.copytree(built, target / "built" / built_key(settings), dirs_exist_ok=True)
         else:
             needed[name] = True

@@ -41,7 +41,7 @@ TEXT = [
 PAIR = ["text_pair", "hypothesis", "sentence2", "question2", "text_b", "text2", "passage"]
 LABEL = ["label", "labels", "class", "category", "target", "y", "sentiment", "intent", "rating", "score", "topic"]
 # A file with one of these columns is of a task that makes texts; its references have names of their own.
-MADE_FROM = ["messages", "prompt", "source", "src", "audio", "audio_path"]
+MADE_FROM = ["messages", "prompt", "source", "src"]
 REFERENCE = ["reference", "references", "answer", "completion", "response", "target", "tgt", "translation", "transcript",
              "transcription", "text", "sentence", "output"]  # fmt: skip
 IDS = ("id", "idx", "row_id", "uid", "guid")
@@ -55,7 +55,7 @@ class Data:
     """A re-iterable stream of Examples in constant memory. `errors` counts what the last pass skipped.
 
     images: whether the column `text` holds images; with on_error "skip" each is decoded, so that damaged ones
-    are known before any step sees them.
+    are known before any step sees them. sounds: whether it holds sounds, whose headers are always looked at.
     """
 
     path: str
@@ -65,6 +65,7 @@ class Data:
     limit: int | None = None
     max_chars: int = MAX_CHARS
     images: bool = False
+    sounds: bool = False
     errors: Counter[str] = field(default_factory=Counter)
     reported: list[str] = field(default_factory=list)
 
@@ -104,7 +105,7 @@ class Data:
             return Example(self._image(number, row), self._label(row), self._id(number, row))
         if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
             return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
-        if self.columns["text"] in ("audio", "audio_path"):
+        if self.sounds:
             return Example({"audio": self._sound(number, row)}, self._label(row), self._id(number, row))
         text = self._text(number, row, self.columns["text"])
         if self.columns["pair"]:
@@ -113,27 +114,15 @@ class Data:
             )
         return Example(text, self._label(row), self._id(number, row))
 
-    def _sound(self, number: int, row: Mapping[str, Any]) -> str:
-        """The path of a sound whose header, and where its format allows its end, can be read."""
-        from llm_moments.steps.audio import check
+    def _sound(self, number: int, row: Mapping[str, Any]) -> Any:
+        from llm_moments.sound_formats import sound_in
 
-        file = self._file(number, row)
-        try:
-            check(Path(file))
-        except DataError as error:
-            raise BadRow(number, "no sound", str(error)) from None
-        return file
+        return sound_in(row, str(self.columns["text"]), number, self._root())
 
-    def _file(self, number: int, row: Mapping[str, Any]) -> str:
-        """The path in a row, beside the file of the data; one that leaves its folder is refused."""
-        root = Path(self.path).parent.resolve()
-        name = self._text(number, row, self.columns["text"])
-        file = (root / name).resolve()
-        if not file.is_relative_to(root):
-            raise BadRow(number, "outside", f"{name!r} is outside of {root}, where the data are")
-        if not file.is_file():
-            raise BadRow(number, "no such file", f"{name!r}: there is no such file in {root}")
-        return str(file)
+    def _root(self) -> Path:
+        """The folder that paths inside the data are below."""
+        place = Path(self.path)
+        return (place if place.is_dir() else place.parent).resolve()
 
     def _text(self, number: int, row: Mapping[str, Any], column: str | None) -> str:
         value = row.get(column or "")
@@ -154,9 +143,7 @@ class Data:
     def _image(self, number: int, row: Mapping[str, Any]) -> Any:
         from llm_moments.image_formats import image_in
 
-        place = Path(self.path)
-        root = (place if place.is_dir() else place.parent).resolve()
-        return image_in(row, str(self.columns["text"]), number, root, whole=self.on_error == "skip")
+        return image_in(row, str(self.columns["text"]), number, self._root(), whole=self.on_error == "skip")
 
     def _label(self, row: Mapping[str, Any]) -> Any:
         value = row.get(self.columns["label"] or "")
@@ -186,10 +173,18 @@ def read(
     rows = reader(file, encoding)
     # A pipe is read once: what is peeked at would be lost, and its only column is known.
     peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
-    images = _image_column(peeked, text)
-    columns = find_columns(peeked, path, text=images or text, pair=pair, label=label, id=id)
+    sounds = _sound_column(peeked, text)
+    images = None if sounds else _image_column(peeked, text)
+    columns = find_columns(peeked, path, sounds, text=sounds or images or text, pair=pair, label=label, id=id)
     columns["text"] = columns["text"] or "text"
-    return Data("stdin" if str(path) == "-" else str(path), columns, rows, on_error, limit, max_chars, bool(images))
+    name = "stdin" if str(path) == "-" else str(path)
+    return Data(name, columns, rows, on_error, limit, max_chars, bool(images), bool(sounds))
+
+
+def _sound_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
+    from llm_moments.sound_formats import sound_column
+
+    return sound_column(rows, named)
 
 
 def _image_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
@@ -233,8 +228,11 @@ def _peek(rows: Any, path: Any) -> list[Any]:
 # -------------------------------------------------------------------------------------- columns
 
 
-def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | None) -> dict[str, str | None]:
-    """Which column is the text, the second text, the label, the id: as told, by name, or by content."""
+def find_columns(
+    rows: Sequence[Mapping[str, Any]], path: Any, sounds: str | None = None, **wanted: str | None
+) -> dict[str, str | None]:
+    """Which column is the text, the second text, the label, the id: as told, by name, or by content. sounds: the column
+    that holds sounds, if one does."""
     rows = [row for row in rows if getattr(row, "problem", None) is None] or rows[:1]
     names = list(dict.fromkeys(name for row in rows for name in row))
     for option, name in wanted.items():
@@ -251,7 +249,7 @@ def find_columns(rows: Sequence[Mapping[str, Any]], path: Any, **wanted: str | N
         asked = wanted.get("text") or known([*MADE_FROM, *TEXT])
         label = wanted.get("label") or known(["answer", "answerkey", "gold", *LABEL])
         return {"text": asked, "pair": None, "label": label, "id": wanted.get("id") or known(IDS), "choices": choices}
-    if (made_from := known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
+    if (made_from := sounds or known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
         label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if by_name.get(word) != made_from)
         return {"text": made_from, "pair": None, "label": label, "id": wanted.get("id") or known(IDS)}
     label = wanted.get("label") or known(word for word in LABEL if by_name.get(word) != wanted.get("text"))

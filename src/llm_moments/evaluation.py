@@ -125,8 +125,19 @@ def _unknown(why: str, row: str, data: Any, name: str) -> None:
     data.skipped("unknown label", f"{row}: {why}")
 
 
+# What texts are made of, and how what should come out is called beside it.
+MADE_OF = {
+    "audio": ("text", "transcript", "transcription", "sentence", "reference"),
+    "source": ("target", "translation", "reference"),
+    "src": ("tgt", "target", "reference"),
+}
+
+
 def _plain(value: Any) -> tuple[Any, Any]:
     if isinstance(value, dict):
+        for asked, answers in MADE_OF.items():
+            if asked in value:
+                return {asked: value[asked]}, next((value[k] for k in answers if k in value), None)
         label = next((value[k] for k in ("label", "labels", "reference", "answer") if k in value), None)
         known = ("text", "text_pair", "image", "messages", "prompt", "audio", "choices")
         return {k: value[k] for k in known if k in value}, label

@@ -67,9 +67,11 @@ def about_rows(path: str | Path) -> int | None:
 def _rows_of(file: Path, encoding: str | None) -> Callable[[], Iterator[Row]]:
     if str(file) == "-":
         return lambda: stdin_rows(encoding)
-    from llm_moments import image_formats
+    from llm_moments import image_formats, sound_formats
 
     if file.is_dir():
+        if sound_formats.sound_files(file):
+            return lambda: sound_formats.folder_rows(file)
         if not any(file.glob("*/*.txt")) and image_formats.image_files(file):
             return lambda: image_formats.folder_rows(file)
         return lambda: _folder(file, encoding or "utf-8")

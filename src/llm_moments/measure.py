@@ -101,13 +101,11 @@ def footprint(pipe: Pipeline, values: Sequence[Any], objective: str) -> float:
 
 def size_bytes(pipe: Pipeline) -> int:
     """Bytes of the weights and graphs that the plan's stages need."""
-    from llm_moments.engines.base import engine_class
-
     files: set[Path] = set()
     for stage in _stages(pipe):
         settings = stage.engine_settings
-        if engine_class(settings.get("engine", "torch")).builds:
-            files.update(p for p in pipe.engines.store(settings).rglob("*") if p.is_file())
+        if (built := pipe.engines.built(settings)) is not None:
+            files.update(p for p in built.rglob("*") if p.is_file())
         else:
             files.update(pipe.engines.model_for(settings).weight_files)
     return sum(p.stat().st_size for p in files)

@@ -60,7 +60,8 @@ def weigh(
         typer.Option(
             "--set",
             help="One choice of the plan, such as truncate.max_length=64, or with --train of the "
-            "training, such as train.epochs=2.",
+            "training, such as train.epochs=2 (train.translate_there=DIR and train.translate_back=DIR: back-translation is "
+            "priced, too).",
         ),
     ] = None,
     plan: o.PlanFile = None,

@@ -179,6 +179,13 @@ class Engines:
         inside = self.model.path / "built" / key
         return inside if inside.exists() else self.cache / self.model_for(settings).digest[:16] / key
 
+    def built(self, settings: Mapping[str, Any]) -> Path | None:
+        """The folder of what the engine has built for these settings, once it has been opened; None where it runs the
+        model's own files."""
+        builds = engine_class(settings.get("engine", "torch")).builds
+        store = self.store(settings)
+        return store if builds and store.exists() else None
+
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1].close()

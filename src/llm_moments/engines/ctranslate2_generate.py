@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -14,17 +16,19 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError, ModelError
 
+_Group = TypeVar("_Group")
+_Made = TypeVar("_Made")
 KINDS = {  # what a folder's model.bin says it holds, and the class that runs it
     "WhisperSpec": "ctranslate2_whisper:CTranslate2Whisper",
     "TransformerSpec": "ctranslate2_translate:CTranslate2Translate",
 }
 # int8 keeps what is no matrix product in fp32; as-is takes the nearest to the file's own that this CPU computes in.
-COMPUTE = {"as-is": "default", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8",
+COMPUTE = {"as-is": "default", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float32",
            "int8-bf16": "int8_bfloat16"}  # fmt: skip
 
 
-class CTranslate2Generate:
-    """`open` gives the class for the kind of model; that class says in `decodes` what it follows."""
+class CTranslate2Generate(ABC):
+    """What both kinds share. `open` gives the class for the kind of model; that one says in `decodes` what it follows."""
 
     name: ClassVar[str] = "ctranslate2"
     extra: ClassVar[str] = "generate"
@@ -34,7 +38,10 @@ class CTranslate2Generate:
     decodes: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "repetition_penalty", "beams", "length_penalty")
     formats: ClassVar[tuple[str, ...]] = ("transformers", "ctranslate2")
     cpu_only: ClassVar[bool] = False
-    builds: ClassVar[bool] = False
+    builds: ClassVar[bool] = True  # of a Hugging Face folder: its own is run as it is
+
+    model: Any
+    workers: int
 
     @classmethod
     def open(
@@ -52,16 +59,35 @@ class CTranslate2Generate:
         made = getattr(importlib.import_module(f"llm_moments.engines.{module}"), kind)
         return made.open(model, settings, store, calibration, device)  # type: ignore[no-any-return]
 
+    @abstractmethod
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
-    ) -> list[Generated]:
-        raise NotImplementedError
+    ) -> list[Generated]: ...
 
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         raise EngineError("ctranslate2 does not tell the log-probabilities of whole vocabularies; use transformers")
 
+    def forget(self) -> None:  # noqa: B027
+        """Nothing is kept of earlier prompts."""
+
     def close(self) -> None:
-        raise NotImplementedError
+        self.model = None
+
+    def at_once(self, work: Callable[[_Group], _Made], groups: Sequence[_Group]) -> list[_Made]:
+        """`work` on each group, as many at the same time as there are workers; EngineError where one fails."""
+        try:
+            if self.workers == 1 or len(groups) == 1:
+                return [work(group) for group in groups]
+            with ThreadPoolExecutor(self.workers) as pool:
+                return list(pool.map(work, groups))
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"ctranslate2 failed: {error}") from error
+
+
+def workers_of(settings: Mapping[str, Any]) -> int:
+    """Batches that are computed at the same time: as many as there are cores for, where a batch's threads are said."""
+    threads = int(settings.get("threads", 0))
+    return max(cores() // threads, 1) if threads else 1
 
 
 def opened(kind: str, folder: Path, settings: Mapping[str, Any], device: str, workers: int = 1) -> Any:
@@ -78,7 +104,7 @@ def opened(kind: str, folder: Path, settings: Mapping[str, Any], device: str, wo
     known = ctranslate2.get_supported_compute_types(device)
     if asked != "default" and asked not in known:
         raise EngineError(
-            f"ctranslate2 does not compute in {asked} on this {device}; it does in {', '.join(sorted(known))}"
+            f"ctranslate2 does not compute in {asked} on this machine's {device}; it does in {', '.join(sorted(known))}"
         )
     cls = ctranslate2.models.Whisper if kind == "Whisper" else ctranslate2.Translator
     ctranslate2.set_log_level(logging.ERROR)  # that weights are converted to what the CPU computes in is no news

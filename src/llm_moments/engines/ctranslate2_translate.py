@@ -9,36 +9,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from llm_moments.core import NULL, Recorder
+from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened, workers_of
 from llm_moments.engines.export import build, failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError, ModelError
 
-COMPUTE = {
-    "fp32": "float32", "int8": "int8_float32", "bf16": "bfloat16", "int8-bf16": "int8_bfloat16", "as-is": "default",
-}  # fmt: skip
 STORED = {"int8": "int8", "int8-bf16": "int8"}  # weights as they lie on the disk; others in float32
 
 
-class CTranslate2Translate:
-    """One source a prompt; `forward.streams` of them are decoded together, in the order they come."""
+class CTranslate2Translate(CTranslate2Generate):
+    """One source a prompt; `forward.streams` of them are decoded together, in the order they come.
 
-    name: ClassVar[str] = "ctranslate2"
-    extra: ClassVar[str] = "generate"
-    package: ClassVar[str] = "ctranslate2"
-    precisions: ClassVar[tuple[str, ...]] = tuple(COMPUTE)
-    takes: ClassVar[tuple[str, ...]] = ("threads", "streams")
+    forward.threads: of one batch; as many batches run at the same time as there are cores for.
+    """
+
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "beams", "length_penalty", "seed",
     )  # fmt: skip
-    formats: ClassVar[tuple[str, ...]] = ("transformers", "ctranslate2")
-    cpu_only: ClassVar[bool] = False
-    builds: ClassVar[bool] = True
 
-    def __init__(self, translator: Any, folder: Path, streams: int, forced_end: int | None = None):
-        self.translator, self.streams, self.forced_end = translator, streams, forced_end
+    def __init__(self, model: Any, folder: Path, settings: Mapping[str, Any], forced_end: int | None = None):
+        self.model, self.forced_end = model, forced_end
+        self.streams, self.workers = int(settings.get("streams", 1)), workers_of(settings)
+        self.starts = _starts(folder)
         self.source, self.target = (_vocabulary(folder, side) for side in ("source", "target"))
         self.numbers = {token: at for at, token in enumerate(self.target)}
 
@@ -46,38 +39,33 @@ class CTranslate2Translate:
     def open(
         cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
     ) -> CTranslate2Translate:
-        import ctranslate2
-
-        precision = settings.get("precision", "fp32")
+        """A Hugging Face folder is converted first; that is kept in `store`."""
+        folder = model.path
         if model.format == "transformers":
-            folder = converted(model, store, STORED.get(precision, "float32"))
-        else:
-            folder = model.path
-        where = "cuda" if device == "cuda" else "cpu"
-        able = ctranslate2.get_supported_compute_types(where)
-        if COMPUTE.get(precision) not in {*able, "default"}:
-            told = [name for name, kind in COMPUTE.items() if kind in able]
-            raise EngineError(f"CTranslate2 cannot compute in {precision} on this machine; it can in {', '.join(told)}")
-        with failing_as("CTranslate2 cannot open the model"):
-            translator = ctranslate2.Translator(
-                str(folder), device=where, compute_type=COMPUTE[precision], inter_threads=1,
-                intra_threads=int(settings.get("threads", 0)),
-            )  # fmt: skip
-        return cls(translator, folder, int(settings.get("streams", 1)), _forced_end(model))
+            folder = converted(model, store, STORED.get(settings.get("precision", "fp32"), "float32"))
+        made = opened("Translator", folder, settings, device, workers_of(settings))
+        return cls(made, folder, settings, _forced_end(model))
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
     ) -> list[Generated]:
         import ctranslate2
 
+        if on_text is not None:
+            raise EngineError("ctranslate2 gives a translation when it is whole; it cannot be told piece by piece")
         if decoding.temperature > 0:
             ctranslate2.set_random_seed(decoding.seed)
-        made: list[Generated] = []
-        for start in range(0, len(prompts), self.streams):
-            made += self._together(prompts[start : start + self.streams], decoding, recorder)
-        return made
+        size = min(self.streams, -(-len(prompts) // self.workers)) or 1
+        groups = [prompts[at : at + size] for at in range(0, len(prompts), size)]
+        start = time.perf_counter()
+        made = self.at_once(lambda group: self._together(group, decoding), groups)
+        # Encoding and decoding are one call here; the time of the first token is not told.
+        tokens = sum(len(answer.ids or ()) for some in made for answer in some)
+        recorder.spent("translate", time.perf_counter() - start, len(groups), tokens=tokens)
+        recorder.count(prompt_tokens=sum(len(p.ids) for p in prompts), new_tokens=tokens)
+        return [answer for some in made for answer in some]
 
-    def _together(self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder) -> list[Generated]:
+    def _together(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[Generated]:
         # A model that forces its end token has that one as its last, of those that it may make.
         most = max(decoding.max_new_tokens - (self.forced_end is not None), 1)
         options: dict[str, Any] = {
@@ -89,35 +77,22 @@ class CTranslate2Translate:
         if decoding.temperature > 0:
             options |= {"sampling_temperature": decoding.temperature, "sampling_topp": decoding.top_p}
             options |= {"sampling_topk": decoding.top_k}
-        begun = len(prompts[0].decoder[1:])
-        options["max_decoding_length"] += begun  # CTranslate2 counts them, too
-        if begun:  # the first of them is the start token, which CTranslate2 sets by itself
-            options["target_prefix"] = [[self.target[i] for i in p.decoder[1:]] for p in prompts]
+        begun = [p.decoder[self.starts :] for p in prompts]
+        options["max_decoding_length"] += len(begun[0]) - (
+            1 - self.starts
+        )  # CTranslate2 counts them, but for the start
+        if begun[0]:
+            options["target_prefix"] = [[self.target[i] for i in one] for one in begun]
         sources = [[self.source[i] for i in p.ids] for p in prompts]
-        start = time.perf_counter()
-        with failing_as("CTranslate2 failed"):
-            results = self.translator.translate_batch(sources, **options)
-        spent = time.perf_counter() - start
-        answers = [
-            self._answer(one.hypotheses[0][max(len(p.decoder) - 1, 0) :], most)
-            for one, p in zip(results, prompts, strict=True)
+        results = self.model.translate_batch(sources, **options)
+        return [
+            self._answer(one.hypotheses[0][len(some) - (1 - self.starts) :], most)
+            for one, some in zip(results, begun, strict=True)
         ]
-        # Encoding and decoding are one call here; the time of the first token is not told.
-        recorder.spent("translate", spent, 1, tokens=sum(len(a.ids or ()) for a in answers))
-        recorder.count(prompt_tokens=sum(map(len, sources)), new_tokens=sum(len(a.ids or ()) for a in answers))
-        return answers
 
     def _answer(self, tokens: Sequence[str], most: int) -> Generated:
         ids = [self.numbers[token] for token in tokens]
         return Generated(ids, finish="length" if len(ids) >= most else "stop")
-
-    def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
-        raise EngineError(
-            "CTranslate2 tells the probabilities of the tokens that are given, not of all others; ask the engine transformers"
-        )
-
-    def close(self) -> None:
-        self.translator = None
 
 
 def converted(model: Any, store: Path, weights: str) -> Path:
@@ -177,6 +152,15 @@ def _vocabulary(folder: Path, side: str) -> list[str]:
         if file.with_suffix(".txt").exists():
             return file.with_suffix(".txt").read_text(encoding="utf-8").split("\n")
     raise ModelError(f"{folder} has no vocabulary: neither shared_vocabulary.json nor {side}_vocabulary.json")
+
+
+def _starts(folder: Path) -> int:
+    """1 where CTranslate2 sets the start token by itself; 0 where it is the answer's language, which we give (mBART)."""
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    return 0 if told.get("decoder_start_token", "") is None else 1
 
 
 def _forced_end(model: Any) -> int | None:

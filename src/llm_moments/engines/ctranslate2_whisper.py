@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, cores, opened
+from llm_moments.engines.alignment import PLACE_S, starts_of
+from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened, workers_of
 from llm_moments.engines.ctranslate2_translate import STORED, converted
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError
@@ -23,9 +23,10 @@ AT_ONCE = 3000  # frames that are encoded in one call on a CPU
 
 @dataclass
 class _Group:
-    """What one batch made, and the seconds of its two halves."""
+    """What one batch made, how many places of each row its encoder computed, and the seconds of its two halves."""
 
     answers: list[Generated]
+    places: list[int]
     encoding_s: float
     decoding_s: float
 
@@ -39,8 +40,7 @@ class CTranslate2Whisper(CTranslate2Generate):
     hears: ClassVar[bool] = True  # features shorter than 30 s, too
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], device: str):
-        threads = int(settings.get("threads", 0))
-        self.workers = max(cores() // threads, 1) if threads else 1
+        self.workers = workers_of(settings)
         self.streams = int(settings.get("streams", 1))
         self.model: Any = opened("Whisper", folder, settings, device, self.workers)
         self.device = str(self.model.device)
@@ -71,14 +71,7 @@ class CTranslate2Whisper(CTranslate2Generate):
         size = min(self.streams, -(-len(prompts) // self.workers)) or 1
         groups = grouped(prompts, size)
         start = time.perf_counter()
-        try:
-            if self.workers == 1 or len(groups) == 1:
-                made = [self._together(group, decoding) for group in groups]
-            else:
-                with ThreadPoolExecutor(self.workers) as pool:
-                    made = list(pool.map(lambda group: self._together(group, decoding), groups))
-        except (RuntimeError, ValueError) as error:
-            raise EngineError(f"ctranslate2 failed: {error}") from error
+        made = self.at_once(lambda group: self._together(group, decoding), groups)
         self._tell(recorder, made, time.perf_counter() - start, prompts)
         return [answer for group in made for answer in group.answers]
 
@@ -88,8 +81,11 @@ class CTranslate2Whisper(CTranslate2Generate):
         share = encoding / ((encoding + decoding) or 1.0)
         frames = sum(p.features.shape[1] for p in prompts if p.features is not None)
         tokens = sum(len(a.ids or ()) for g in made for a in g.answers)
-        recorder.spent("encoder", seconds * share, len(made), frames=frames)
-        recorder.spent("decode", seconds * (1 - share), len(made), tokens=tokens)
+        places = [group.places for group in made]
+        told = {"positions": sum(map(sum, places)), "squares": sum(n * n for some in places for n in some)}
+        recorder.spent("encoder", seconds * share, len(made), frames=frames, **told)
+        steps = sum(max(len(a.ids or ()) + (a.finish == "stop") for a in group.answers) for group in made)
+        recorder.spent("decode", seconds * (1 - share), steps, tokens=tokens)
         recorder.count(prompt_tokens=sum(len(p.decoder) for p in prompts), new_tokens=tokens)
 
     def _encoded(self, features: Sequence[Any]) -> Any:
@@ -130,20 +126,33 @@ class CTranslate2Whisper(CTranslate2Generate):
             sampling_temperature=decoding.temperature if drawn else 1.0,
         )  # fmt: skip
         answers = [_answer(result, decoding) for result in results]
-        return _Group(answers, middle - start, time.perf_counter() - middle)
+        longest = max(0 if p.features is None else p.features.shape[1] for p in prompts)
+        return _Group(answers, [longest // 2] * len(prompts), middle - start, time.perf_counter() - middle)
+
+    def align(
+        self, prompts: Sequence[Prompt], texts: Sequence[Sequence[int]], frames: Sequence[int]
+    ) -> list[np.ndarray]:
+        """As transformers' (engines/transformers_generate.py) does it."""
+        found = []
+        for prompt, text, heard in zip(prompts, texts, frames, strict=True):
+            encoded = self._encoded([prompt.features])
+            try:
+                (told,) = self.model.align(encoded, list(prompt.decoder), [list(text)], heard)
+            except (RuntimeError, ValueError) as error:
+                raise EngineError(f"ctranslate2 cannot tell the times of words: {error}") from error
+            found.append(starts_of(told.alignments, len(text), max(heard // 2, 1) * PLACE_S))
+        return found
 
     def languages(self, features: Sequence[np.ndarray], tokens: Any = None) -> list[str]:
-        """The likeliest language of each, such as `en`; EngineError of a model that knows only English."""
-        if not self.model.is_multilingual:
-            raise EngineError("this model knows one language only; there is none to find out")
-        found = self.model.detect_language(self._encoded(features))
+        """The likeliest language of each, such as `en`, of those that `tokens` (a SpeechTokens) knows."""
+        try:
+            found = self.model.detect_language(self._encoded(features))
+        except RuntimeError as error:
+            known = ", ".join(sorted(getattr(tokens, "languages", {}))[:8])
+            raise EngineError(
+                f"ctranslate2 cannot find out the language with this model ({error}); say it: speech.language, one of {known} …"
+            ) from error
         return [row[0][0].strip("<|>") for row in found]
-
-    def forget(self) -> None:
-        """Nothing is kept of earlier prompts."""
-
-    def close(self) -> None:
-        self.model = None
 
 
 def grouped(prompts: Sequence[Prompt], most: int) -> list[list[Prompt]]:

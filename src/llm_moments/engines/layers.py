@@ -119,12 +119,12 @@ def blocks(module: Any) -> list[Block]:
     path, _ = layer_list(module)
     run = layer_run(module)
     members = {id(layer): name for name, layer in run}
-    beside = _beside(module, path)
-    order = _order(module, [*(layer for _, layer in run), *beside.values()])
+    near = beside(module, path)
+    order = calls_of(module, [*(layer for _, layer in run), *near.values()])
     at = [i for i, called in enumerate(order) if id(called) in members]
     if not at:
         raise EngineError(f"the layers of {type(module).__name__} take no part in its forward pass")
-    paths = {id(child): name for name, child in beside.items()}
+    paths = {id(child): name for name, child in near.items()}
     before = _once(c for c in order[: at[0]] if id(c) in paths)
     after = _once(c for c in order[at[-1] + 1 :] if id(c) in paths and c not in before)
     found, turns = [], Counter[int]()
@@ -144,7 +144,7 @@ def layer_count(module: Any) -> int:
     return sum(block.name.startswith("layer") for block in blocks(module))
 
 
-def _beside(module: Any, path: str) -> dict[str, Any]:
+def beside(module: Any, path: str) -> dict[str, Any]:
     """Modules with weights that stand beside the way from the module down to its layers, by path."""
     trunk, found = path.split("."), {}
     for depth, step in enumerate(trunk):
@@ -155,7 +155,7 @@ def _beside(module: Any, path: str) -> dict[str, Any]:
     return found
 
 
-def _order(module: Any, watched: Sequence[Any]) -> list[Any]:
+def calls_of(module: Any, watched: Sequence[Any]) -> list[Any]:
     """The watched modules as they are called in one pass, again each time they are called again."""
     called: list[Any] = []
     handles = [child.register_forward_pre_hook(lambda m, args: called.append(m)) for child in watched]
@@ -184,6 +184,13 @@ def _small_pass(module: Any) -> None:
     if (shape := getattr(module, "input_shape", None)) is not None:  # of an image
         with torch.no_grad():
             module(pixel_values=torch.zeros((1, *shape), dtype=first.dtype, device=first.device))
+        return
+    if getattr(module.config, "is_encoder_decoder", False) and hasattr(module.config, "num_mel_bins"):  # of speech
+        frames = 2 * int(module.config.max_source_positions)
+        heard = torch.zeros((1, module.config.num_mel_bins, frames), dtype=first.dtype, device=first.device)
+        with torch.no_grad():
+            begun = torch.full((1, 1), int(module.config.decoder_start_token_id), device=first.device)
+            module(input_features=heard, decoder_input_ids=begun)
         return
     token = min(5, int(getattr(module.config, "vocab_size", 6)) - 1)
     ids = torch.full((1, 4), token, dtype=torch.long, device=first.device)

@@ -78,11 +78,15 @@ def _drop_kinds(module: Any) -> None:
 
 def _renumber(module: Any) -> None:
     """The cache counts layers by number: those that are left must count on without a gap."""
-    at = 0
-    for part in module.modules():
-        if isinstance(getattr(part, "layer_idx", None), int):
-            part.layer_idx = at
-            at += 1
+    inside = module.get_decoder() if getattr(module.config, "is_encoder_decoder", False) else module
+    parts = [part for part in inside.modules() if isinstance(getattr(part, "layer_idx", None), int)]
+    # A layer of a decoder that has an encoder has two of one number: its own attention and that to the encoder.
+    numbers = {old: new for new, old in enumerate(sorted({part.layer_idx for part in parts}))}
+    for part in parts:
+        part.layer_idx = numbers[part.layer_idx]
+    config = module.config
+    if numbers and isinstance(vars(config).get("layer_types"), list):
+        config.layer_types = config.layer_types[: len(numbers)]
 
 
 class TransformersGenerate:
@@ -106,7 +110,8 @@ class TransformersGenerate:
         self.threads = int(settings.get("threads", 0))
         self.speech = hasattr(module.config, "num_mel_bins")
         self.encodes = bool(getattr(module.config, "is_encoder_decoder", False))
-        self.phase = 0  # 1 while it reads a prompt, 2 while it makes tokens: for whoever watches its layers
+        # 1 while it reads a prompt, 2 while it makes tokens, 3 in its encoder: for whoever watches its layers
+        self.phase = 0
         self._cache: tuple[list[int], Any] | None = (
             None  # tokens of the last prompt and answer, and their keys and values
         )
@@ -156,10 +161,16 @@ class TransformersGenerate:
             raise EngineError("transformers guesses tokens ahead for one prompt at a time; set forward.streams = 1")
         reused = self._from_cache(prompts, inputs) if self.reuse and len(prompts) == 1 and not self.encodes else 0
         begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1 if self.encodes else widths
+        if prompts[0].decoder:
+            inputs["decoder_start_token_id"] = prompts[0].decoder[0]  # else the model's own would be set before it
         watch = _Watch(self, begun, decoding.stop, on_text)
+        apart = self.encodes and self.draft is None and not decoding.lookup
         start = time.perf_counter()
-        self.phase = 1
         with torch.inference_mode():
+            if apart:
+                inputs = self._encoded(inputs)
+            middle = time.perf_counter()
+            self.phase = 1
             out = self.module.generate(
                 **inputs, **self._options(decoding), stopping_criteria=[watch], return_dict_in_generate=True
             )
@@ -173,7 +184,13 @@ class TransformersGenerate:
         if self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1:
             self._cache = (out.sequences[0].tolist(), getattr(out, _cache_word()))
         read = sum(map(_length, prompts))
-        recorder.spent("prefill", first, len(prompts), tokens=read - reused, reused_tokens=reused)
+        if apart:
+            places = inputs["attention_mask"].numel()
+            told = {"tokens": read, "positions": places, "squares": places * widths}
+            recorder.spent("encoder", middle - start, 1, **told)
+            recorder.spent("prefill", first - (middle - start), len(prompts), tokens=begun * len(prompts))
+        else:
+            recorder.spent("prefill", first, len(prompts), tokens=read - reused, reused_tokens=reused)
         recorder.spent("decode", end - start - first, max(watch.steps - 1, 0), tokens=sum(map(_new, answers)))
         return answers
 
@@ -191,6 +208,18 @@ class TransformersGenerate:
         from llm_moments.engines.transformers_speech import languages
 
         return languages(self, features, tokens)
+
+    def align(
+        self, prompts: Sequence[Prompt], texts: Sequence[Sequence[int]], frames: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Of each text's token ids the seconds into its chunk at which they begin, and the end: float64 [len + 1].
+
+        frames: of each chunk's features those that are sound, not filling. The prompts are those with times.
+        """
+        from llm_moments.engines.alignment import aligned
+        from llm_moments.engines.transformers_speech import encode
+
+        return aligned(self, prompts, texts, frames, encode)
 
     def _inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Any], int]:
         torch = self.torch
@@ -214,6 +243,13 @@ class TransformersGenerate:
         if prompts[0].decoder:
             inputs["decoder_input_ids"] = torch.tensor([p.decoder for p in prompts], device=self.device)
         return inputs, width
+
+    def _encoded(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The encoder's outputs in the place of the ids that it read."""
+        self.phase = 3
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        made = self.module.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True)
+        return {**{k: v for k, v in inputs.items() if k != "input_ids"}, "encoder_outputs": made}
 
     def _pad(self) -> int:
         config = self.module.generation_config

@@ -22,26 +22,31 @@ def together(
     torch, module = engine.torch, engine.module
     start = time.perf_counter()
     with torch.inference_mode():
+        engine.phase = 3
         encoded = encode(engine, [p.features for p in prompts])
+        engine.phase = 1
         middle = time.perf_counter()
         begun = torch.tensor([p.decoder for p in prompts], device=engine.device)
         out = _plain_generate(module)(
             encoder_outputs=encoded, decoder_input_ids=begun, **engine._options(decoding), stopping_criteria=[watch],
             logits_processor=_times(module, prompts), return_dict_in_generate=True, output_scores=True,
         )  # fmt: skip
+        engine.phase = 0
+        end = time.perf_counter()
         silence = _silence(engine, encoded, begun)
-    end = time.perf_counter()
+        last = time.perf_counter()
     answers = [engine._answer(row, decoding) for row in out.sequences[:, begun.shape[1] :].tolist()]
     first = (watch.times[0] if watch.times else end) - middle
     for answer, score, quiet in zip(answers, _scores(engine, out, answers, decoding), silence, strict=True):
         answer.score, answer.silence = score, quiet
         answer.first_s, answer.later_s = middle - start + first, end - middle - first
-    recorder.spent(
-        "encoder", middle - start, 1, frames=sum(p.features.shape[1] for p in prompts if p.features is not None)
-    )
+    heard = sum(p.features.shape[1] for p in prompts if p.features is not None)
+    rows, places = encoded.last_hidden_state.shape[:2]
+    recorder.spent("encoder", middle - start, 1, frames=heard, positions=rows * places, squares=rows * places**2)
     recorder.spent("prefill", first, 1, tokens=int(begun.numel()))
     tokens = sum(len(a.ids or ()) for a in answers)
     recorder.spent("decode", end - middle - first, max(watch.steps - 1, 0), tokens=tokens)
+    recorder.spent("no speech?", last - end, 1)
     recorder.count(prompt_tokens=int(begun.numel()), new_tokens=tokens)
     return answers
 

@@ -17,7 +17,7 @@ from llm_moments.model import NOTES, open_model
 from llm_moments.train.distill import distill
 from llm_moments.train.distill_images import RATE as FRESH_RATE
 from llm_moments.train.fit import run_folder
-from llm_moments.train.weather import plain
+from llm_moments.train.weather import TrainingStopped, plain
 
 STUDENTS = {  # as `distill` takes them
     "one": "layers=1", "third": "layers=third", "half": "layers=half", "narrow": "heads=half neurons=half",
@@ -81,7 +81,7 @@ class Healer:
                     seconds=max(LEARNING * (seconds - telling), 5.0), overwrite=made.exists(),
                     progress=lambda done, said: self.tick(None, f"healing, {self.words[student]}: {said}"),
                 )  # fmt: skip
-        except (EngineError, InputError, ModelError) as error:
+        except (EngineError, InputError, ModelError, TrainingStopped) as error:
             if not isinstance(self.study.notes.get("heal"), dict):
                 self.study.note("heal", f"not healed: {error}")
             return ""

@@ -43,7 +43,8 @@ def moves(
     yield [Move("no dropout", {"dropout": 0.0})]
     yield list(_batches(now))
     yield list(_cuts(now, lengths))
-    yield [Move(f"images of {size} pixels", {"image_size": size}) for size in sizes if size < now["image_size"]]
+    if smaller := [size for size in sizes if size < now["image_size"]]:
+        yield [Move(f"images of {size} pixels", {"image_size": size}) for size in smaller]
     if embeddings and "embeddings" not in now.get("freeze", ()):
         yield [Move("embeddings frozen", {"freeze": ("embeddings", *now.get("freeze", ()))})]
     if now["epochs"] > 1:

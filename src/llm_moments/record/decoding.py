@@ -9,13 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from llm_moments.core import Pipeline
+from llm_moments.engines.layers import Block
+from llm_moments.engines.sides import sides
 from llm_moments.errors import EngineError
+from llm_moments.record.encoder_decoder import Halves, encoder_limited, halves, limit_of, precision_of
 from llm_moments.record.limits import PEAK_OF, shapes
 from llm_moments.record.probes import Probe, layer_costs, probed
 from llm_moments.record.session import Figure, StepCost
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
-PREFILL, DECODE = 1, 2  # what an engine that can be watched says it is doing (`phase`)
+PREFILL, DECODE, ENCODE = 1, 2, 3  # what an engine that can be watched says it is doing (`phase`)
 
 
 @contextmanager
@@ -26,44 +29,81 @@ def watched(pipe: Pipeline, depth: int) -> Iterator[list[Probe]]:
         found: list[Probe] = []
         if depth and hasattr(engine, "phase") and getattr(engine, "device", "cpu") == "cpu":
             try:
-                found = stack.enter_context(probed(engine.module, depth, where=lambda: engine.phase))
+                parts = both(engine.module) if getattr(engine, "encodes", False) else None
+                found = stack.enter_context(probed(engine.module, depth, where=lambda: engine.phase, parts=parts))
             except EngineError:
                 found = []
         yield found
 
 
+def both(module: Any) -> list[Block]:
+    """The blocks of encoder and decoder: `layer 0` is one of each, and what is timed is kept apart by phase."""
+    return [block for side in sides(module).values() for block in side]
+
+
 def opened(tree: StepCost, pipe: Pipeline, probes: Sequence[Probe]) -> tuple[StepCost, list[str]]:
     """The tree whose step `decode` has prefill and decode with their layers and limits, and what is to be said of it."""
-    step = next((child for child in tree.children if child.name == "decode"), None)
+    step = _decoding(tree)
     if step is None:
         return tree, []
     parts = {child.name: child for child in step.children}
-    for name, phase in (("prefill", PREFILL), ("decode", DECODE)):
+    for name, phase in (("encoder", ENCODE), ("prefill", PREFILL), ("decode", DECODE)):
         if name in parts and probes:
             layers = layer_costs(probes, parts[name].wall_s, phase)
             parts[name] = replace(parts[name], children=(*parts[name].children, *layers))
     settings = pipe.plan.settings("forward")
     model = pipe.engines.model_for(settings)
-    moved = weight_bytes(pipe)
-    if "decode" in parts:
-        parts["decode"] = replace(parts["decode"], limit=_decode_limit(parts["decode"], moved))
-    if "prefill" in parts:
-        parts["prefill"] = replace(parts["prefill"], limit=_prefill_limit(parts["prefill"], model, settings))
+    if "encoder" in parts:
+        parts |= _two_sides(parts, halves(model), precision_of(pipe.engines.get(settings), settings), pipe)
+    else:
+        if "decode" in parts:
+            parts["decode"] = replace(parts["decode"], limit=_decode_limit(parts["decode"], weight_bytes(pipe)))
+        if "prefill" in parts:
+            parts["prefill"] = replace(parts["prefill"], limit=_prefill_limit(parts["prefill"], model, settings))
     rest = step.wall_s - sum(part.wall_s for part in parts.values())
     children = (*parts.values(), *([StepCost("other", 0, rest)] if rest > 0.001 * step.wall_s else []))
-    said = [] if probes else ["This engine shows no layers; prefill and decode are shown as one step each."]
-    done = tuple(replace(step, children=children) if child is step else child for child in tree.children)
-    return replace(tree, children=done), said
+    names = [name for name in ("encoder", "prefill", "decode", "translate") if name in parts]
+    said = [] if probes else [f"This engine shows no layers inside {', '.join(names) or 'decode'}."]
+    return _changed(tree, step, replace(step, children=children)), said
+
+
+def _decoding(tree: StepCost) -> StepCost | None:
+    """The outermost step `decode`; of speech it is a part of `transcribe`."""
+    return next((step for _, step in tree.walk() if step.name == "decode"), None)
+
+
+def _changed(tree: StepCost, old: StepCost, new: StepCost) -> StepCost:
+    """The tree with one step of it in the place of another."""
+    if tree is old:
+        return new
+    return replace(tree, children=tuple(_changed(child, old, new) for child in tree.children))
+
+
+def _two_sides(
+    parts: Mapping[str, StepCost], known: Halves | None, precision: str, pipe: Pipeline
+) -> dict[str, StepCost]:
+    """Limits of encoder, prefill and decode: the decoder reads its own weights at each step, with beams for several
+    rows an answer; keys and values of the encoder's outputs are made in prefill (and there not counted)."""
+    made = {"encoder": encoder_limited(parts["encoder"], known, precision)}
+    beams = int(pipe.plan.get_choice("decode.beams") or 1)
+    for name in ("prefill", "decode"):
+        if name not in parts or known is None:
+            continue
+        step, weights = parts[name], known.decoder - known.cross
+        rows = step.counts.get("tokens", 0.0) * beams
+        made[name] = replace(step, limit=limit_of(2 * weights * rows, weights * step.calls, step.wall_s, precision))
+    return made
 
 
 def figures(tree: StepCost, pipe: Pipeline) -> dict[str, Figure]:
     """ttft, tpot (s; means over prompts and over steps), tokens/s of decoding, bytes of the KV cache (modelled)."""
-    step = next((child for child in tree.children if child.name == "decode"), None)
+    step = _decoding(tree)
     parts = {child.name: child for child in step.children} if step else {}
     prefill, decode = parts.get("prefill"), parts.get("decode")
     found: dict[str, Figure] = {}
     if prefill is not None and prefill.calls:
-        found["ttft"] = Figure(prefill.wall_s / prefill.calls, "s", note="time to first token, mean over the prompts")
+        first = prefill.wall_s + (parts["encoder"].wall_s if "encoder" in parts else 0.0)
+        found["ttft"] = Figure(first / prefill.calls, "s", note="time to first token, mean over the prompts")
     if decode is not None and decode.calls and decode.wall_s:
         found["tpot"] = Figure(decode.wall_s / decode.calls, "s", note="time per output token, mean over the steps")
         if "tokens" in decode.counts:
@@ -101,17 +141,30 @@ def kv_bytes(pipe: Pipeline) -> float | None:
 
 
 def weight_bytes(pipe: Pipeline) -> float | None:
-    """Bytes of weights that one decoding step reads: of the file that is run, or of the tensors at that precision."""
-    settings = pipe.plan.settings("forward")
-    from llm_moments.engines.base import engine_class
+    """Bytes of weights that one decoding step reads: of the file that is run, or of the tensors at that precision.
 
+    A graph's file may hold them wider than they are computed with, and never narrower.
+    """
+    settings = pipe.plan.settings("forward")
     model = pipe.engines.model_for(settings)
-    if engine_class(settings.get("engine", "transformers")).builds:
-        return float(sum(p.stat().st_size for p in pipe.engines.store(settings).rglob("*.bin"))) or None
-    if settings.get("precision") == "as-is":
+    precision = settings.get("precision", "fp32")
+    params = sum(math.prod(shape) for _, shape in _shapes(model))
+    at_most = params * BYTES[precision] if params and precision in BYTES else math.inf
+    if (built := pipe.engines.built(settings)) is not None:
+        size = sum(p.stat().st_size for p in built.rglob("*.bin"))
+        return float(min(size, at_most if precision in ("fp32", "bf16", "fp16") else math.inf)) or None
+    if precision == "as-is":
         return float(sum(p.stat().st_size for p in model.weight_files)) or None
-    params = sum(math.prod(shape) for _, shape in shapes(model.path))
-    return params * BYTES.get(settings.get("precision", "fp32"), 4.0) or None
+    return at_most if params and precision in BYTES else None
+
+
+def _shapes(model: Any) -> list[tuple[str, Sequence[int]]]:
+    """Names and shapes of the model's tensors, from the headers of its files."""
+    if model.format != "gguf":
+        return list(shapes(model.path))
+    from llm_moments.gguf_header import read_header
+
+    return [(tensor.name, tensor.shape) for tensor in read_header(model.weight_files[0])[1]]
 
 
 def _decode_limit(decode: StepCost, moved: float | None) -> Figure:
@@ -131,7 +184,7 @@ def _prefill_limit(prefill: StepCost, model: Any, settings: Mapping[str, Any]) -
 
     precision = settings.get("precision", "fp32")
     peak = peaks().get(PEAK_OF.get(precision, ""))
-    params = sum(math.prod(shape) for _, shape in shapes(model.path) if len(shape) >= 2)
+    params = sum(math.prod(shape) for _, shape in _shapes(model) if len(shape) >= 2)
     if not peak or not params or prefill.wall_s <= 0:
         return Figure.none("share", f"no peak was measured for {precision}, or the model's sizes are not known")
     if "tokens" not in prefill.counts:

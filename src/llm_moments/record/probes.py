@@ -92,11 +92,12 @@ class CudaProbe(Probe):
 @contextmanager
 def probed(
     module: Any, depth: int = 1, device: str = "cpu", *, where: Callable[[], int] = lambda: 0,
-    clock: Callable[[], int] = time.perf_counter_ns,
+    clock: Callable[[], int] = time.perf_counter_ns, parts: Sequence[Block] | None = None,
 ) -> Iterator[list[Probe]]:  # fmt: skip
-    """Probes on the blocks of a module, and with depth 2 on the attention of each layer, while it lasts."""
+    """Probes on the blocks of a module (or on those given), and with depth 2 on the attention of each layer, while it
+    lasts."""
     make = CudaProbe if device == "cuda" else Probe
-    probes = [make(names, part, where, clock) for names, part in _parts(blocks(module), depth)]
+    probes = [make(names, part, where, clock) for names, part in _parts(parts or blocks(module), depth)]
     handles = []
     for probe in probes:
         handles.append(probe.module.register_forward_pre_hook(probe.before))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,12 +21,31 @@ RATES = (1_000, 768_000)
 CHANNELS = 32
 
 
-def path_of(value: Any) -> Path | None:
-    """The file an input names (a path, or {"audio": path}); None for samples; DataError for anything else."""
+@dataclass(frozen=True)
+class Held:
+    """A file of sound in memory, such as a table may hold."""
+
+    data: bytes
+    name: str
+
+    def __str__(self) -> str:
+        return self.name or "a sound in memory"
+
+
+Source = Path | Held
+
+
+def source_of(value: Any) -> Source | None:
+    """The file an input names (a path, {"audio": path}) or holds ({"bytes": …}); None for samples; DataError for
+    anything else."""
     if isinstance(value, Mapping) and "audio" in value:
         value = value["audio"]
     if isinstance(value, Mapping) and "array" in value:
         return None
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        return Held(value["bytes"], str(value.get("path") or ""))
+    if isinstance(value, Mapping) and isinstance(value.get("path"), str):
+        value = value["path"]
     if not isinstance(value, str | Path) or not str(value).strip():
         raise DataError(
             f"an input is the path of a sound file, or {{'array': …, 'sampling_rate': …}}, not {value!r:.80}"
@@ -32,14 +53,22 @@ def path_of(value: Any) -> Path | None:
     return Path(value)
 
 
-def check(path: Path) -> float:
+def _stream(path: Source) -> BinaryIO:
+    return io.BytesIO(path.data) if isinstance(path, Held) else path.open("rb")
+
+
+def _size(path: Source) -> int:
+    return len(path.data) if isinstance(path, Held) else path.stat().st_size
+
+
+def check(path: Source) -> float:
     """Seconds of sound that the header tells of; DataError for a file that cannot be decoded, or not to its end.
 
     The samples themselves are not read, only the header and, where the format can be entered there, the end.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise DataError(f"{path} is a folder, not a sound file" if path.is_dir() else f"{path}: there is no such file")
-    if path.stat().st_size == 0:
+    if _size(path) == 0:
         raise DataError(f"{path} is empty (0 bytes)")
     _whole_riff(path)
     with opened(path) as sound:
@@ -50,14 +79,14 @@ def check(path: Path) -> float:
         return float(sound.frames / sound.samplerate)
 
 
-def opened(path: Path) -> Any:
+def opened(path: Source) -> Any:
     """A `soundfile.SoundFile` within the bounds of rate, channels and length."""
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: libsndfile is not there
         raise EngineMissing("soundfile", "speech") from error
     try:
-        sound = soundfile.SoundFile(str(path))
+        sound = soundfile.SoundFile(_stream(path) if isinstance(path, Held) else str(path))
     except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
         raise DataError(
             f"{path} is no sound file that can be decoded ({_short(error)}); WAV, FLAC, MP3 and OGG can"
@@ -75,10 +104,10 @@ def opened(path: Path) -> Any:
     return sound
 
 
-def _whole_riff(path: Path) -> None:
+def _whole_riff(path: Source) -> None:
     """DataError for a WAV file that is shorter than its header says. Sizes 0 and 2^32 - 1 mean: unknown."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    size = _size(path)
+    with _stream(path) as stream:
         head = stream.read(12)
         if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
             return
@@ -95,7 +124,7 @@ def _whole_riff(path: Path) -> None:
     raise DataError(f"{path} is a WAV file without a data chunk: its header is broken")
 
 
-def _reaches_end(path: Path, sound: Any) -> None:
+def _reaches_end(path: Source, sound: Any) -> None:
     import soundfile
 
     last = max(sound.frames - 1024, 0)
@@ -123,7 +152,7 @@ def blocks(value: Any, recorder: Recorder = NULL) -> Iterator[np.ndarray]:
 
     Steps `decode audio` and `resample` are told to the recorder. Memory does not grow with the length.
     """
-    path = path_of(value)
+    path = source_of(value)
     raw, rate = _samples(value) if path is None else _decoded(path)
     resample = Resampler(rate)
     source = iter(raw)
@@ -140,12 +169,12 @@ def blocks(value: Any, recorder: Recorder = NULL) -> Iterator[np.ndarray]:
             return
 
 
-def _decoded(path: Path) -> tuple[Iterator[np.ndarray], int]:
+def _decoded(path: Source) -> tuple[Iterator[np.ndarray], int]:
     sound = opened(path)
     return _file_blocks(path, sound), int(sound.samplerate)
 
 
-def _file_blocks(path: Path, sound: Any) -> Iterator[np.ndarray]:
+def _file_blocks(path: Source, sound: Any) -> Iterator[np.ndarray]:
     import soundfile
 
     size, read = max(int(BLOCK_S * sound.samplerate), 1), 0

@@ -20,8 +20,8 @@ NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 class Languages:
     """What a model must be told about languages, in one place for all families.
 
-    Marian of several targets wants `>>code<<` before the text, M2M100 and NLLB a code in the source's tokens and
-    one that the answer begins with, T5 a sentence before the text ("translate English to German: "); a Marian of
+    Marian of several targets wants `>>code<<` before the text, M2M100, NLLB and mBART a code in the source's tokens
+    and one that the answer begins with, T5 a sentence before the text ("translate English to German: "); a Marian of
     one pair wants nothing.
     """
 
@@ -87,7 +87,8 @@ class Languages:
     def _known(self, code: str, name: str) -> None:
         if code in self.codes:
             return
-        near = get_close_matches(code, self.codes, 3) or self.codes[:8]
+        near = [known for known in self.codes if code and known.startswith(code)][:3]
+        near = near or get_close_matches(code, self.codes, 3) or self.codes[:8]
         said = f"unknown language {code!r} for translate.{name}" if code else f"translate.{name} is missing"
         raise PlanError(
             f"{said}: {self.model.name} knows {len(self.codes)} codes, such as {', '.join(near)}; "
@@ -95,9 +96,20 @@ class Languages:
         )
 
     def token(self, code: str) -> int:
-        """The id that stands for a language in M2M100 and NLLB."""
+        """The id that stands for a language in M2M100, NLLB and mBART."""
         numbers = getattr(self.tokenizer, "lang_code_to_id", None)
         return int(numbers[code] if numbers else self.tokenizer.convert_tokens_to_ids(code))
+
+    def beginning(self, start: int, target: str) -> tuple[int, ...]:
+        """Tokens an answer begins with: start and language; the language alone where a language is the start (mBART)."""
+        starts = start in {self.token(code) for code in self.codes}
+        return (self.token(target),) if starts else (start, self.token(target))
+
+    @cached_property
+    def closing(self) -> frozenset[int]:
+        """Tokens that a source may end with."""
+        end = self.tokenizer.eos_token_id
+        return frozenset([*([] if end is None else [end]), *(self.token(code) for code in self.codes if self.begins)])
 
     def encode(self, texts: Sequence[str], source: str = "") -> list[list[int]]:
         """Token ids with the special ones that belong to them. What looks like a control token stays text."""
@@ -179,7 +191,7 @@ class TokenizeSource:
 
 
 class CutSource:
-    """Writes `ids` of at most max_length tokens: of a longer source the end goes, its end token stays.
+    """Writes `ids` of at most max_length tokens: of a longer source the end goes, the tokens that close it stay.
 
     Counts `cut_rows`, `cut_tokens`.
     """
@@ -191,8 +203,9 @@ class CutSource:
         Knob("max_length", 512, LENGTHS, valid=whole(4), means="most tokens of a source, special ones included, >= 4"),
     )
 
-    def __init__(self, most: int, end: int | None):
-        self.most, self.end = most, end
+    def __init__(self, most: int, closing: frozenset[int]):
+        """closing: tokens that end a source, its language's among them where that comes last (mBART)."""
+        self.most, self.closing = most, closing
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         ids, long = batch["ids"], [at for at, row in enumerate(batch["ids"]) if len(row) > self.most]
@@ -202,7 +215,8 @@ class CutSource:
     def cut(self, row: list[int]) -> list[int]:
         if len(row) <= self.most:
             return row
-        return [*row[: self.most - 1], row[-1]] if row[-1] == self.end else row[: self.most]
+        last = next((n for n, token in enumerate(reversed(row)) if token not in self.closing), 0)
+        return [*row[: self.most - last], *row[len(row) - last :]]
 
 
 class SourcePrompts:

@@ -59,27 +59,35 @@ class SpeechTokens:
             raise ModelError(f"{self.name}: its tokenizer has no {token}")
         return found
 
-    def text(self, ids: Sequence[int]) -> str:
+    def words(self, ids: Sequence[int]) -> list[int]:
+        """The ids without those of times."""
         first = self.times
-        words = [i for i in ids if first is None or i < first]
-        return str(self.tokenizer.decode(words, skip_special_tokens=True)).strip()
+        return [i for i in ids if first is None or i < first]
 
-    def timed(self, ids: Sequence[int], length: float) -> list[tuple[float, float, str]]:
-        """(begin, end, text) in seconds, of ids with time tokens; what no pair of times encloses goes to the end."""
+    def raw(self, ids: Sequence[int]) -> str:
+        """The text with the space that it begins with."""
+        return str(self.tokenizer.decode(self.words(ids), skip_special_tokens=True))
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.raw(ids).strip()
+
+    def timed(self, ids: Sequence[int], length: float) -> list[tuple[float, float, list[int]]]:
+        """(begin, end, ids of the text) in seconds, of ids with time tokens; what no pair of times encloses goes to the
+        end."""
         first, begin, words = self.times, 0.0, []
-        found: list[tuple[float, float, str]] = []
+        found: list[tuple[float, float, list[int]]] = []
         for i in ids:
             if first is None or i < first:
                 words.append(i)
                 continue
             at = min((i - first) * TICK_S, length)
             if words:
-                found.append((begin, max(at, begin), self.text(words)))
+                found.append((begin, max(at, begin), words))
                 words = []
             begin = at
         if words:
-            found.append((begin, max(length, begin), self.text(words)))
-        return [part for part in found if part[2]]
+            found.append((begin, max(length, begin), words))
+        return found
 
 
 def _tokenizer(model: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -14,20 +15,23 @@ from llm_moments.errors import PlanError
 from llm_moments.steps.audio import RATE
 from llm_moments.steps.chunk import Chunk, Chunker
 from llm_moments.steps.fallback import Ladder
-from llm_moments.steps.features import FRAMES, LogMel
+from llm_moments.steps.features import FRAMES, HOP, LogMel
 from llm_moments.steps.speech_tokens import SpeechTokens
+from llm_moments.steps.words import as_dicts, words_of
 
 PORTION_S = 600.0  # seconds of speech whose chunks are held, and decoded in groups of like length
 SPEECH = (
     Knob("language", "", (), False, lambda v: isinstance(v, str), "a code such as en; '': found out from each sound's first chunk, where the model knows several"),
     Knob("task", "transcribe", (), False, one_of("transcribe", "translate"), "transcribe, or translate: into English"),
     Knob("timestamps", False, (False, True), False, one_of(False, True), "true: the model writes times, so that segments are phrases; false: segments are chunks"),
+    Knob("words", False, (), True, one_of(False, True), "true: each segment has its words with their times (one more pass of the decoder)"),
 )  # fmt: skip
 Segment = dict[str, Any]
 
 
 class Transcript(str):
-    """The text, and what else is known of it. segments: {"start": s, "end": s, "text": …} in seconds of the sound."""
+    """The text, and what else is known of it. segments: {"start": s, "end": s, "text": …} in seconds of the sound, and
+    where they were asked for "words": [{"start": s, "end": s, "word": …}, …]."""
 
     segments: tuple[Segment, ...] = ()
     language: str = ""
@@ -62,7 +66,11 @@ class Transcribe:
         self.decoding = Decoding.of(part["decode"])
         self.ladder = Ladder(part["fallback"], self.decoding, self._plain)
         self.language, self.task = part["speech"].get("language", ""), part["speech"].get("task", "transcribe")
-        self.timestamps = bool(part["speech"].get("timestamps"))
+        self.timestamps, self.words = (bool(part["speech"].get(k)) for k in ("timestamps", "words"))
+        if self.words and self.chunker.overlap:
+            raise PlanError(
+                "speech.words has no times for words that two chunks heard: take chunk.overlap or speech.words back"
+            )
         self.by_length = part["batch"].get("order") == "length"
 
     @property
@@ -109,7 +117,7 @@ class Transcribe:
             hear = LogMel(self.bins or engine.bins, self.margin)
             heard = [hear(chunk.samples) for _, chunk in portion]
             recorder.count(
-                frames=sum(min(len(c.samples) // 160, FRAMES) for _, c in portion),
+                frames=sum(min(len(c.samples) // HOP, FRAMES) for _, c in portion),
                 padded_frames=sum(f.shape[1] for f in heard),
             )
         self._find_languages(portion, heard, spoken, engine, recorder)
@@ -125,11 +133,32 @@ class Transcribe:
                 len(prompts), lambda rows, decoding: engine.generate([prompts[r] for r in rows], decoding, recorder)
             )
             recorder.count(asked_again=again)
+        starts = self._starts(prompts, answers, [portion[at] for at in order], spoken, engine, recorder)
         made: list[list[Segment]] = [[] for _ in portion]
         with recorder.step("detokenize"):
-            for at, answer in zip(order, answers, strict=True):
-                made[at] = self._segments(portion[at][1], answer)
+            for at, answer, times in zip(order, answers, starts, strict=True):
+                row, chunk = portion[at]
+                made[at] = self._segments(chunk, answer, times, spoken[row])
         return made
+
+    def _starts(
+        self, prompts: Sequence[Prompt], answers: Sequence[Generated], portion: Sequence[tuple[int, Chunk]],
+        spoken: Sequence[str], engine: Any, recorder: Recorder,
+    ) -> list[np.ndarray | None]:  # fmt: skip
+        """When each token of an answer's text begins, in seconds of its chunk; None where nobody asked, or none was said."""
+        found: list[np.ndarray | None] = [None] * len(answers)
+        asked = [at for at, one in enumerate(answers) if self.words and one.ids and not self.ladder.silent(one)]
+        if asked:
+            with recorder.step("words", items=len(asked)):
+                texts = [self.tokens.words(answers[at].ids or ()) for at in asked]
+                frames = [min(len(portion[at][1].samples) // HOP, FRAMES) for at in asked]
+                begun = [self.tokens.prompt(spoken[portion[at][0]], self.task, True) for at in asked]
+                told = engine.align(
+                    [replace(prompts[at], decoder=b) for at, b in zip(asked, begun, strict=True)], texts, frames
+                )
+            for at, times in zip(asked, told, strict=True):
+                found[at] = times
+        return found
 
     def _find_languages(
         self, portion: Sequence[tuple[int, Chunk]], heard: Sequence[Any], spoken: list[str], engine: Any, recorder: Recorder
@@ -145,15 +174,28 @@ class Transcribe:
     def _plain(self, one: Generated) -> str:
         return one.text if one.text is not None else self.tokens.text(one.ids or ())
 
-    def _segments(self, chunk: Chunk, answer: Generated) -> list[Segment]:
+    def _segments(self, chunk: Chunk, answer: Generated, starts: np.ndarray | None, language: str) -> list[Segment]:
         if self.ladder.silent(answer):
             return []
-        length = len(chunk.samples) / RATE
-        if not self.timestamps or answer.ids is None:
+        if answer.ids is None:
             text = self._plain(answer).replace("\x00", "").strip()
             return [_segment(chunk.begin, chunk.end, text)] if text else []
-        parts = self.tokens.timed(answer.ids, length)
-        return [_segment(chunk.time(begin), chunk.time(end), text.replace("\x00", "")) for begin, end, text in parts]
+        length = len(chunk.samples) / RATE
+        parts = (
+            self.tokens.timed(answer.ids, length) if self.timestamps else [(0.0, length, self.tokens.words(answer.ids))]
+        )
+        made, at = [], 0
+        for begin, end, ids in parts:
+            text = self.tokens.text(ids).replace("\x00", "")
+            own = None if starts is None else starts[at : at + len(ids) + 1]
+            at += len(ids)
+            if not text:
+                continue
+            segment = _segment(chunk.time(begin), chunk.time(end) if self.timestamps else chunk.end, text)
+            if own is not None:
+                segment["words"] = as_dicts(words_of(ids, own, self.tokens.raw, language), chunk.time)
+            made.append(segment)
+        return made
 
 
 def _segment(start: float, end: float, text: str) -> Segment:

@@ -28,13 +28,12 @@ class Translation(Generation):
     def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
         languages = languages_of(model)
         source, target, prefix = languages.chosen(plan.settings("translate"))
-        end = languages.tokenizer.eos_token_id
         most = min(int(plan.settings("truncate").get("max_length", 0)) or model.max_length, model.max_length)
-        begin = (start_token(model), languages.token(target)) if languages.begins else ()
+        begin = languages.beginning(start_token(model), target) if languages.begins else ()
         return [
             Translate(prefix, bool(hasattr(languages.tokenizer, "supported_language_codes") and not languages.codes)),
             TokenizeSource(languages, source),
-            CutSource(most, end),
+            CutSource(most, languages.closing),
             SourcePrompts(begin),
             Decode(
                 plan.settings("forward"), plan.settings("decode"), engines, languages.decode,
@@ -90,6 +89,8 @@ class Translation(Generation):
             found += [
                 (f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")
             ]
+        if forward.get("engine") == "ctranslate2" and not forward.get("threads"):
+            found.append(("one thread a batch, a batch a core", {"forward.threads": 1}, True))
         found += [(f"{n} beams", {"decode.beams": n}, False) for n in (2, 1) if n < int(decode.get("beams", 1))]
         return found
 

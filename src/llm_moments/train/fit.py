@@ -194,17 +194,21 @@ def prepared(module: Any, wanted: Settings) -> Any:
             for name, value in list(vars(part).items()):
                 if isinstance(value, float) and (name.endswith("dropout") or "dropout_p" in name or name == "p"):
                     setattr(part, name, wanted.dropout)
+                elif name == "layerdrop" and not wanted.dropout:  # whole layers left out at random, as in M2M100
+                    setattr(part, name, 0.0)
     if wanted.gradient_checkpointing:
         try:
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         except ValueError as error:
             raise InputError(f"this model cannot recompute its activations: {error}") from error
     if wanted.lora:
-        return _adapted(module, wanted.lora)
+        return _adapted(module, wanted.lora, wanted.seed)
     return module
 
 
-def _adapted(module: Any, rank: int) -> Any:
+def _adapted(module: Any, rank: int, seed: int) -> Any:
+    import torch
+
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
@@ -213,6 +217,7 @@ def _adapted(module: Any, rank: int) -> Any:
     if getattr(module, "can_generate", bool)():
         kind = TaskType.SEQ_2_SEQ_LM if module.config.is_encoder_decoder else TaskType.CAUSAL_LM
     config = LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    torch.manual_seed(seed)  # half of an adapter is drawn
     return get_peft_model(module, config)
 
 

@@ -109,11 +109,12 @@ def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, keep:
     eager = base.with_(**put_on("torch", "fp32"), **{"forward.calibration": None})
     while total - len(gone) > keep:
         tick(None, f"choosing layers: {total - len(gone)} left")
-        apart: dict[Sequence[int], float] = {}
+        apart: dict[Unit, float] = {}
         for unit in _open(stages, gone):
             outputs = eager.with_(**{"forward.skip_layers": sorted([*gone, *unit])}).outputs(values)
             apart[unit] = float(base.task.divergence(told, outputs, base.model).mean()) / len(unit)
-        gone += min(apart, key=lambda unit: apart[unit])
+        goes: Unit = min(apart, key=apart.__getitem__)
+        gone += goes
     return [i for i in range(total) if i not in gone]
 
 

@@ -131,6 +131,7 @@ class Loop:
         self.window = WINDOW if "batch.order" in batching(settings, pipe) else 1  # images have no lengths to group by
         self.values, self.targets = list(values), targets
         self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels), reworded)
+        self.normalised = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules())
         self.position = Position()
         self.barometer = Barometer()
         self.optimizer = optimiser(
@@ -171,10 +172,11 @@ class Loop:
                 yield rows[made[at][0]], made[at][1]
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """The rows of an epoch, some of them more than once if classes are to be balanced."""
-        if self.settings.balance:
-            return oversampled(self.targets.numpy(), rng)
-        return rng.permutation(len(self.values))
+        """The rows of an epoch, some of them more than once if classes are to be balanced. A row that would be alone in
+        its batch waits for the next epoch where batches are normalised: of one there is no spread."""
+        rows = oversampled(self.targets.numpy(), rng) if self.settings.balance else rng.permutation(len(self.values))
+        alone = len(rows) > 1 and self.settings.batch_size > 1 and len(rows) % self.settings.batch_size == 1
+        return rows[:-1] if alone and self.normalised else rows
 
     # -- the run
 
@@ -279,7 +281,14 @@ class Loop:
             quick_attention(self.device, self.settings.attention),
             self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16),
         ):
-            return self.module(**inputs, **more)
+            try:
+                return self.module(**inputs, **more)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InputError(
+                    "one image alone has no spread to be normalised by: take --batch-size 2 or more"
+                ) from error
 
     def inputs(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         made = {name: self.torch.from_numpy(array) for name, array in arrays.items()}

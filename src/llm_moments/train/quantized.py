@@ -8,21 +8,38 @@ import torch
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from llm_moments.errors import EngineError
+from llm_moments.nets.pruned import heads_of
+
 LEAST = 1e-8  # a step of a range that holds nothing but zeros
 
 
 def rounding(module: Any) -> Any:
     """The same module, whose matrix products and convolutions round their weights and inputs while it is trained.
 
-    The gradient passes as if nothing had been rounded, but for inputs that are cut off (straight-through: Bengio et al.
-    2013, arXiv:1308.3432; within training: Jacob et al. 2018, arXiv:1712.05877). In eval mode nothing is rounded, and
+    The gradient passes as if nothing had been rounded (straight-through: Bengio et al. 2013, arXiv:1308.3432; within
+    training: Jacob et al. 2018, arXiv:1712.05877). In eval mode nothing is rounded, and
     the weights that are saved are float: an engine rounds them when its graph is built.
     """
     for part in module.modules():
         kind = _KINDS.get(type(part))
         if kind is not None:
             part.__class__ = kind  # weights, names and hooks stay what they are
+    for matrix in _into_attention(module):
+        matrix.register_forward_hook(_rounded_output)
     return module
+
+
+def _into_attention(module: Any) -> list[Any]:
+    """The matrices of queries, keys and values: what they give goes into products, too, where that is known."""
+    try:
+        return [matrix for unit in heads_of(module) for matrix, _ in unit.inputs]
+    except (EngineError, AttributeError):  # no layers, no attention, no configuration
+        return []
+
+
+def _rounded_output(matrix: Any, args: Any, output: Any) -> Any:
+    return rounded_input(output) if matrix.training else output
 
 
 def rounded_weight(weight: Any, outputs: int = 0) -> Any:
@@ -35,11 +52,13 @@ def rounded_weight(weight: Any, outputs: int = 0) -> Any:
 
 
 def rounded_input(x: Any) -> Any:
-    """uint8 with one step for all, from the mean over the rows of the smallest to that of the largest number, as NNCF
-    calibrates by default; 0 is a level. x: [rows, …]."""
+    """uint8 with one step for all, from the smallest to the largest number, as ONNX Runtime calibrates; 0 is a level.
+
+    NNCF's range (the mean over examples of their extremes) is narrower, with finer steps: weights that bear this
+    one bear that one. By the batch, not by a memory, so that a training that is gone on with goes the same way.
+    """
     x = x.float()
-    rows = x.detach().flatten(1)
-    low, high = rows.amin(1).mean().clamp_max(0), rows.amax(1).mean().clamp_min(0)
+    low, high = x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)
     step = ((high - low) / 255).clamp_min(LEAST)
     zero = (-low / step).round().clamp(0, 255).to(torch.int32)
     return torch.fake_quantize_per_tensor_affine(x, step, zero, 0, 255)

@@ -115,8 +115,10 @@ class Translations:
         self.source, self.target, prefix = self.languages.chosen(plan.settings("translate"))
         single = bool(hasattr(self.languages.tokenizer, "supported_language_codes") and not self.languages.codes)
         self.told = Translate(prefix, single)
-        self.cut = CutSource(max_length, self.languages.tokenizer.eos_token_id).cut
+        self.cut = CutSource(max_length, self.languages.closing).cut
         self.max_length, self.start = max_length, start
+        if self.languages.begins:  # a language may be what an answer starts with
+            self.start = self.languages.beginning(start, self.target)[0]
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         asked = self.told(Batch(batch.size, {"input": [value[0] for value in batch["input"]]}), recorder)["text"]

@@ -1,0 +1,85 @@
+"""Columns and folders of sounds: paths to files, or the files' bytes in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_moments.errors import DataError
+from llm_moments.formats import BadRow, Row
+
+SUFFIXES = (".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
+COLUMNS = ("audio", "audio_path", "audio_filepath")  # sounds by their name, whatever they hold
+INPUT = "audio"
+
+
+def sound_column(rows: Sequence[Mapping[str, Any]], named: str | None = None) -> str | None:
+    """The column whose values are sounds: by its name, or because all its values end as files of sound do."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    chosen = [named] if named else sorted(names, key=lambda name: name.casefold().strip() not in COLUMNS)
+    for name in chosen:
+        values = [row[name] for row in rows if name in row and row[name] not in (None, "")]
+        if name.casefold().strip() in COLUMNS or (values and all(map(_names_sound, values))):
+            return name
+    return None
+
+
+def _names_sound(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = value.get("path")
+    return isinstance(value, str) and value.strip().lower().endswith(SUFFIXES)
+
+
+def sound_in(row: Mapping[str, Any], column: str, number: int, root: Path) -> Any:
+    """A path below root, or {"bytes": …, "path": name}, whose header (and end, where it can be entered there) can be
+    read; BadRow otherwise."""
+    from llm_moments.steps.audio import Held, check
+
+    value = row.get(column)
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        name = str(value.get("path") or f"the sound of row {number}")
+        sound: Any = {"bytes": value["bytes"], "path": name}
+        file: Any = Held(value["bytes"], name)
+    elif isinstance(value, bytes):
+        sound, file = {"bytes": value, "path": ""}, Held(value, f"the sound of row {number}")
+    else:
+        named = value.get("path") if isinstance(value, Mapping) else value
+        if not isinstance(named, str) or not named.strip():
+            raise BadRow(number, "no sound", f"column {column!r} holds {value!r:.60}, not the path of a sound")
+        file = _inside(root, named.strip(), number)
+        sound = str(file)
+    try:
+        check(file)
+    except DataError as error:
+        raise BadRow(number, "no sound", str(error)) from None
+    return sound
+
+
+def _inside(root: Path, name: str, number: int) -> Path:
+    file = (root / name).resolve()
+    if not file.is_relative_to(root):
+        raise BadRow(number, "outside", f"{name!r} is outside of {root}, where the data are")
+    if not file.is_file():
+        raise BadRow(number, "no such file", f"{name!r}: there is no such file in {root}")
+    return file
+
+
+def sound_files(folder: Path) -> list[Path]:
+    """All below the folder, sorted; what begins with a dot is left out."""
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted(file for file in found if not any(p.startswith(".") for p in file.relative_to(folder).parts))
+
+
+def folder_rows(folder: Path) -> Iterator[Row]:
+    """Each sound with what is said in it, where a text of the same name lies beside it (clip.wav, clip.txt)."""
+    for number, file in enumerate(sound_files(folder), 1):
+        name = str(file.relative_to(folder))
+        row: dict[str, Any] = {INPUT: name, "id": name}
+        beside = file.with_suffix(".txt")
+        if beside.is_file():
+            try:
+                row["text"] = beside.read_text(encoding="utf-8-sig").strip()
+            except UnicodeError as error:
+                raise BadRow(number, "undecodable", f"{beside} is no UTF-8: {error}") from None
+        yield number, row
