@@ -16,7 +16,7 @@ from tests.fakes_text import make_causal
 SHORT = {"decode.max_new_tokens": 8}
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2"])
 def pipe(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     deeper = {"n_layer": 5} if request.param == "gpt2" else {"num_hidden_layers": 5}
     return lm.load(make_causal(tmp_path_factory.mktemp("lm") / request.param, request.param, **deeper), plan=SHORT)

@@ -53,8 +53,27 @@ def without_layers(module: Any, indices: Sequence[int]) -> Any:
 
     if indices:
         module = skip(module, list(indices))
+        _drop_kinds(module)
         _renumber(module)
     return module
+
+
+def _drop_kinds(module: Any) -> None:
+    """What stands in for the layers that are gone goes, too, where the configuration counts them: by it a cache is
+    made, and models look up the kind of a layer by its place in the list."""
+    import torch
+
+    from llm_moments.engines.layers import layer_list
+
+    config = module.config
+    path, layers = layer_list(module)
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "num_hidden_layers", None) != len(layers):
+        return
+    kept = [at for at, layer in enumerate(layers) if not hasattr(layer, "stands_for_a_layer")]
+    module.set_submodule(path, torch.nn.ModuleList([layers[at] for at in kept]))
+    config.num_hidden_layers = len(kept)
+    if isinstance(vars(config).get("layer_types"), list):
+        config.layer_types = [config.layer_types[at] for at in kept]
 
 
 def _renumber(module: Any) -> None:
@@ -66,7 +85,7 @@ def _renumber(module: Any) -> None:
     for part in parts:
         part.layer_idx = numbers[part.layer_idx]
     config = module.config
-    if numbers and getattr(config, "layer_types", None):
+    if numbers and isinstance(vars(config).get("layer_types"), list):
         config.layer_types = config.layer_types[: len(numbers)]
 
 
