@@ -176,8 +176,19 @@ def speed(file: Path, pipes: dict[str, Any], refused: dict[str, str], wanted: An
             rows,
         ), "",
         "Goals: one stream at least llama-cpp-python's tokens/s at no more divergence, and 4 times transformers bf16; "
-        "eight together 4 times eight calls one after the other.",
+        "eight together 4 times eight calls one after the other.", "", *why(seconds),
     ])  # fmt: skip
+
+
+def why(seconds: dict[str, list[float]]) -> list[str]:
+    """Goal 3's reason: what a step costs however many prompts it serves, and what each of them adds to it."""
+    said = []
+    for name in TOGETHER:
+        if name in seconds and f"{name}, 8 together" in seconds:
+            one, eight = (float(np.median(seconds[n])) for n in (name, f"{name}, 8 together"))
+            each = (8 * eight - one) / 7
+            said.append(f"{name}: a step is {1e3 * (one - each):.1f} ms and {1e3 * each:.1f} ms for each prompt in it.")
+    return said
 
 
 def times_of(slow: list[float] | None, fast: list[float]) -> str:

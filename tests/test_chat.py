@@ -173,8 +173,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
     with serving(delay=0.8) as told:
         command = [sys.executable, "-m", "llm_moments.cli.main", "chat", told.address]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+        )  # fmt: skip
         assert process.stdin
         assert process.stdout
         process.stdin.write(b"a b c d e f g h\n")
