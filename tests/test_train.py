@@ -198,6 +198,20 @@ def test_a_run_that_was_ended_goes_on_bit_for_bit(tiny_model: Path, tmp_path: Pa
         train(tiny_model, data, out, **{**settings, "seed": 5})
 
 
+def test_an_evaluation_leaves_the_threads_of_the_training_as_they_are(tiny_model: Path, tmp_path: Path) -> None:
+    """Sums over two threads differ in their last bits from sums over one."""
+    before, seen = torch.get_num_threads(), set()
+    try:
+        torch.set_num_threads(before + 1)
+        train(
+            tiny_model, labelled(40), tmp_path / "out", evaluate=labelled(20, seed=9), epochs=2, batch_size=16,
+            on_update=lambda loop: seen.add(torch.get_num_threads()),
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {before + 1}
+
+
 def test_damaged_checkpoints_are_passed_over_and_foreign_ones_refused(tmp_path: Path) -> None:
     module = torch.nn.Linear(3, 2)
     step = torch.optim.AdamW(module.parameters(), 0.1)

@@ -418,9 +418,12 @@ class _Live:
     """The engines of a pipeline whose module is the one that is being trained."""
 
     def __init__(self, module: Any, device: str):
+        import torch
+
         from llm_moments.engines.torch_eager import TorchEager
 
-        self.engine = TorchEager(module, {}, device)
+        threads = torch.get_num_threads()  # as many as the training has: else its next update would add up otherwise
+        self.engine = TorchEager(module, {"threads": threads}, device)
 
     def get(self, settings: Any) -> Any:
         return self.engine
