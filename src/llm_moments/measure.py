@@ -162,7 +162,10 @@ def interleaved(
         for stage in _stages(pipe):
             stage.outputs(values[: pipe.task.pace.warm])
     share = min(max(seconds / (rounds * len(plans)), SHORTEST), LONGEST)
-    least = {name: pipe.task.pace.block for name, pipe in plans.items()}
+    # A plan that answers many prompts together is timed with as many.
+    least = {
+        name: max(pipe.task.pace.block, int(pipe.engine_settings.get("streams", 1))) for name, pipe in plans.items()
+    }
     rows = {
         name: CALLS if objective == "latency" else rows_of(costs[name], share, len(values), least[name])
         for name in plans
