@@ -18,7 +18,7 @@ from llm_moments.data import read
 from llm_moments.errors import InputError, OutputExists
 from llm_moments.evaluation import evaluation, split
 from llm_moments.improve.choices import taken_back, weighed
-from llm_moments.improve.heal import without
+from llm_moments.improve.heal import STUDENTS, without
 from llm_moments.measure import measure
 from tests.fakes import label_of, make_model, make_texts
 
@@ -133,7 +133,7 @@ def test_healing_teaches_fewer_layers_on_examples_that_judge_nothing(
     result = lm.improve(trained_model, rows, max_drop=0.08, budget="90s", heal=taught, out=tmp_path / "out")
     healed = [t for t in result.study if t.stage == "healed"]
     assert healed
-    assert {t.plan["forward"]["weights"] for t in healed} <= {"healed-one", "healed-third", "healed-half"}
+    assert {t.plan["forward"]["weights"] for t in healed} <= {f"healed-{name}" for name in STUDENTS}
     assert result.to_dict()["healing"]["students"]["one"] > 0
     assert lm.load(tmp_path / "out")("good movie").label
     assert result.to_dict()["healing"]["examples"] > 0
