@@ -133,13 +133,20 @@ def make_hub_marian(folder: Path, codes: tuple[str, ...] = (), seed: int = 0) ->
 
 
 def make_m2m100(folder: Path, seed: int = 0) -> Path:
-    from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer
+    from transformers import M2M100Tokenizer
 
     file = sentencepieces(folder / "raw", "both", [t for pair in toy_pairs(200) for t in pair])
     words = ["<s>", "<pad>", "</s>", "<unk>", *(p for p in _pieces(file) if p not in ("<s>", "</s>", "<unk>"))]
     (folder / "raw" / "vocab.json").write_text(json.dumps({word: at for at, word in enumerate(words)}))
     tokenizer = M2M100Tokenizer(str(folder / "raw" / "vocab.json"), str(file), model_max_length=48)
     size = max(tokenizer.lang_code_to_id.values()) + 1 + tokenizer.num_madeup_words
+    return _m2m100(folder, tokenizer, size, seed)
+
+
+def _m2m100(folder: Path, tokenizer: Any, size: int, seed: int) -> Path:
+    """size: of the vocabulary."""
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+
     config = M2M100Config(
         vocab_size=size, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=48,
@@ -153,7 +160,7 @@ def make_m2m100(folder: Path, seed: int = 0) -> Path:
 def make_nllb(folder: Path, seed: int = 0) -> Path:
     """M2M100's architecture with NLLB's tokenizer: its codes are special tokens, the source's comes first."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
+    from transformers import NllbTokenizer
 
     plain = Tokenizer(models.BPE(unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
@@ -164,14 +171,7 @@ def make_nllb(folder: Path, seed: int = 0) -> Path:
     )
     told = json.loads(plain.to_str())["model"]
     tokenizer = NllbTokenizer(told["vocab"], [tuple(pair) for pair in told["merges"]], model_max_length=48)
-    config = M2M100Config(
-        vocab_size=len(tokenizer) + 2, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=48,
-        pad_token_id=1, eos_token_id=2, decoder_start_token_id=2,
-    )  # fmt: skip
-    _shaken(M2M100ForConditionalGeneration(config), seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return _m2m100(folder, tokenizer, len(tokenizer) + 2, seed)
 
 
 def make_mbart(folder: Path, seed: int = 0) -> Path:

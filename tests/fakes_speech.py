@@ -30,18 +30,15 @@ def speech_tokenizer(languages: tuple[str, ...] = ("en", "de")) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
-def make_whisper(folder: Path, seed: int = 0, bins: int = 80) -> Path:
-    """Two layers each side; weights large enough for transcripts to differ from sound to sound."""
+def _whisper(seed: int, size: int, end: int, start: int, **more: Any) -> Any:
+    """Two layers each side and a vocabulary of that size; weights large enough for transcripts to differ."""
     import torch
-    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    tokenizer = speech_tokenizer()
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.get_vocab()}
-    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
     config = WhisperConfig(
-        vocab_size=len(tokenizer), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, num_mel_bins=bins, pad_token_id=end,
-        bos_token_id=end, eos_token_id=end, decoder_start_token_id=start, max_target_positions=64,
+        vocab_size=size, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, pad_token_id=end, bos_token_id=end,
+        eos_token_id=end, decoder_start_token_id=start, max_target_positions=64, **more,
     )  # fmt: skip
     torch.manual_seed(seed)
     module = WhisperForConditionalGeneration(config)
@@ -49,6 +46,19 @@ def make_whisper(folder: Path, seed: int = 0, bins: int = 80) -> Path:
         for name, parameter in module.named_parameters():
             if parameter.ndim > 1 and "embed_positions" not in name:
                 parameter.normal_(0, 0.25)
+    return module
+
+
+def make_whisper(folder: Path, seed: int = 0, bins: int = 80) -> Path:
+    """Two layers each side; weights large enough for transcripts to differ from sound to sound."""
+    import torch
+    from transformers import GenerationConfig
+
+    tokenizer = speech_tokenizer()
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.get_vocab()}
+    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
+    module = _whisper(seed, len(tokenizer), end, start, num_mel_bins=bins)
+    with torch.no_grad():
         module.model.decoder.embed_tokens.weight[end + 1 :] *= 0.1  # words are likelier than control tokens
     module.generation_config = GenerationConfig(
         eos_token_id=end, pad_token_id=end, bos_token_id=end, decoder_start_token_id=start, suppress_tokens=[],
@@ -84,7 +94,7 @@ def make_multilingual(folder: Path, seed: int = 0) -> Path:
 
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import GenerationConfig, PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     vocabulary = {letter: at for at, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -101,17 +111,8 @@ def make_multilingual(folder: Path, seed: int = 0) -> Path:
         tokenizer_object=plain, eos_token="<|endoftext|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
     )
     end = 50257
-    config = WhisperConfig(
-        vocab_size=51865, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, pad_token_id=end, bos_token_id=end,
-        eos_token_id=end, decoder_start_token_id=end + 1, max_target_positions=64,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    module = WhisperForConditionalGeneration(config)
+    module = _whisper(seed, 51865, end, end + 1)
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if parameter.ndim > 1 and "embed_positions" not in name:
-                parameter.normal_(0, 0.25)
         words = module.model.decoder.embed_tokens.weight
         words[256:end] *= 0.1  # fillers are no words
         words[50259:50358] *= 3  # languages differ

@@ -219,3 +219,19 @@ def test_layers_are_chosen_by_what_their_loss_changes(tmp_path: Path) -> None:
     module.save_pretrained(folder)
     pipe, values = load(folder), [image_of(a) for a in make_arrays(12, size=32)]
     assert chosen_layers(pipe, values, pipe.outputs(values), 4, lambda done, said: None) == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("arch", ["vit", "deit", "beit"])
+@pytest.mark.parametrize(("student", "quantize"), [("heads=half neurons=half", None), ("as-is", "int8")])
+def test_heads_neurons_and_int8_are_for_images_too(
+    arch: str, student: str, quantize: str | None, tmp_path: Path
+) -> None:
+    teacher = teacher_of(tmp_path / arch, arch)
+    done = distill(
+        teacher, make_pictures(24, seed=3), tmp_path / "student", student=student, quantize=quantize, epochs=1, batch_size=8
+    )  # fmt: skip
+    small, large = (load_module(open_model(path)) for path in (done.folder, teacher))
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (small, large)]
+    assert type(small).__name__ == type(large).__name__  # DeiT has two classes for images
+    assert sizes[0] == sizes[1] if quantize else sizes[0] < sizes[1]
+    assert load(done.folder)(make_pictures(1)[0].input).label in load(teacher).model.labels

@@ -145,6 +145,11 @@ def test_parts_that_are_not_understood_are_refused(said: str) -> None:
         parts_of(said)
 
 
+def test_a_misspelt_part_is_no_folder() -> None:
+    with pytest.raises(InputError, match="not 'head=half'"):
+        parts_of("head=half")
+
+
 def test_parts_are_read() -> None:
     assert parts_of("layers=0,2,5") == Parts([0, 2, 5])
     assert parts_of("layers=3; heads=half  neurons=third") == Parts("3", "half", "third")

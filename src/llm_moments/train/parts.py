@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from llm_moments.errors import InputError
 
@@ -27,6 +28,9 @@ def parts_of(student: str) -> Parts | None:
         return Parts()
     said = re.split(r"[\s;]+", student.strip())
     if not any(re.match(r"(layers|heads|neurons)\b", one) for one in said):
+        word = re.match(r"(\w+)=", student)
+        if word and word[1] != "width" and not Path(student).exists():
+            raise InputError(f"a student keeps layers, heads or neurons of its teacher, not {student!r}")
         return None
     found: dict[str, str | list[int]] = {}
     for one in said:
