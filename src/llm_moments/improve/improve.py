@@ -67,6 +67,7 @@ class Improvement:
         said = (
             "certified", "reason", "speedup", "speedup_low", "drop", "drop_high", "max_drop", "metric", "baseline_score",
             "score", "n_certify", "harmful", "beneficial", "lossless_speedup", "hand_speedup", "objective", "needs",
+            "independent", "counted",
         )  # fmt: skip
         return {
             "kind": "improvement",
@@ -288,7 +289,7 @@ class _Run:
                     f"{need / SHARE / 60:.0f}m would do (--budget)."
                 )
             self.study.note("rows", rows)
-        self.parts = {name: part.take(range(min(rows[name], len(part)))) for name, part in self.parts.items()}
+        self.parts = {name: part.few(rows[name]) for name, part in self.parts.items()}
         return ""
 
     def hopeless(self, rows: dict[str, int], cost: float) -> str:
@@ -297,13 +298,14 @@ class _Run:
         n, task = rows["certify"], self.pipe.task
         if not hasattr(task, "tries") or getattr(task, "bounds", lambda model: None)(self.pipe.model) != (0.0, 1.0):
             return ""
-        least = self.parts["certify"].drop(np.ones(n), np.ones(n)).high
+        few = self.parts["certify"].few(n)
+        least = few.drop(np.ones(n), np.ones(n)).high
         if least < self.max_drop:
             return ""
         needs = stats.needed_examples(self.max_drop, 0.0, 0.0) or 0
         minutes = (needs + rows["search"]) * cost / SHARE / 60
         return (
-            f"{n} examples to certify on cannot prove a drop below {self.max_drop:g}, even of a plan that changes no answer: "
+            f"{few.independent} independent examples to certify on cannot prove a drop below {self.max_drop:g}, even of a plan that changes no answer: "
             f"they would show that it is below {least:.2g}. Take --max-drop {np.ceil(100 * least + 1) / 100:g}, or "
             f"{np.ceil(needs / PARTS['certify']):,.0f} examples in all and a budget of about {np.ceil(minutes):.0f}m (--budget)."
         )
@@ -314,7 +316,7 @@ class _Run:
         timing = ROUNDS * (self.pipe.task.pace.block * cost["stock"] + 3 * SHORTEST)
         reserve = min(answers + timing + REPORT * self.budget, 0.6 * self.budget)
         search = Search(
-            self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=len(self.parts["certify"]),
+            self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=self.parts["certify"].independent,
             objective=self.objective, deadline=self.begin + self.budget - reserve, tick=self.tick,
         )  # fmt: skip
         if self.objective == "throughput":
@@ -411,8 +413,8 @@ class _Run:
 
         part = self.parts["certify"]
         needs = seen.needs if seen else stats.needed_examples(self.max_drop, 0.0, 0.0)
-        if seen is None or (needs is not None and needs <= len(part) and not certified):
-            needs = needs if needs and needs > len(part) else None
+        if seen is None or (needs is not None and needs <= part.independent and not certified):
+            needs = needs if needs and needs > part.independent else None
         speed = {k: more.get(k) for k in ("speedup", "speedup_low", "lossless_speedup", "hand_speedup")}
         return Certificate(
             certified=certified, reason=reason, metric=part.metric, max_drop=self.max_drop, confidence=0.95,
@@ -422,7 +424,8 @@ class _Run:
             labelled=part.labelled, needs=needs, plan=more["plan"].to_dict(), baseline_plan=self.pipe.plan.to_dict(),
             model=self.pipe.model.name, model_digest=self.pipe.model.digest, data=self.source,
             environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"),
-            assumes=seen.assumes if seen else "", **speed,
+            assumes=seen.assumes if seen else "", independent=part.independent,
+            counted=part.told if part.independent < len(part) else "", **speed,
         )  # fmt: skip
 
     def kept(

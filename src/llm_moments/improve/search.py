@@ -111,7 +111,7 @@ class Search:
         return self._odds[trial.key]
 
     def odds_of(self, outputs: np.ndarray) -> float:
-        drops = self.base_scores - self.part.scores(outputs, self.baseline)
+        drops = self.part.drops(self.base_scores, self.part.scores(outputs, self.baseline))
         return chance(drops, self.n_certify, self.max_drop)
 
     def good(self) -> list[Trial]:
