@@ -70,13 +70,13 @@ class Evaluation:
         )
         return f"{len(self):,} rows, {self.independent:,} independent {what}; each counts once"
 
-    def drop(self, before: np.ndarray, after: np.ndarray) -> stats.Bound:
+    def drop(self, before: np.ndarray, after: np.ndarray, *, confidence: float = 0.95) -> stats.Bound:
         """Bounds for the drop from one array of scores [n] to the other, in the range that such scores have."""
         told = getattr(self.pipe.task, "bounds", None)  # a task may leave it to the scores themselves
         bounds = told(self.pipe.model) if told else None
         if self.independent == len(self):
-            return stats.drop_bound(before, after, bounds=bounds)
-        return stats.unit_drop_bound(before, after, self.units, bounds=bounds)
+            return stats.drop_bound(before, after, confidence=confidence, bounds=bounds)
+        return stats.unit_drop_bound(before, after, self.units, confidence=confidence, bounds=bounds)
 
     def drops(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """float64 [units]: the drop of each independent unit."""

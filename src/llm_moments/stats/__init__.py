@@ -7,6 +7,7 @@
     seeds.py      two ways of training, each with some seeds
     growth.py     what more data would bring
     planning.py   several tests: in a fixed order, or all at once; examples needed
+    sequential.py  looks at a third, two thirds and all of the rows
     outputs.py    how far two pipelines' outputs, or two rankings, are apart
 
 `low` and `high` of a Bound each hold on their own side with the stated confidence.
