@@ -11,7 +11,7 @@ from llm_moments.stats.sequential import boundaries, crossing_chance, grid, spen
 CASES = [(30, 0.2), (100, 0.1), (150, 0.05), (299, 0.01)]
 
 
-@pytest.mark.parametrize("n, drop", CASES)
+@pytest.mark.parametrize(("n", "drop"), CASES)
 def test_false_passes_are_at_most_five_percent_at_every_rate(n: int, drop: float) -> None:
     """On a grid twice as fine as the one by which the limits were set; the edge of the hypothesis is the worst."""
     plan = boundaries(n, drop)
