@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments import stats
 from llm_moments.core import Pipeline, Plan
 from llm_moments.evaluation import Evaluation, assumption
 
@@ -57,6 +56,8 @@ class Certificate:
     assumes: str = ""
     baseline: str = ""
     answers: str = ""
+    independent: int | None = None  # of the certification rows; None: not told (older certificates)
+    counted: str = ""  # where not all rows are: how many, and what of them counts once
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "certificate", "format": 1, **asdict(self)}
@@ -69,7 +70,8 @@ class Certificate:
         """The claim, or why there is none, as sentences."""
         if not self.certified:
             more = f" About {self.needs:,} certification examples would be enough." if self.needs else ""
-            return f"Not certified: {self.reason}{more}{self.baseline and f' {self.baseline}'}"
+            counted = f" The certification has {self.counted}." if self.counted else ""
+            return f"Not certified: {self.reason}{more}{counted}{self.baseline and f' {self.baseline}'}"
         behind = ""
         if self.hand_speedup is not None and self.hand_speedup < 0.95:
             behind = (
@@ -80,7 +82,7 @@ class Certificate:
         more = "".join(f" {said}" for said in (self.baseline, self.answers, self.assumes) if said)
         return (
             f"With {self.confidence:.0%} confidence the {self.metric} against {of} drops by less than "
-            f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.n_certify:,} examples "
+            f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.counted or f'{self.n_certify:,} examples'}, "
             f"not used for anything else; {self.harmful} answers changed for worse, {self.beneficial} for better), and "
             f"with {self.confidence:.0%} confidence {self.objective} is at least {self.speedup_low:.1f} times better "
             f"(measured {self.speedup:.1f}).{more}{behind}"
@@ -125,13 +127,8 @@ def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, 
     """The test of `drop < max_drop` on examples that nothing was chosen by. outputs: [n, classes]."""
     before, after = part.scores(baseline, baseline), part.scores(outputs, baseline)
     bound = part.drop(before, after)
-    harmful, beneficial = stats.flips(before, after)
-    n, diffs = len(before), before - after
-    if set(np.unique(diffs)) <= {-1.0, 0.0, 1.0}:
-        needs = stats.needed_examples(max_drop, harmful / n, beneficial / n, confidence=CONFIDENCE)
-    else:
-        needs = stats.needed_examples_for_scores(max_drop, bound.estimate, float(diffs.std()), confidence=CONFIDENCE)
+    harmful, beneficial = part.flips(before, after)
     return Look(
-        key, bound.high < max_drop, bound.estimate, bound.high, float(after.mean()), float(before.mean()),
-        harmful, beneficial, needs, assumption(bound),
+        key, bound.high < max_drop, bound.estimate, bound.high, part.mean(after), part.mean(before),
+        harmful, beneficial, part.needs(before, after, max_drop, CONFIDENCE), assumption(bound),
     )  # fmt: skip

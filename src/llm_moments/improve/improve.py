@@ -26,6 +26,7 @@ from llm_moments.improve.choices import weighed
 from llm_moments.improve.finals import ROUNDS, Timed, heats, timed
 from llm_moments.improve.heal import Healer, without
 from llm_moments.improve.improvement import Improvement
+from llm_moments.improve.looks import sequential_look
 from llm_moments.improve.odds import thinned
 from llm_moments.improve.place import STUDY, make_way, place, standing
 from llm_moments.improve.search import Search
@@ -242,7 +243,7 @@ class _Run:
                     f"{need / SHARE / 60:.0f}m would do (--budget)."
                 )
             self.study.note("rows", rows)
-        self.parts = {name: part.take(range(min(rows[name], len(part)))) for name, part in self.parts.items()}
+        self.parts = {name: part.few(rows[name]) for name, part in self.parts.items()}
         return ""
 
     def hopeless(self, rows: dict[str, int], cost: float) -> str:
@@ -251,13 +252,14 @@ class _Run:
         n, task = rows["certify"], self.pipe.task
         if not self.slow or getattr(task, "bounds", lambda model: None)(self.pipe.model) != (0.0, 1.0):
             return ""
-        least = self.parts["certify"].drop(np.ones(n), np.ones(n)).high
+        few = self.parts["certify"].few(n)
+        least = few.drop(np.ones(n), np.ones(n)).high
         if least < self.max_drop:
             return ""
         needs = stats.needed_examples(self.max_drop, 0.0, 0.0) or 0
         minutes = (needs + rows["search"]) * cost / SHARE / 60
         return (
-            f"{n} examples to certify on cannot prove a drop below {self.max_drop:g}, even of a plan that changes no answer: "
+            f"{few.independent} independent examples to certify on cannot prove a drop below {self.max_drop:g}, even of a plan that changes no answer: "
             f"they would show that it is below {least:.2g}. Take --max-drop {np.ceil(100 * least + 1) / 100:g}, or "
             f"{np.ceil(needs / PARTS['certify']):,.0f} examples in all and a budget of about {np.ceil(minutes):.0f}m (--budget)."
         )
@@ -268,7 +270,7 @@ class _Run:
         if self.slow:
             reserve = min(len(self.parts["certify"]) * by.cost + reserve, 0.6 * self.budget)
         search = Search(
-            self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=len(self.parts["certify"]),
+            self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=self.parts["certify"].independent,
             objective=self.objective, deadline=self.begin + self.budget - reserve, tick=self.tick,
         )  # fmt: skip
         if self.objective == "throughput":
@@ -334,20 +336,43 @@ class _Run:
         used, and nothing after the first failure is looked at."""
         if "sequence" not in self.study.notes:
             self.study.note("sequence", self.in_time(stages.run(search)))
-        part, passed = self.parts["certify"], []
-        before = self.answers("certify", StandIn(**self.study.notes["stand_in"]))
+        passed = []
         for at, key in enumerate(self.study.notes["sequence"]):
             trial = self.study.trials[key]
             if at == len(self.looks):
-                self.tick(None, f"certifying on {len(part):,} examples: candidate {at + 1}")
-                outputs = self.told.get(("certify", key))
-                outputs = search.pipe(trial).outputs(part.values) if outputs is None else outputs
-                self.looks.append(look(part, before, outputs, key, self.max_drop))
+                self.looks.append(self.looked(search.pipe(trial), at))
                 self.study.note("looks", [asdict(x) for x in self.looks])
             if not self.looks[at].passed:
                 break
             passed.append((trial, self.looks[at]))
         return passed
+
+    def looked(self, pipe: Pipeline, at: int) -> Look:
+        """One candidate held against the split; of a model that answers slowly, in thirds."""
+        part, key, said = (
+            self.parts["certify"],
+            pipe.plan.key,
+            f"certifying on {len(self.parts['certify']):,} examples: candidate {at + 1}",
+        )
+        if not self.slow:
+            self.tick(None, said)
+            before, outputs = (
+                self.answers("certify", StandIn(**self.study.notes["stand_in"])),
+                self.told.get(("certify", key)),
+            )
+            return look(part, before, pipe.outputs(part.values) if outputs is None else outputs, key, self.max_drop)
+        return sequential_look(
+            part, self.base_rows, lambda rows: pipe.outputs([part.values[i] for i in rows]), key, self.max_drop,
+            told=lambda seen, of: self.tick(None, f"{said}, {seen:,} of them"),
+        ).look  # fmt: skip
+
+    def base_rows(self, rows: list[int]) -> np.ndarray:
+        """The baseline's outputs for some rows of the certification split: no more of them than a look needs."""
+        key, part = f"baseline-certify-{rows[0]}-{len(rows)}", self.parts["certify"]
+        if key not in self.study.trials:
+            outputs = baseline.sorted_(self.pipe).outputs([part.values[i] for i in rows])
+            self.study.add(Trial({}, key, "baseline", "held out"), outputs)
+        return self.study.outputs(key)
 
     def in_time(self, candidates: list[Trial]) -> list[str]:
         """The candidates that there is time to look at: all, or some of them spread over the whole order."""
@@ -444,8 +469,8 @@ class _Run:
 
         part = self.parts["certify"]
         needs = seen.needs if seen else stats.needed_examples(self.max_drop, 0.0, 0.0)
-        if seen is None or (needs is not None and needs <= len(part) and not certified):
-            needs = needs if needs and needs > len(part) else None
+        if seen is None or (needs is not None and needs <= part.independent and not certified):
+            needs = needs if needs and needs > part.independent else None
         speed = {k: more.get(k) for k in ("speedup", "speedup_low", "lossless_speedup", "hand_speedup")}
         by = StandIn(**self.study.notes.get("stand_in", {}))
         asked = self.study.notes.get("asked", {}).get("certify", 0)
@@ -457,7 +482,8 @@ class _Run:
             labelled=part.labelled, needs=needs, plan=more["plan"].to_dict(), baseline_plan=self.pipe.plan.to_dict(),
             model=self.pipe.model.name, model_digest=self.pipe.model.digest, data=self.source,
             environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"),
-            assumes=seen.assumes if seen else "", baseline=named(self.pipe), answers=by.words(asked, len(part)), **speed,
+            assumes=seen.assumes if seen else "", baseline=named(self.pipe), answers=by.words(asked, len(part)),
+            independent=part.independent, counted=part.told if part.independent < len(part) else "", **speed,
         )  # fmt: skip
 
     def kept(

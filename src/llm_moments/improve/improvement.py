@@ -16,7 +16,7 @@ from llm_moments.weigh.worth import Worths
 
 SAID = (
     "certified", "reason", "speedup", "speedup_low", "drop", "drop_high", "max_drop", "metric", "baseline_score", "score",
-    "n_certify", "harmful", "beneficial", "lossless_speedup", "hand_speedup", "objective", "needs",
+    "n_certify", "harmful", "beneficial", "lossless_speedup", "hand_speedup", "objective", "needs", "independent", "counted",
 )  # fmt: skip
 
 

@@ -114,11 +114,11 @@ class Search:
         return chance(self._drops(outputs), self.n_certify, self.max_drop)
 
     def drops(self, trial: Trial) -> np.ndarray:
-        """float64 [n]: what each example of the search split loses under the plan."""
+        """float64 [n]: what each independent example of the search split loses under the plan."""
         return self._drops(self.outputs(trial))
 
     def _drops(self, outputs: np.ndarray) -> np.ndarray:
-        return self.base_scores - self.part.scores(outputs, self.baseline)
+        return self.part.drops(self.base_scores, self.part.scores(outputs, self.baseline))
 
     def good(self) -> list[Trial]:
         """Plans worth working on, fastest first."""

@@ -194,7 +194,7 @@ def show_certificate(certificate: Any, console: Console) -> None:
             ),
         ]
     if c.drop is not None:
-        changed = f"{number(c.harmful, 'd')}, {number(c.beneficial, 'd')} of {c.n_certify:,}"
+        changed = f"{number(c.harmful, 'd')}, {number(c.beneficial, 'd')} of {c.independent or c.n_certify:,}"
         rows += [
             (f"{c.metric}, baseline and now", f"{number(c.baseline_score, '.4f')} and {number(c.score, '.4f')}"),
             ("drop", f"{number(c.drop, '+.4f')}, at most {high} (budget {c.max_drop:g})"),
@@ -238,7 +238,7 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         ("drop", f"{number(found['drop'], '+.4f')} ({drop})"),
         (
             "answers changed for worse, better",
-            f"{number(found['harmful'], 'd')}, {number(found['beneficial'], 'd')} of {found['n']:,}",
+            f"{number(found['harmful'], 'd')}, {number(found['beneficial'], 'd')} of {found.get('independent') or found['n']:,}",
         ),
         *((f"{name}, A and B", f"{a:.4f} and {b:.4f}") for name, (a, b) in (found.get("beside") or {}).items()),
         ("same answer", number(found["agreement"], ".2%")),
@@ -247,8 +247,9 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         ("budget", within),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
-    if found.get("assumes"):
-        say(console, found["assumes"])
+    for note in (found.get("counted"), found.get("assumes")):
+        if note:
+            say(console, note)
 
 
 def _along(found: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -258,7 +258,7 @@ def _facts(c: Any) -> str:
     facts: Mapping[str, Any] = {
         "model": c.model, "digest of its weights": c.model_digest, "data": c.data, "scored by": c.metric,
         "scored against": "references" if c.labelled else "the baseline's own answers",
-        "certification examples": f"{c.n_certify:,}", "answers changed for worse": c.harmful,
+        "certification examples": c.counted or f"{c.n_certify:,}", "answers changed for worse": c.harmful,
         "answers changed for better": c.beneficial, "score, baseline": number(c.baseline_score, ".4f"),
         "score, now": number(c.score, ".4f"), "candidates held against the split": c.looks,
         "the baseline": c.baseline or "the stock plan", "its answers": c.answers or "its own", "made": c.created or None,
