@@ -78,7 +78,7 @@ def test_at_most_five_percent_pass_that_lose_the_whole_budget(kind: str) -> None
             after = 1 - 0.7 * (rng.random(n) < budget / 0.7)
         else:
             after = 1 - (rng.random(n) < np.repeat(rng.beta(0.2, 0.2 * 19, n // 3), 3)).astype(float)
-        passed += sequential_look(part, np.ones(n), Candidate(after), "edge", budget).look.passed
+        passed += sequential_look(part, Candidate(np.ones(n)), Candidate(after), "edge", budget).look.passed
     assert passed / studies <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / studies)
 
 
@@ -98,6 +98,6 @@ def test_giving_up_costs_few_that_would_have_passed() -> None:
 def test_scores_without_a_least_value_say_what_is_assumed() -> None:
     rng = np.random.default_rng(3)
     before = rng.normal(0, 1, 300)
-    found = sequential_look(part_of(300, (-np.inf, np.inf)), before, Candidate(before - 0.001), "near", 0.5)
+    found = sequential_look(part_of(300, (-np.inf, np.inf)), Candidate(before), Candidate(before - 0.001), "near", 0.5)
     assert found.look.passed
     assert "no least value" in found.look.assumes

@@ -147,9 +147,8 @@ def read(file: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for row in rows:
         told = str(row.get("label") or row.get("better") or "").strip()
-        if told and row["question"]:
-            if found.setdefault(row["question"], told) != told:
-                raise DataError(f"{file}: question {row['question']} is answered twice, and not alike")
+        if told and row["question"] and found.setdefault(row["question"], told) != told:
+            raise DataError(f"{file}: question {row['question']} is answered twice, and not alike")
     return found
 
 
