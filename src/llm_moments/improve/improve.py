@@ -354,7 +354,7 @@ class _Run:
                 self.tick(None, f"certifying on {len(part):,} examples: candidate {at + 1}")
                 outputs = search.pipe(trial).outputs(part.values)
                 self.looks.append(look(part, self.answers(part), outputs, key, self.max_drop))
-                self.study.note("looks", [asdict(x) for x in self.looks])
+                self.study.look(self.looks[-1], trial.plan, outputs)
             if not self.looks[at].passed:
                 break
             best = trial, self.looks[at]
