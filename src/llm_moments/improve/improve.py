@@ -19,7 +19,8 @@ from llm_moments import stats
 from llm_moments.artefact import MANIFEST, is_artefact, save, verify, write_into
 from llm_moments.atomic import sibling, writing
 from llm_moments.budget import seconds
-from llm_moments.core import WINDOW, Pipeline, Plan
+from llm_moments.core import WINDOW, Example, Pipeline, Plan
+from llm_moments.data import example_key
 from llm_moments.errors import ArtefactError, InputError, OutputExists
 from llm_moments.evaluation import PARTS, Evaluation, gather, split
 from llm_moments.improve import first as put_first
@@ -27,6 +28,7 @@ from llm_moments.improve import stages
 from llm_moments.improve.certify import Certificate, Look, look
 from llm_moments.improve.choices import weighed
 from llm_moments.improve.heal import Healer, without
+from llm_moments.improve.ledger import Ledger
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial, Trials
 from llm_moments.measure import FEWEST, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
@@ -354,11 +356,18 @@ class _Run:
                 self.tick(None, f"certifying on {len(part):,} examples: candidate {at + 1}")
                 outputs = search.pipe(trial).outputs(part.values)
                 self.looks.append(look(part, self.answers(part), outputs, key, self.max_drop))
+                self.ledger().note(self.looks)
                 self.study.look(self.looks[-1], trial.plan, outputs)
             if not self.looks[at].passed:
                 break
             best = trial, self.looks[at]
         return best
+
+    def ledger(self) -> Ledger:
+        """What has been looked at before of these certification examples, whatever the folder."""
+        part = self.parts["certify"]
+        rows = [example_key(Example(value)) for value in part.values]
+        return Ledger(self.pipe.model.digest, rows, max_drop=self.max_drop, metric=part.metric)
 
     def answers(self, part: Evaluation) -> np.ndarray:
         """The original's outputs on the certification split, kept in the study."""
@@ -422,7 +431,7 @@ class _Run:
             labelled=part.labelled, needs=needs, plan=more["plan"].to_dict(), baseline_plan=self.pipe.plan.to_dict(),
             model=self.pipe.model.name, model_digest=self.pipe.model.digest, data=self.source,
             environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"),
-            assumes=seen.assumes if seen else "", **speed,
+            assumes=" ".join(filter(None, (seen.assumes, self.ledger().words(self.looks)))) if seen else "", **speed,
         )  # fmt: skip
 
     def kept(

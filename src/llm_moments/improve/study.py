@@ -128,7 +128,7 @@ class Study:
             try:
                 self._digests[line.key] = self._checked(folder, line, version)
             except DataError as error:
-                _say(f"{folder}: the outputs of plan {line.key} cannot be used ({error}); it is tried again.")
+                say(f"{folder}: the outputs of plan {line.key} cannot be used ({error}); it is tried again.")
                 return
         self.trials[line.key] = line.trial
 
@@ -251,7 +251,7 @@ def _lines(file: Path, otherwise: str) -> Iterator[_Line]:
         try:
             yield _checked_line(line)
         except DataError as error:
-            _say(f"{file}, line {number} is no trial ({error}); {otherwise}.")
+            say(f"{file}, line {number} is no trial ({error}); {otherwise}.")
 
 
 def _checked_line(raw: bytes) -> _Line:
@@ -273,5 +273,5 @@ def _drop_torn_line(file: Path) -> None:
             stream.truncate(raw.rfind(b"\n") + 1)
 
 
-def _say(note: str) -> None:
+def say(note: str) -> None:
     print(f"note: {note}", file=sys.stderr)
