@@ -7,7 +7,7 @@ types are the schema: a value of another type, a missing or an unknown field is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +65,12 @@ def convert(data: Any, kind: type[T]) -> T:
     if unknown := next(_unknown(data, msgspec.to_builtins(made)), None):
         raise DataError(f"unknown field {unknown}")
     return made
+
+
+def least(data: Mapping[str, Any], kind: Any) -> Mapping[str, Any]:
+    """The same, once what it must or may say (a TypedDict) is as it should be; it may say more."""
+    convert({name: data[name] for name in kind.__annotations__ if name in data}, kind)
+    return data
 
 
 def result(data: Any, named: str, kind: type[T], *derived: str) -> T:

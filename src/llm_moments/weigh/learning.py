@@ -92,7 +92,7 @@ class TrainingWorth:
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingWorth:
         found = schema.result(data, KIND, _Saved)
         curve = schema.convert({k: v for k, v in found.curve.items() if k != "words"}, LearningCurve)
-        schema.convert({k: found.about[k] for k in TrueOf.__annotations__ if k in found.about}, TrueOf)
+        schema.least(found.about, TrueOf)
         if curve.gain is not None and not curve.points:
             raise DataError("the curve has a gain, but no points")
         return cls(found.blocks, Worths.from_dict(found.worths), curve, found.about)
