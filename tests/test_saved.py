@@ -264,3 +264,113 @@ def test_numbers_and_texts_that_nothing_can_hold_are_refused() -> None:
             schema.parse(raw)
     assert schema.parse(b'["\\ud83d\\ude00", NaN, 9223372036854775807]')[0] == "\U0001f600"
     assert issubclass(DataError, InputError)
+
+
+PLACE = {
+    "epoch": 1,
+    "batches": 2,
+    "updates": 3,
+    "best": None,
+    "best_epoch": 0,
+    "history": [],
+    "losses": [0.5],
+    "start": 0.0,
+}
+
+
+def test_a_checkpoint_that_is_wrong_in_any_value_is_not_gone_on_from(tmp_path: Path) -> None:
+    import torch
+
+    from llm_moments.train import checkpoints
+    from llm_moments.train.loop import Place
+
+    module = torch.nn.Linear(3, 2)
+    step = torch.optim.AdamW(module.parameters(), 0.1)
+    plan = torch.optim.lr_scheduler.LambdaLR(step, lambda at: 1.0)
+    for update in (1, 2):
+        module(torch.ones(1, 3)).sum().backward()
+        step.step()
+        path = checkpoints.save(tmp_path, update, module, step, plan, PLACE)
+    assert checkpoints.restore(path, module, step, plan, Place) == PLACE
+    whole = json.loads((path / "state.json").read_text())
+    for at in places(whole):
+        for change in (put(5.5), put({"a": "x"}), lambda inner, key: inner.__delitem__(key)):
+            (path / "state.json").write_text(json.dumps(changed(whole, at, change)))
+            found = checkpoints.latest(tmp_path, Place)
+            assert found is not None
+            assert found.name == "step-00000001" or at == ("digest",)
+    del whole["digest"], whole["position"]["updates"]  # as an older version wrote it, and a value is missing
+    (path / "state.json").write_text(json.dumps(whole))
+    with pytest.raises(ArtefactError, match=r"state\.json is not the state of a checkpoint.*updates"):
+        checkpoints.restore(path, module, step, plan, Place)
+
+
+def test_damaged_weights_of_the_best_epoch_are_told(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    import torch
+
+    from llm_moments.train.loop import Loop
+
+    loop: Any = SimpleNamespace(
+        folder=tmp_path, module=torch.nn.Linear(2, 2), settings=SimpleNamespace(early_stopping=1)
+    )
+    Loop.save_best(loop)
+    Loop.take_best(loop)
+    file = tmp_path / "best" / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(ArtefactError, match="best epoch, is damaged"):
+        Loop.take_best(loop)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"rows": "x", "judged": 5}', '{"rows": 5}', '{"rows": 0, "judged": 5}'])
+def test_what_was_decided_for_runs_is_read_as_it_was_written(text: str, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from llm_moments.train.course import Course
+
+    course: Any = SimpleNamespace(folder=tmp_path, question={})
+    made = Course.kept(course, "improve", {}, lambda: {"rows": 5, "judged": 6}, ("rows", "judged"))
+    assert Course.kept(course, "improve", {}, dict, ("rows", "judged")) == made
+    next(tmp_path.iterdir()).write_text(text)
+    with pytest.raises(DataError, match="is not what was decided"):
+        Course.kept(course, "improve", {}, dict, ("rows", "judged"))
+
+
+def test_a_damaged_run_is_made_again(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from llm_moments.train.course import Course, Run
+
+    run = Run({}, 0, 8, 1, 1.0, 0.1, (1.0,), (0.5,), (BlockVitals("head", 4),))
+    file, said = tmp_path / "run.json", []
+    course: Any = SimpleNamespace(part=None, _file=lambda *_: file, _made=lambda *_: run)
+    for text in (
+        "",
+        "[]",
+        "{}",
+        json.dumps({**run.to_dict(), "losses": "x"}),
+        json.dumps({**run.to_dict(), "blocks": [5]}),
+    ):
+        file.write_text(text)
+        assert Course.run(course, {}, 0, 8, tick=lambda done, message: said.append(message)) == run
+        assert Run.from_dict(json.loads(file.read_text())) == run
+    assert all("made again" in message for message in said)
+    assert len(said) == 5
+
+
+def test_damaged_translations_are_made_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from llm_moments.train.back_translation import BackTranslation, _checked
+
+    assert _checked({"a": ["b", ""], "c": ["", "same"]}) == {"a": ("b", ""), "c": ("", "same")}
+    for wrong in ([], {"a": "b"}, {"a": ["b"]}, {"a": ["", "why"]}, {"a": [1, ""]}):
+        with pytest.raises(DataError):
+            _checked(wrong)
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "a.json").write_text('{"a": ["b", ""]}')
+    (tmp_path / "key" / "b.json").write_text("garbage")
+    made = object.__new__(BackTranslation)
+    made.known, made.why, made.folder = {}, {}, tmp_path / "key"
+    made._kept()
+    assert made.known == {"a": "b"}
+    assert "translated again" in capsys.readouterr().err

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_moments.core import Plan
+import llm_moments as lm
+from llm_moments.core import Example, Plan
 from llm_moments.errors import ArtefactError, DataError, InputError, MomentsError, OutputExists
 from llm_moments.improve import answers, noted
 from llm_moments.improve.certify import Look
 from llm_moments.improve.study import Study, Trial, read_trials
 from llm_moments.steps.transcribe import Transcript
+from tests import fakes_speech
+from tests.fakes_chat import make_chat
 
 ASKED = {"model": "m", "data": "d", "max_drop": 0.01}
 PLANS = [Plan({"truncate": {"max_length": n}}) for n in (8, 16, 32)]
@@ -277,6 +280,54 @@ def test_every_note_has_its_type(tmp_path: Path) -> None:
     for name, value in {"layers": "two", "hand": 5, "rows": {"search": 1}, "stock_cost": {"stock": "fast"}}.items():
         with pytest.raises(DataError, match=name):
             study.note(name, value)
+
+
+def held_to(monkeypatch: pytest.MonkeyPatch, quick: int, **changes: Any) -> None:
+    """A search that tries one plan only, on a few rows first."""
+
+    def run(search: Any) -> list[Trial]:
+        plan = search.stock.plan.with_(**changes)
+        search.try_plan(plan, "quick", lossless=True, rows=quick)
+        return [search.try_plan(plan, "whole", lossless=True)]
+
+    monkeypatch.setattr("llm_moments.improve.improve.stages.run", run)
+
+
+def gone_on_with(pipe: Any, rows: list[Any], out: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The study after `improve` was called, and called again with nothing left to compute."""
+    asked: dict[str, Any] = {"max_drop": 0.9, "objective": "size", "budget": "300s", "out": out}
+    first = lm.improve(pipe, rows, **asked)
+    with monkeypatch.context() as patch:
+        patch.setattr("llm_moments.core.Pipeline.outputs", lambda *_: pytest.fail("answered again"))
+        again = lm.improve(pipe, rows, **asked)
+    assert again.certificate.looks == first.certificate.looks == 1
+    assert again.certificate.drop == first.certificate.drop
+    study = Study(out / "study", json.loads((out / "study" / "study.json").read_text().replace('"format": 2,', "")))
+    assert [study.outputs(key) for key in study.trials]
+    return study
+
+
+@pytest.mark.slow
+def test_improve_for_speech_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transcripts are objects: an earlier version pickled them, and never opened them again."""
+    folder = fakes_speech.make_whisper(tmp_path / "m")
+    sounds = [fakes_speech.tone(0.4 + n / 50, 300 + 20 * n) for n in range(24)]
+    rows = [
+        {"audio": str(fakes_speech.write(tmp_path / f"{n}.wav", s)), "text": f"a {n}"} for n, s in enumerate(sounds)
+    ]
+    held_to(monkeypatch, 2, **{"decode.max_new_tokens": 3})
+    pipe = lm.load(folder, plan={"decode.max_new_tokens": 4})
+    study = gone_on_with(pipe, rows, tmp_path / "out", monkeypatch)
+    assert all(isinstance(text, Transcript) and text.language for text in study.outputs("certify"))
+
+
+def test_improve_for_rows_of_unlike_many_choices_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = lm.load(make_chat(tmp_path / "m"), task="text-generation", metric="accuracy")
+    texts = ["good", "bad", "boring", "great"]
+    rows = [Example({"prompt": f"the movie {n}", "choices": texts[: 2 + n % 7 // 3]}, n % 2, n) for n in range(40)]
+    held_to(monkeypatch, 1, **{"forward.threads": 1})
+    study = gone_on_with(pipe, rows, tmp_path / "out", monkeypatch)
+    assert study.outputs("certify").shape[1:] == (4, 2)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -142,7 +142,7 @@ def improve(
         raise InputError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
     if not 0 < max_drop < 1:
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
-    pipe = load(model, device=device)
+    pipe = load(model, device=device).settled()
     if heal is not False and not getattr(pipe.task, "heals", False):
         raise InputError(f"healing is for classifiers of texts and images that have layers, not for {pipe.task.name}")
     if first is not None:

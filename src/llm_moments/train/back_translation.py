@@ -46,11 +46,15 @@ class BackTranslation:
         self.pipes = [_translator(self.there, self.pair), _translator(self.back, self.pair[::-1])]
         if self.folder is not None:
             self.folder = self.folder / self.key
-            for file in sorted(self.folder.glob("*.json")):
-                try:
-                    self._take(schema.read(file, "a list of translations", _checked))
-                except DataError as error:
-                    print(f"note: {error} Its texts are translated again.", file=sys.stderr)
+            self._kept()
+
+    def _kept(self) -> None:
+        """What was translated before; a damaged file is told, and its texts are translated again."""
+        for file in sorted(self.folder.glob("*.json")) if self.folder is not None else ():
+            try:
+                self._take(schema.read(file, "a list of translations", _checked))
+            except DataError as error:
+                print(f"note: {error} Its texts are translated again.", file=sys.stderr)
 
     @property
     def pair(self) -> Sequence[str]:
