@@ -293,6 +293,18 @@ class Pipeline:
     def with_(self, plan: Plan | None = None, /, **changes: Any) -> Pipeline:
         return Pipeline(self.task, self.model, (plan or self.plan).with_(**changes), engines=self.engines)
 
+    def settled(self) -> Pipeline:
+        """The same, with engine, precision and extent (tokens, pixels) in its plan where that leaves them to their
+        defaults: who changes a plan one choice at a time must know what there is."""
+        stock = Plan(self.task.stock(self.model))
+        known = {f"forward.{knob.name}": knob.default for knob in self.task.knobs(self.model).get("forward", ())}
+        names = ["forward.engine", "forward.precision"]
+        if (extent := getattr(self.task, "extent", None)) is not None and stock.get_choice(extent.knob) is not None:
+            known[extent.knob] = stock.get_choice(extent.knob)
+            names.append(extent.knob)
+        missing = {name: known[name] for name in names if name in known and self.plan.get_choice(name) is None}
+        return self.with_(**missing) if missing else self
+
     def replace(self, name: str, step: Step) -> Pipeline:
         """The pipeline with another step in the place of the one called `name`."""
         steps = [step if old.name == name else old for old in self._named(name)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -103,11 +104,15 @@ def peaks(refresh: bool = False) -> dict[str, float | None]:
 
 
 def _kept(file: Path) -> dict[str, float | None] | None:
+    from llm_moments import schema
+    from llm_moments.errors import DataError
+
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = schema.read(file, "peaks", lambda data: schema.convert(data, dict[str, float | None]))
+    except DataError:
         return None  # not measured yet, or not whole: measured again
-    return dict(found) if isinstance(found, dict) and set(PEAKS) <= set(found) else None
+    sound = all(value is None or (math.isfinite(value) and value > 0) for value in found.values())
+    return found if sound and set(PEAKS) <= set(found) else None
 
 
 def _measure_peaks(size: int = 1536, copied: int = 32 * 2**20) -> dict[str, float | None]:

@@ -212,13 +212,19 @@ def _plain(fmt: str) -> Any:
     return tell
 
 
+SCALARS = ("session", "worths", "study", "certificate", "learning")  # results that TensorBoard can show
+
+
 def write_views(
     *, html: Path | None = None, tensorboard: Path | None = None, csv: Path | None = None, parquet: Path | None = None,
     **results: Any,
 ) -> None:  # fmt: skip
     """Writes the views that were asked for. results: session, worths, study, certificate, training."""
     from llm_moments.atomic import write_atomic
+    from llm_moments.errors import InputError
 
+    if tensorboard and not any(results.get(name) is not None for name in SCALARS):
+        raise InputError("this result has no scalars for --tensorboard")
     if html:
         from llm_moments.render.html import report
 
@@ -226,7 +232,7 @@ def write_views(
     if tensorboard:
         from llm_moments.render.tensorboard import write
 
-        write(tensorboard, **{name: result for name, result in results.items() if name not in ("training", "learning")})
+        write(tensorboard, **{name: result for name, result in results.items() if name in SCALARS[:-1]})
     if tensorboard and results.get("learning") is not None:
         from llm_moments.render.learning import write_scalars
 
@@ -236,7 +242,10 @@ def write_views(
 
         learning = results.get("learning")
         tables = [*(results.get(k) for k in ("session", "worths", "study")), learning.worths if learning else None]
-        table = rows(next(r for r in tables if r is not None))
+        found = next((r for r in tables if r is not None), None)
+        if found is None:
+            raise InputError("this result has no table for --csv or --parquet")
+        table = rows(found)
         if csv:
             write_csv(table, csv)
         if parquet:

@@ -124,17 +124,23 @@ class _Likelihood(TextGeneration):
 
     def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
         """float64 [n]: mean distance of the texts' log-probabilities per token, in nats."""
-        apart = np.abs(per_token(outputs) - per_token(others))
-        return np.asarray(np.nanmean(apart, axis=1))
+        return np.asarray(np.nanmean(_apart(outputs, others), axis=1))
 
     def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
-        return np.asarray(np.nanmax(np.abs(per_token(outputs) - per_token(others)), axis=1) <= max(within, SAME))
+        return np.asarray(np.nanmax(_apart(outputs, others), axis=1) <= max(within, SAME))
 
 
 def per_token(outputs: np.ndarray) -> np.ndarray:
     """float64 [n, texts]: log-probability per token; NaN where there is no text."""
     sums, tokens = outputs[:, :, 0], outputs[:, :, 1]
     return np.divide(sums, tokens, out=np.full(sums.shape, np.nan), where=tokens > 0)
+
+
+def _apart(outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """float64 [n, texts]: how far log-probabilities per token are apart. The same rows are wider where they were among
+    others with more texts; what is over holds nothing."""
+    width = min(outputs.shape[1], others.shape[1])
+    return np.abs(per_token(outputs[:, :width]) - per_token(others[:, :width]))
 
 
 class _OfReference(_Likelihood):

@@ -25,6 +25,7 @@ def skips(layers: int) -> list[Change]:
 
 def inputs(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
     """Less of each input: shorter texts, smaller images. values: some of the data."""
+    pipe = pipe.settled()
     if pipe.task.extent is PIXELS:
         yield from _images(pipe, values)
         return
