@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 
 from llm_moments import stats
+from llm_moments.change import Change
 from llm_moments.core import Pipeline
-from llm_moments.errors import EngineError, ModelError
+from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluation import Evaluation
 from llm_moments.measure import run_seconds
-from llm_moments.weigh.changes import Change
 from llm_moments.weigh.worth import Worth
 
 ROUNDS = 3  # pairs of times for each change
@@ -29,8 +30,8 @@ def priced(
         changed = base.with_(**change.choices)
         after = changed.outputs(part.values)
         speed = _times(base, changed, part.values) if timed else None
-    except (EngineError, ModelError) as error:
-        return Worth(change.name, change.step, change.choices, "unavailable", reason=str(error))
+    except (EngineError, ModelError, PlanError) as error:
+        return Worth(change.name, change.step, dict(change.choices), "unavailable", reason=str(error))
     apart = base.task.divergence(outputs, after, base.model)
     if spread is not None:
         spread[:] = apart
@@ -39,7 +40,7 @@ def priced(
     return Worth(
         change.name,
         change.step,
-        change.choices,
+        dict(change.choices),
         "unclear",
         n=len(part),
         divergence=float(apart.mean()),
@@ -62,13 +63,20 @@ def _savings(speed: stats.Bound) -> dict[str, Any]:
 
 
 def _times(base: Pipeline, changed: Pipeline, values: Any) -> stats.Bound:
-    """Speed-up on blocks of rows, original and changed in turn (A B, B A, …)."""
+    """Speed-up on blocks of rows, original and changed in turn (A B, B A, …). The changed one has just answered."""
     block = base.task.pace.block
     pairs: tuple[list[float], list[float]] = ([], [])
-    for pipe in (base, changed):
-        run_seconds(pipe, values[:block])
+    run_seconds(base, values[:block])
     for turn in range(ROUNDS):
         start = turn * block % max(len(values) - block + 1, 1)
         for pipe, times in list(zip((base, changed), pairs, strict=True))[:: 1 if turn % 2 == 0 else -1]:
             times.append(run_seconds(pipe, values[start : start + block]))
     return stats.ratio_interval(*pairs)
+
+
+def look_at(base: Pipeline, change: Change, values: Any) -> tuple[float, float]:
+    """Seconds to open what the change needs, and seconds an example, from a few rows."""
+    pipe, begin = base.with_(**change.choices), time.perf_counter()
+    pipe.outputs(values[: base.task.pace.warm])
+    opening, few = time.perf_counter() - begin, values[: base.task.pace.block]
+    return opening, run_seconds(pipe, few) / len(few)
