@@ -182,7 +182,9 @@ def _worths(head: str, worths: Any, draw: _Pictures, of_plan: bool) -> str:
     shown = sum(w.saving is not None and w.drop is not None for w in worths)
     drawn = min(shown, worth_charts.LARGEST) if of_plan else shown
     which = "the largest effects are drawn" if drawn < shown else "changes with both figures are drawn"
-    note = f'<p class="note">{drawn} of {len(worths)}: {which}; all are in the table.</p>' if drawn < len(worths) else ""
+    note = (
+        f'<p class="note">{drawn} of {len(worths)}: {which}; all are in the table.</p>' if drawn < len(worths) else ""
+    )
     chart = worth_charts.choices if of_plan else worth_charts.worth
     parts = (draw(chart, worths), note, _wide(worths_html(worths)), _free(about_html(worths)))
     return _section(head, *parts)

@@ -145,7 +145,8 @@ def others(pipe: Pipeline, known: Sequence[Change]) -> Iterator[Change]:
     knobs = knobs_of(pipe)
     now, told = chosen(pipe, knobs), {name for one in known if len(one.choices) == 1 for name in one.choices}
     extent = getattr(pipe.task, "extent", None)
-    told |= {name for choices in (extent.others if extent else ()) for name in choices} | {extent and extent.knob}
+    if extent:
+        told |= {extent.knob, *(name for choices in extent.others for name in choices)}
     for name, knob in knobs.items():
         if name in told or name in AMOUNTS or name in ("forward.engine", "forward.precision"):
             continue

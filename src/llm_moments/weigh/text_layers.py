@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.change import Change
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import engine_class, follows
 from llm_moments.errors import EngineError, InputError, ModelError
@@ -56,8 +57,10 @@ def weigh_text_layers(
     weighing: keeps a budget; then as many texts are gone along as there is time for."""
     clock = weighing.clock if weighing else Clock(tick=tick)
     one = weighing.one if weighing else partial(priced, base, part, outputs, timed=timed)
-    if why := _why_not(base, outputs):
+    if why := _why_not(base):
         return Layers([], f"none: {why}")
+    if np.asarray(outputs).dtype.kind != "U":
+        return _one_by_one(base, weighing, one)
     along: dict[int, list[Seen]] = {}
     try:
         _along(base, part, outputs, along, clock, weighing.costs.base if weighing else 0.0)
@@ -92,13 +95,27 @@ def weigh_text_layers(
     return Layers(worths, screen)
 
 
-def _why_not(base: Pipeline, outputs: np.ndarray) -> str:
-    texts = np.asarray(outputs).dtype.kind == "U" and base.task.name in ("chat", "text-generation")
-    if base.model.format not in ("transformers", "gguf") or not texts:
+def _why_not(base: Pipeline) -> str:
+    if base.model.format not in ("transformers", "gguf") or base.task.name not in ("chat", "text-generation"):
         return f"the layers of a {base.model.format} model for {base.task.name} are not weighed"
     if base.plan.settings("forward").get("skip_layers"):
         return "the plan leaves out layers already"
     return ""
+
+
+def _one_by_one(base: Pipeline, weighing: Weighing | None, one: Callable[[Change], Worth]) -> Layers:
+    """Where likelihoods are judged there is no answer to go along: one pass without the layer tells all there is."""
+    from llm_moments.engines.layers import layer_count
+    from llm_moments.engines.sharing import shared
+
+    settings = base.plan.settings("forward")
+    engine, precision = settings.get("engine", "transformers"), settings.get("precision", "fp32")
+    if not follows(engine_class(engine), "skip_layers", precision):
+        return Layers([], f"none: {engine} cannot leave out layers")
+    todo = skips(layer_count(shared(base.engines.model_for(settings))))
+    if weighing:
+        weighing.plan(todo)
+    return Layers([one(change) for change in todo], "every layer left out on all examples")
 
 
 def _worth(base: Pipeline, part: Evaluation, outputs: np.ndarray, along: dict[int, list[Seen]], at: int) -> Worth:
@@ -142,16 +159,17 @@ def _along(
             return
         if told:
             begin, name = clock.now(), f"{ALONG}: {min(tokens / TOKENS, 1):.0%}"
-            seen = clock.run(name, seconds, lambda ids=ids, told=told: list(_seen(module, ids, told, dialogue.decode)))
+            seen = clock.run(name, seconds, partial(_seen, module, ids, told, dialogue.decode))
             if seen is None:
                 return
             found[row], seconds = seen, clock.now() - begin
             tokens += len(told)
 
 
-def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[Sequence[int]], str]) -> Iterator[Seen]:
+def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[Seen]:
     from llm_moments.engines.layers import layer_run
 
+    found = []
     with _held(module, [*ids, *told]) as run:
         whole = run(None, len(told) + 1)
         likely, at = whole.argmax(1), np.arange(len(told))
@@ -159,7 +177,8 @@ def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[
             now = run(layer, len(told) + 1)
             other = np.flatnonzero(now.argmax(1) != likely)
             start = told if not len(other) else [*told[: other[0]], int(now[other[0]].argmax())]
-            yield Seen(divergence_of(whole, now)[:-1], whole[at, told] - now[at, told], text(start))
+            found.append(Seen(divergence_of(whole, now)[:-1], whole[at, told] - now[at, told], text(start)))
+    return found
 
 
 @contextmanager
