@@ -20,16 +20,16 @@ ROUNDS = 3  # pairs of times for each change
 
 def priced(
     base: Pipeline, part: Evaluation, outputs: np.ndarray, change: Change, *, timed: bool = True,
-    spread: np.ndarray | None = None,
+    spread: np.ndarray | None = None, block: int | None = None,
 ) -> Worth:  # fmt: skip
     """outputs: of the base on the part, [n, classes]. A change that cannot be made is `unavailable`.
 
-    spread: float64 [n], is given the divergence of each example.
+    spread: float64 [n], is given the divergence of each example. block: rows that are timed at a time.
     """
     try:
         changed = base.with_(**change.choices)
         after = changed.outputs(part.values)
-        speed = _times(base, changed, part.values) if timed else None
+        speed = _times(base, changed, part.values, block or base.task.pace.block) if timed else None
     except (EngineError, ModelError, PlanError) as error:
         return Worth(change.name, change.step, dict(change.choices), "unavailable", reason=str(error))
     apart = base.task.divergence(outputs, after, base.model)
@@ -62,9 +62,8 @@ def _savings(speed: stats.Bound) -> dict[str, Any]:
     return {"saving": 1 - 1 / speed.estimate, "saving_low": 1 - 1 / speed.low, "saving_high": 1 - 1 / speed.high}
 
 
-def _times(base: Pipeline, changed: Pipeline, values: Any) -> stats.Bound:
+def _times(base: Pipeline, changed: Pipeline, values: Any, block: int) -> stats.Bound:
     """Speed-up on blocks of rows, original and changed in turn (A B, B A, …). The changed one has just answered."""
-    block = base.task.pace.block
     pairs: tuple[list[float], list[float]] = ([], [])
     run_seconds(base, values[:block])
     for turn in range(ROUNDS):
@@ -74,9 +73,10 @@ def _times(base: Pipeline, changed: Pipeline, values: Any) -> stats.Bound:
     return stats.ratio_interval(*pairs)
 
 
-def look_at(base: Pipeline, change: Change, values: Any) -> tuple[float, float]:
-    """Seconds to open what the change needs, and seconds an example, from a few rows."""
+def look_at(base: Pipeline, change: Change, values: Any, block: int) -> tuple[float, float]:
+    """Seconds to open what the change needs, and seconds an example, from a block of rows."""
     pipe, begin = base.with_(**change.choices), time.perf_counter()
-    pipe.outputs(values[: base.task.pace.warm])
-    opening, few = time.perf_counter() - begin, values[: base.task.pace.block]
-    return opening, run_seconds(pipe, few) / len(few)
+    warm, few = values[: base.task.pace.warm], values[:block]
+    pipe.outputs(warm)
+    first, per_example = time.perf_counter() - begin, run_seconds(pipe, few) / len(few)
+    return max(first - len(warm) * per_example, 0.0), per_example

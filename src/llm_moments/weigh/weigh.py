@@ -51,7 +51,7 @@ def weigh(
     there = len(part)
     if not hasattr(base.task, "priced_changes"):
         base.engines.calibration = base.engines.calibration or base.arrays(part.values[:CALIBRATION])
-    costs, some = costs_of(base, part), part.values[:SEEN]
+    costs, some = costs_of(base, part, clock.left), part.values[:SEEN]
     layers = _layers(base)
     first, after = every_change(base, some, layers)
     anew = ANEW if hasattr(base.task, "priced_changes") else layers if layers <= FEW or exhaustive else layers // 4
@@ -59,7 +59,13 @@ def weigh(
     clock.planned = {"original": len(part) * costs.base}
     clock.tell(f"answers of the original to {len(part):,} examples")
     outputs = base.outputs(part.values)
-    weighing = Weighing(clock, costs, len(part), partial(_look, base, part), partial(priced, base, part, outputs))
+    weighing = Weighing(
+        clock,
+        costs,
+        len(part),
+        partial(_look, base, part, costs.block),
+        partial(priced, base, part, outputs, block=costs.block),
+    )
     clock.planned = {}
     weighing.plan([*after, *skips(anew)])
     by_layer, changed = _all(base, part, outputs, weighing, (first, after), exhaustive, seed)
@@ -81,8 +87,8 @@ def _all(
     return layers, [*changed, *weighing.all(after)]
 
 
-def _look(base: Pipeline, part: Evaluation, change: Change) -> tuple[float, float]:
-    return look_at(base, change, part.values)
+def _look(base: Pipeline, part: Evaluation, block: int, change: Change) -> tuple[float, float]:
+    return look_at(base, change, part.values, block)
 
 
 def _layers(base: Pipeline) -> int:

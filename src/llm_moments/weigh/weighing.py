@@ -15,6 +15,7 @@ from llm_moments.weigh.price import ROUNDS, look_at
 from llm_moments.weigh.worth import Worth
 
 LOOKING = 1 / 3  # of the time that is left, for looks
+BLOCK, FEWEST = 1 / 400, 4  # share of the budget that a timed block may take; rows it has at least
 BUILDING = 5  # times the original's opening, for a graph that was not built yet
 REFUSED = (EngineError, ModelError, PlanError)
 
@@ -116,8 +117,9 @@ def unmeasured(change: Change, why: str) -> Worth:
     return Worth(change.name, change.step, dict(change.choices), "unavailable", reason=why)
 
 
-def costs_of(base: Pipeline, part: Evaluation) -> Costs:
-    """Of the original, which is opened now."""
-    block = min(base.task.pace.block, len(part))
-    opening, per_example = look_at(base, Change("", {}), part.values)
-    return Costs(per_example, opening, block)
+def costs_of(base: Pipeline, part: Evaluation, allowed: float) -> Costs:
+    """Of the original, which is opened now. Of a slow one fewer rows are timed at a time."""
+    pace = base.task.pace
+    opening, per_example = look_at(base, Change("", {}), part.values, max(pace.warm, 1))
+    fits = int(min(BLOCK * allowed / max(per_example, 1e-9), pace.block))
+    return Costs(per_example, opening, min(max(fits, FEWEST), pace.block, len(part)))
