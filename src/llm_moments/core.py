@@ -108,6 +108,7 @@ class Knob:
 
     `values` are what a search tries; `valid` is the test a value from a file or the command line must
     pass. A lossless knob gives the same answers within the task's tolerance, whatever its value.
+    `idle`: choices of the same step beside which this one says nothing.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Knob:
     lossless: bool = False
     valid: Callable[[Any], bool] = lambda value: True
     means: str = ""
+    idle: Mapping[str, Any] = field(default_factory=dict)
 
 
 def one_of(*allowed: Any) -> Callable[[Any], bool]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from llm_moments.render import charts
+from llm_moments.render import charts, worth_charts
 from llm_moments.render.notebook import (
     about_html,
     figures_html,
@@ -70,7 +70,7 @@ def report(
         parts.append(_steps("Where it goes now", after, draw))
     if worths is not None:
         head = "What each change would save and lose" if certificate is None else "What each choice of the plan brings"
-        parts.append(_worths(head, worths, draw))
+        parts.append(_worths(head, worths, draw, certificate is not None))
     if certificate is not None:
         parts += [
             _section("The plan, before and after", _plans(certificate)),
@@ -193,12 +193,17 @@ def _steps(head: str, session: Any, draw: _Pictures) -> str:
     return _section(head, draw(charts.waterfall, session), figures_html(session), notes_html(session.notes), table)
 
 
-def _worths(head: str, worths: Any, draw: _Pictures) -> str:
+def _worths(head: str, worths: Any, draw: _Pictures, of_plan: bool) -> str:
     if not worths:
         return _section(head, '<p class="note">No change was weighed.</p>')
-    hidden = sum(w.saving is None or w.drop is None for w in worths)
-    note = f'<p class="note">{hidden} changes without both figures are in the table only.</p>' if hidden else ""
-    parts = (draw(charts.worth, worths), note, _wide(worths_html(worths)), _free(about_html(worths)))
+    shown = sum(w.saving is not None and w.drop is not None for w in worths)
+    drawn = min(shown, worth_charts.LARGEST) if of_plan else shown
+    which = "the largest effects are drawn" if drawn < shown else "changes with both figures are drawn"
+    note = (
+        f'<p class="note">{drawn} of {len(worths)}: {which}; all are in the table.</p>' if drawn < len(worths) else ""
+    )
+    chart = worth_charts.choices if of_plan else worth_charts.worth
+    parts = (draw(chart, worths), note, _wide(worths_html(worths)), _free(about_html(worths)))
     return _section(head, *parts)
 
 

@@ -21,10 +21,11 @@ from llm_moments.core import Batch, Example, Knob, Plan, Recorder, Step
 from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.prompt import Dialogue, Messages
 from llm_moments.tasks.chat import Chat, TextGeneration, dialogue_of
-from llm_moments.tasks.generation import whole_text
+from llm_moments.tasks.generation import Try, whole_text
 
 SAME = 1e-3  # nats per token: differences below are rounding, and the answer counts as the same
 MOST = 1000  # choices of a row
+DECODING = ("decode.", "batch.", "forward.streams", "forward.prefix_reuse", "forward.draft")  # a likelihood takes none
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,20 @@ class _Likelihood(TextGeneration):
         last = LogLikelihood(plan.settings("forward"), engines, dialogue_of(model), model.max_length)
         return [Split(), *before, last]
 
+    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+        """Nothing is decoded: knobs of decoding may be set and have no value that is worth a try."""
+        known = super().knobs(model)
+        return {
+            step: [replace(k, values=()) if f"{step}.{k.name}".startswith(DECODING) else k for k in knobs]
+            for step, knobs in known.items()
+        }
+
+    def tries(self, model: Any, plan: Plan) -> list[Try]:
+        return _without_decoding(super().tries(model, plan))
+
+    def priced_changes(self, model: Any, plan: Plan) -> list[Try]:
+        return _without_decoding(super().priced_changes(model, plan))
+
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         return self.argmax_equal(outputs, baseline, model).astype(np.float64)
 
@@ -128,6 +143,10 @@ class _Likelihood(TextGeneration):
 
     def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
         return np.asarray(np.nanmax(_apart(outputs, others), axis=1) <= max(within, SAME))
+
+
+def _without_decoding(tries: list[Try]) -> list[Try]:
+    return [one for one in tries if not any(name.startswith(DECODING) for name in one[1])]
 
 
 def per_token(outputs: np.ndarray) -> np.ndarray:

@@ -78,3 +78,11 @@ class Worths(list[Worth]):
         from llm_moments.render.notebook import worths_html
 
         return worths_html(self)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while weighing. worths: what was measured until then."""
+
+    def __init__(self, worths: Worths):
+        super().__init__("interrupted")
+        self.worths = worths
