@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("plotly")
 
-from llm_moments.improve.improve import front as best_of
+from llm_moments.improve.improvement import front as best_of
 from llm_moments.render import charts
 from llm_moments.render.worth_charts import LARGEST, NAMED, choices, largest, worth
 from llm_moments.weigh.worth import Worth
