@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
 
 
@@ -33,14 +34,16 @@ def improve(
         str, typer.Option("--budget", envvar="MOMENTS_BUDGET", help="Time for all of it: 90s, 10m, 1h.")
     ] = "10m",
     out: Annotated[
-        Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")
+        Path,
+        typer.Option("--out", parser=paths.path, help="The artefact; the same command goes on with a study in it."),
     ] = Path("improved"),
     heal: Annotated[
         bool,
         typer.Option("--heal", help="Also teach models of a third or half of the layers, on a part of the examples."),
     ] = False,
     heal_data: Annotated[
-        str | None, typer.Option("--heal-data", metavar="FILE", help="Or on these, which need no labels.")
+        str | None,
+        typer.Option("--heal-data", metavar="FILE", parser=paths.text, help="Or on these, which need no labels."),
     ] = None,
     first: Annotated[
         str | None,
@@ -49,7 +52,9 @@ def improve(
         ),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Improve the training, not the answering.")] = False,
-    evaluate: Annotated[str | None, typer.Option("--eval", help="With --train: examples to judge by.")] = None,
+    evaluate: Annotated[
+        str | None, typer.Option("--eval", parser=paths.text, help="With --train: examples to judge by.")
+    ] = None,
     max_rise: Annotated[
         float | None,
         typer.Option("--max-rise", help="With --train: share by which the validation loss may rise; else 0.05."),

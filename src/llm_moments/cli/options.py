@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,23 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm_moments.cli import paths
 from llm_moments.cli.settings import take
 
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline, Plan
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
-
 Config = Annotated[
     str | None,
-    typer.Option("--config", envvar="MOMENTS_CONFIG", metavar="FILE", is_eager=True, callback=take,
+    typer.Option("--config", envvar="MOMENTS_CONFIG", metavar="FILE", is_eager=True, callback=take, parser=paths.text,
                  help="Settings in TOML; the command line and MOMENTS_* variables come first."),
 ]  # fmt: skip
-ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, an artefact, or a hub id.")]
+ModelArg = Annotated[
+    str, typer.Argument(metavar="MODEL", parser=paths.text, help="A model folder, an artefact, or a hub id.")
+]
 DataOpt = Annotated[
     str,
     typer.Option(
-        "--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -."
+        "--data",
+        envvar="MOMENTS_DATA",
+        parser=paths.text,
+        help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -.",
     ),
 ]
 Text = Annotated[
@@ -52,7 +55,9 @@ OnError = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows.")]
 Device = Annotated[str, typer.Option("--device", envvar="MOMENTS_DEVICE", help="auto, cpu, cuda or mps.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One choice of the plan, such as truncate.max_length=64.")]
-PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan in TOML, in the place of the model's own.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", parser=paths.path, help="A plan in TOML, in the place of the model's own.")
+]
 Task = Annotated[
     str | None,
     typer.Option("--task", envvar="MOMENTS_TASK", help="What the model is for, if it could be for several things: chat, text-generation, …"),
@@ -69,10 +74,14 @@ Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from 
 Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Write a report that needs nothing but a browser.")]
-TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", help="Write scalars to this folder.")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")]
-Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet.")]
+Html = Annotated[
+    Path | None, typer.Option("--html", parser=paths.path, help="Write a report that needs nothing but a browser.")
+]
+TensorBoard = Annotated[
+    Path | None, typer.Option("--tensorboard", parser=paths.path, help="Write scalars to this folder.")
+]
+Csv = Annotated[Path | None, typer.Option("--csv", parser=paths.path, help="Write the table as CSV.")]
+Parquet = Annotated[Path | None, typer.Option("--parquet", parser=paths.path, help="Write the table as Parquet.")]
 
 
 def output_format(chosen: str, as_json: bool) -> str:
@@ -112,12 +121,9 @@ def _plan(file: Path) -> Plan:
 
 
 def print_pieces(pieces: Iterable[str]) -> None:
-    """Each piece as it comes; on a terminal without what would steer it (a model may write anything)."""
-    shown = sys.stdout.isatty()
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
+    """Each piece as it comes."""
     for piece in pieces:
-        print(CONTROL.sub("", piece) if shown else piece, end="", flush=True)
+        print(piece, end="", flush=True)
     print(flush=True)
 
 
@@ -168,7 +174,9 @@ def tell_skipped(data: Any) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))
+    from llm_moments.tables import to_json
+
+    print(to_json(value, indent=1))
 
 
 @contextmanager

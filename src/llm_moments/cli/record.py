@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
 
 
@@ -18,7 +19,7 @@ from llm_moments.cli.asking import asking
 def record(
     model: o.ModelArg,
     data: o.DataOpt,
-    out: Annotated[Path | None, typer.Option("--out", help="Save the session as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", parser=paths.path, help="Save the session as JSON.")] = None,
     depth: Annotated[
         int, typer.Option("--depth", min=0, max=2, help="0: steps; 1: layers; 2: attention and MLP too.")
     ] = 1,
@@ -34,7 +35,9 @@ def record(
     format: o.Format = "human",
     json_: o.Json = False,
     html: o.Html = None,
-    trace: Annotated[Path | None, typer.Option("--trace", help="Write a Chrome trace, which Perfetto opens.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", parser=paths.path, help="Write a Chrome trace, which Perfetto opens.")
+    ] = None,
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,

@@ -11,10 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 
 
 def show(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A session.json, a worth.json, or an artefact folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", parser=paths.path, help="A session.json, a worth.json, or an artefact folder."),
+    ],
     format: o.Format = "human",
     json_: o.Json = False,
     html: o.Html = None,

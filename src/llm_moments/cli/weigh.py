@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
 
 
@@ -25,7 +26,9 @@ def weigh(
     data: o.DataOpt,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Save the list as JSON; with --train, a folder that also keeps the runs."),
+        typer.Option(
+            "--out", parser=paths.path, help="Save the list as JSON; with --train, a folder that also keeps the runs."
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")
@@ -37,7 +40,8 @@ def weigh(
         bool, typer.Option("--train", help="Weigh the steps of a training, not those of the plan.")
     ] = False,
     evaluate: Annotated[
-        str | None, typer.Option("--eval", help="With --train: examples to judge by; else a fifth of the data.")
+        str | None,
+        typer.Option("--eval", parser=paths.text, help="With --train: examples to judge by; else a fifth of the data."),
     ] = None,
     budget: Annotated[
         str | None,
