@@ -161,7 +161,6 @@ class AnswerWriter:
 
     def _append(self, text: str) -> None:
         with writing(self.partial, "The rows finished so far are kept; the same command goes on from there."):
-            self._stream.seek(0, os.SEEK_END)
             self._stream.write(text.encode("utf-8", ESCAPE))
             self._stream.flush()
             if time.monotonic() - self._synced > SYNC_S:
@@ -208,5 +207,6 @@ def _id(value: Any) -> Any:
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """`scores` becomes a column a label; an id stays one value, whatever it is."""
-    flat = {k: v for k, v in row.items() if k == "id" or not isinstance(v, dict)}
+    number = {"id": to_json(row["id"]) if isinstance(row["id"], list | dict) else row["id"]}
+    flat = number | {k: v for k, v in row.items() if k != "id" and not isinstance(v, dict)}
     return flat | {f"{k}.{name}": v for k, inner in row.items() if k not in flat for name, v in inner.items()}

@@ -74,6 +74,7 @@ def distill(
 ) -> None:
     import sys
 
+    from llm_moments.cli.views import write_views
     from llm_moments.train.distill import distill as learn
 
     fmt = o.output_format(format, json_)
@@ -96,10 +97,10 @@ def distill(
     o.tell_skipped(examples)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    o.write_views(html=html, session=done.session, training=done)
     if fmt == "json":
         o.print_json(done.to_dict())
     elif fmt == "human":
         from llm_moments.render.console import show_training, terminal
 
         show_training(done, terminal())
+    write_views(html=html, session=done.session, training=done)

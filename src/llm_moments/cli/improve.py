@@ -88,6 +88,7 @@ def improve(
     config: o.Config = None,
 ) -> None:
     from llm_moments.cli.training import faster, refuse, settings_named
+    from llm_moments.cli.views import write_views
 
     fmt = o.output_format(format, json_)
     if train:
@@ -108,7 +109,7 @@ def improve(
     refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
     from llm_moments.improve.improve import improve as search
 
-    o.free(csv, parquet, data=data, overwrite=True)
+    o.free(csv, parquet, data=data, overwrite=True, tensorboard=tensorboard)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
@@ -126,7 +127,6 @@ def improve(
             first=first,
         )
     o.tell_skipped(examples)
-    o.write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
     found = done.to_dict()
     if fmt == "json":
         o.print_json(found)
@@ -134,5 +134,6 @@ def improve(
         from llm_moments.render.console import show_improvement, terminal
 
         show_improvement(found, terminal())
+    write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
     if not done.certified:
         raise typer.Exit(3)

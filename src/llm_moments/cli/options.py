@@ -153,15 +153,37 @@ def read_data(
     return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit)
 
 
-def free(*outputs: Path | None, data: str, overwrite: bool = False) -> None:
-    """Before anything is done: no output is the file of examples, and none replaces what is there unasked."""
+def free(*outputs: Path | None, data: str, overwrite: bool = False, tensorboard: Path | None = None) -> None:
+    """Before anything is done: no output is the file of examples, none replaces what is there unasked, and each can be
+    written as far as one can tell."""
     from llm_moments.errors import InputError, OutputExists
 
-    for path in (p for p in outputs if p is not None and p.exists()):
-        if Path(data).exists() and path.samefile(data):
-            raise InputError(f"{path} is the file of examples itself; choose another place for what is written")
-        if not overwrite:
-            raise OutputExists(path)
+    for place in (p for p in outputs if p is not None):
+        if place.exists():
+            if Path(data).exists() and place.samefile(data):
+                raise InputError(f"{place} is the file of examples itself; choose another place for what is written")
+            if not overwrite:
+                raise OutputExists(place)
+            if place.is_dir():
+                raise InputError(f"{place} is a folder; name a file that may be written there")
+        _writable(place.parent)
+    if tensorboard is not None:
+        _writable(tensorboard)
+        from llm_moments.render.tensorboard import Scalars
+
+        Scalars.needed()
+
+
+def _writable(folder: Path) -> None:
+    import os
+
+    from llm_moments.errors import InputError
+
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; there can be nothing below it, such as {folder}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there} may not be written to; choose another place for what is written")
 
 
 def tell_skipped(data: Any) -> None:
@@ -188,10 +210,18 @@ def progress(fmt: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from llm_moments.cli.screen import Screen, raw
+    from llm_moments.render.console import safe
+
+    console = Console(file=raw(sys.stderr), emoji=False)
     columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
+        sys.stdout, sys.stderr = (
+            Screen(sys.stdout),
+            Screen(sys.stderr),
+        )  # what is printed meanwhile stands above the bar
         task = bar.add_task("starting", total=1.0)
-        yield lambda done, message: bar.update(task, completed=done, description=message)
+        yield lambda done, message: bar.update(task, completed=done, description=safe(message))
 
 
 def _plain(fmt: str) -> Any:
@@ -205,34 +235,3 @@ def _plain(fmt: str) -> Any:
             print(f"{'' if done is None else f'{done:4.0%} '}{message}", file=sys.stderr)
 
     return tell
-
-
-def write_views(
-    *, html: Path | None = None, tensorboard: Path | None = None, csv: Path | None = None, parquet: Path | None = None,
-    **results: Any,
-) -> None:  # fmt: skip
-    """Writes the views that were asked for. results: session, worths, study, certificate, training."""
-    from llm_moments.atomic import write_atomic
-
-    if html:
-        from llm_moments.render.html import report
-
-        write_atomic(html, report(**results))
-    if tensorboard:
-        from llm_moments.render.tensorboard import write
-
-        write(tensorboard, **{name: result for name, result in results.items() if name not in ("training", "learning")})
-    if tensorboard and results.get("learning") is not None:
-        from llm_moments.render.learning import write_scalars
-
-        write_scalars(tensorboard, results["learning"])
-    if csv or parquet:
-        from llm_moments.render.table import rows, write_csv, write_parquet
-
-        learning = results.get("learning")
-        tables = [*(results.get(k) for k in ("session", "worths", "study")), learning.worths if learning else None]
-        table = rows(next(r for r in tables if r is not None))
-        if csv:
-            write_csv(table, csv)
-        if parquet:
-            write_parquet(table, parquet)

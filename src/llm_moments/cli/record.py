@@ -4,7 +4,6 @@ Example: moments record my-model --data reviews.csv --limit 500 --html cost.html
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,26 +46,22 @@ def record(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.views import write_views
     from llm_moments.record.record import record as observe
 
     fmt = o.output_format(format, json_)
-    o.free(out, html, trace, csv, parquet, data=data, overwrite=overwrite)
+    o.free(out, html, trace, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
     examples = o.read_data(data, text_column, pair_column, None, encoding, on_error, limit)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
     with o.progress(fmt) as tick:
         session = observe(pipe, examples, depth=depth, progress=tick)
     o.tell_skipped(examples)
-    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, session=session)
     if out:
         session.save(out)
-    if trace:
-        from llm_moments.atomic import write_atomic
-        from llm_moments.render.chrome_trace import chrome_trace
-
-        write_atomic(trace, json.dumps(chrome_trace(session)))
     if fmt == "json":
         o.print_json(session.to_dict())
     elif fmt == "human":
         from llm_moments.render.console import show_session, terminal
 
         show_session(session, terminal())
+    write_views(html=html, trace=trace, tensorboard=tensorboard, csv=csv, parquet=parquet, session=session)

@@ -27,9 +27,10 @@ def show(
     parquet: o.Parquet = None,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.views import write_views
+
     fmt = o.output_format(format, json_)
     results = _load(path)
-    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
     if fmt == "json":
         first = results.get("training") or next(iter(results.values()))
         o.print_json(first.to_dict())
@@ -37,6 +38,7 @@ def show(
         from llm_moments.render.console import terminal
 
         _print(results, terminal())
+    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
 
 
 def _load(path: Path) -> dict[str, Any]:

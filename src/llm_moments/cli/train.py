@@ -165,12 +165,13 @@ def train(
     import sys
     from contextlib import ExitStack
 
+    from llm_moments.cli.views import write_views
     from llm_moments.steps.augment import IMAGE, TEXT, parse
     from llm_moments.train.train import train as fine_tune
 
     fmt = o.output_format(format, json_)
     columns = (text_column, pair_column, label_column, encoding, on_error)
-    o.free(html, csv, parquet, data=data, overwrite=True)
+    o.free(html, csv, parquet, data=data, overwrite=True, tensorboard=tensorboard)
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {
@@ -206,10 +207,10 @@ def train(
     o.tell_skipped(examples)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    o.write_views(html=html, csv=csv, parquet=parquet, session=done.session, training=done)
     if fmt == "json":
         o.print_json(done.to_dict())
     elif fmt == "human":
         from llm_moments.render.console import show_training, terminal
 
         show_training(done, terminal())
+    write_views(html=html, csv=csv, parquet=parquet, session=done.session, training=done)

@@ -82,8 +82,11 @@ def weigh(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.views import write_views
+
     fmt = o.output_format(format, json_)
     if train:
+        o.free(html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
         from llm_moments.cli.training import refuse, settings_named, weighed
 
         refuse({"--plan": plan, "--trust-remote-code": trust_remote_code or None, **(asked or {})}, "--train")
@@ -96,7 +99,6 @@ def weigh(
                 exhaustive=exhaustive, out=out, tick=tick, device=device,
             )  # fmt: skip
         o.tell_skipped(examples)
-        o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found, worths=None)
         if fmt == "json":
             o.print_json(found.to_dict())
         elif fmt == "human":
@@ -104,11 +106,12 @@ def weigh(
             from llm_moments.render.learning import show
 
             show(found, terminal())
+        write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found)
         return
     from llm_moments.cli.training import refuse
 
     refuse({"--eval": evaluate, "--seeds": seeds}, without="--train")
-    o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
+    o.free(out, html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
     from llm_moments.weigh.weigh import weigh as ablate
 
@@ -116,7 +119,6 @@ def weigh(
     with o.progress(fmt) as tick:
         worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, budget=budget, progress=tick)
     o.tell_skipped(examples)
-    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
     if out:
         from llm_moments.atomic import write_atomic
 
@@ -127,3 +129,4 @@ def weigh(
         from llm_moments.render.console import show_worths, terminal
 
         show_worths(worths, terminal())
+    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)

@@ -10,6 +10,7 @@ from typing import Any
 from llm_moments.errors import EngineMissing
 from llm_moments.record.session import StepCost
 from llm_moments.render.text import value
+from llm_moments.visible import visible
 
 
 def write(
@@ -37,9 +38,9 @@ def write(
 def _trial(folder: Path, trial: Any) -> None:
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-    knobs = {f"{step}.{knob}": _knob(v) for step, inner in trial.plan.items() for knob, v in inner.items()}
+    knobs = {visible(f"{step}.{knob}"): _knob(v) for step, inner in trial.plan.items() for knob, v in inner.items()}
     with Scalars(folder) as writer:
-        writer.write(hparams_pb({**knobs, "stage": trial.stage}, trial_id=trial.key))
+        writer.write(hparams_pb({**knobs, "stage": visible(trial.stage)}, trial_id=visible(trial.key)))
         writer.scalars("trial", 0, _some(trial, "gain", "score", "drop"))
 
 
@@ -48,7 +49,7 @@ def _some(thing: Any, *names: str) -> dict[str, float | None]:
 
 
 def _knob(setting: Any) -> Any:
-    return setting if isinstance(setting, bool | int | float | str) else value(setting)
+    return setting if isinstance(setting, bool | int | float) else visible(value(setting))
 
 
 def _paths(step: StepCost, above: str = "") -> Iterator[tuple[str, StepCost]]:
@@ -64,12 +65,18 @@ def _paths(step: StepCost, above: str = "") -> Iterator[tuple[str, StepCost]]:
 class Scalars:
     """TensorBoard's own event files; neither torch nor TensorFlow is needed for them."""
 
-    def __init__(self, folder: Path) -> None:
+    @staticmethod
+    def needed() -> tuple[Any, Any, Any]:
+        """The parts of the package that are used; EngineMissing without it."""
         try:
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
             raise EngineMissing("tensorboard", "tensorboard") from error
+        return event_pb2, summary_pb2, EventFileWriter
+
+    def __init__(self, folder: Path) -> None:
+        event_pb2, summary_pb2, EventFileWriter = self.needed()
         self.event, self.summary = event_pb2.Event, summary_pb2.Summary
         self.file = EventFileWriter(str(folder))
 
@@ -85,7 +92,7 @@ class Scalars:
     def scalars(self, group: str, step: int, values: Mapping[str, float | None]) -> None:
         """What was not measured is left out: TensorBoard has no way to show it but as a number."""
         known = {name: v for name, v in values.items() if v is not None}
-        said = [self.summary.Value(tag=f"{group}/{name}", simple_value=v) for name, v in known.items()]
+        said = [self.summary.Value(tag=visible(f"{group}/{name}"), simple_value=v) for name, v in known.items()]
         if said:
             self.write(self.summary(value=said), step)
 
