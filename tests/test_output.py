@@ -231,7 +231,7 @@ def test_a_file_that_was_put_there_meanwhile_is_not_taken_for_the_own(tmp_path: 
     assert out.read_text() == "mine"
 
 
-@pytest.mark.parametrize("mask", [0o077, 0o027, 0o022])
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o002])
 def test_the_umask_decides_who_may_read(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
