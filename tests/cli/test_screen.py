@@ -173,7 +173,7 @@ def test_a_view_that_fails_loses_no_result(
     data = tmp_path / "in.csv"
     data.write_text("text,label\ngood,pos\nbad,neg\n")
     monkeypatch.setattr("llm_moments.render.html.report", full)
-    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.EventFileWriter.add_event", full)
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
     monkeypatch.setattr("llm_moments.weigh.weigh.weigh", lambda *_, **__: WORTHS)
     for verb in ("record", "weigh"):
         kept, sheet = tmp_path / f"{verb}.json", tmp_path / f"{verb}.csv"
