@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_while_the_answers_are_finished(
     with AnswerWriter(out, "one") as writer:
         writer.write([{"id": 1}])
         with monkeypatch.context() as patch:
-            patch.setattr("llm_moments.output.sync", _full)
+            patch.setattr("llm_moments.atomic.sync", _full)
             with pytest.raises(WriteError, match="disk is full.*kept in"):
                 writer.finish()
         assert os.listdir(tmp_path) == [f"a{kind}.partial"]

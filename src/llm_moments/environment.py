@@ -89,6 +89,7 @@ def peaks(refresh: bool = False) -> dict[str, float | None]:
     """
     from llm_moments.atomic import write_atomic
     from llm_moments.engines.base import cache_folder
+    from llm_moments.errors import WriteError
 
     key = hashlib.sha256(json.dumps([PEAKS, fingerprint()], sort_keys=True).encode()).hexdigest()[:12]
     file = cache_folder() / f"peaks-{key}.json"
@@ -99,7 +100,10 @@ def peaks(refresh: bool = False) -> dict[str, float | None]:
     for name, before in (kept or {}).items():  # a busy machine shows less than it can: what was once reached counts
         if name in measured and before is not None:
             measured[name] = max(before, measured[name] or 0.0)
-    write_atomic(file, json.dumps(measured))
+    try:
+        write_atomic(file, json.dumps(measured))
+    except WriteError:
+        pass  # they are as true without a place to keep them; they are measured again the next time
     return measured
 
 
@@ -194,8 +198,20 @@ def doctor() -> dict[str, Any]:
         "peaks": peaks(refresh=True) if torch_here else None,
         "engines": engines,
         "devices": _devices() if torch_here else ["cpu"],
-        "notes": [NEVER_TRIED],
+        "notes": [NEVER_TRIED, *_about_cache()],
     }
+
+
+def _about_cache() -> list[str]:
+    from llm_moments.engines.base import cache_folder
+
+    folder = cache_folder()
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    return [
+        f"The cache folder {folder} cannot be written: nothing is kept from one run to the next. MOMENTS_CACHE names another."
+    ]
 
 
 def _devices() -> list[str]:

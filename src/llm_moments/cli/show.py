@@ -10,10 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 
 
 def show(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A session.json, a worth.json, or an artefact folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", parser=paths.path, help="A session.json, a worth.json, or an artefact folder."),
+    ],
     format: o.Format = "human",
     json_: o.Json = False,
     html: o.Html = None,
@@ -22,9 +26,10 @@ def show(
     parquet: o.Parquet = None,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.views import write_views
+
     fmt = o.output_format(format, json_)
     results = _load(path)
-    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
     if fmt == "json":
         first = results.get("training") or next(iter(results.values()))
         o.print_json(first.to_dict())
@@ -32,6 +37,7 @@ def show(
         from llm_moments.render.console import terminal
 
         _print(results, terminal())
+    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
 
 
 def _load(path: Path) -> dict[str, Any]:

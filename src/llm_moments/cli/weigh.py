@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
 
 
@@ -26,7 +27,9 @@ def weigh(
     data: o.DataOpt,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Save the list as JSON; with --train, a folder that also keeps the runs."),
+        typer.Option(
+            "--out", parser=paths.path, help="Save the list as JSON; with --train, a folder that also keeps the runs."
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")
@@ -38,7 +41,8 @@ def weigh(
         bool, typer.Option("--train", help="Weigh the steps of a training, not those of the plan.")
     ] = False,
     evaluate: Annotated[
-        str | None, typer.Option("--eval", help="With --train: examples to judge by; else a fifth of the data.")
+        str | None,
+        typer.Option("--eval", parser=paths.text, help="With --train: examples to judge by; else a fifth of the data."),
     ] = None,
     budget: Annotated[
         str | None,
@@ -81,8 +85,11 @@ def weigh(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.views import write_views
+
     fmt = o.output_format(format, json_)
     if train:
+        o.free(html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
         from llm_moments.cli.training import refuse, settings_named, weighed
 
         refuse(
@@ -103,7 +110,6 @@ def weigh(
                 exhaustive=exhaustive, out=out, tick=tick, device=device,
             )  # fmt: skip
         o.tell_skipped(examples)
-        o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found, worths=None)
         if fmt == "json":
             o.print_json(found.to_dict())
         elif fmt == "human":
@@ -111,11 +117,12 @@ def weigh(
             from llm_moments.render.learning import show
 
             show(found, terminal())
+        write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found)
         return
     from llm_moments.cli.training import refuse
 
     refuse({"--eval": evaluate, "--seeds": seeds}, without="--train")
-    o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
+    o.free(out, html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)
     from llm_moments.weigh.weigh import BUDGET
     from llm_moments.weigh.weigh import weigh as ablate
@@ -142,7 +149,7 @@ def weigh(
         from llm_moments.render.console import show_worths, terminal
 
         show_worths(worths, terminal())
-    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
+    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
     if fmt != "quiet":
         _tell_missing(worths.about)
     if stopped:

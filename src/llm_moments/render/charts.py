@@ -13,6 +13,7 @@ from typing import Any
 
 from llm_moments.record.session import Session, StepCost
 from llm_moments.render.text import number, percent, plan_in_short, ratio, share
+from llm_moments.visible import visible
 
 INK, FAINT, LINE = "#1c2430", "#5a6675", "#c9d0d8"
 BLUE, SKY, PALE, GREEN = "#0072B2", "#56B4E9", "#A6D8F2", "#009E73"
@@ -26,6 +27,7 @@ MOST_BARS = 60
 
 def short(name: str, most: int = 34) -> str:
     """Escaped for plotly, which would read its own markup in a name, and cut to fit."""
+    name = visible(name)
     return escape(name if len(name) <= most else name[: most - 1] + "…")
 
 
@@ -90,7 +92,7 @@ def before_after(c: Any) -> Any:
         )
     side_labels(figure, names, [0] * len(known))
     figure.update_xaxes(
-        title_text=f"{escape(c.objective)}, times better than the original", range=[0, max(values) * 1.1]
+        title_text=f"{short(c.objective)}, times better than the original", range=[0, max(values) * 1.1]
     )
     figure.update_layout(margin={"t": 6})
     return figure
@@ -167,7 +169,7 @@ def _plans(
     said = [
         f"{short(plan_in_short(t.plan), 90)}<br>{t.gain:.1f} times ({number(t.gain_low, '.1f')} to "
         f"{number(t.gain_high, '.1f')}), {100 * t.drop:+.2f} points "
-        f"({number(percent(t.drop_low), '+.2f')} to {number(percent(t.drop_high), '+.2f')})<br>{escape(t.stage)}"
+        f"({number(percent(t.drop_low), '+.2f')} to {number(percent(t.drop_high), '+.2f')})<br>{short(t.stage, 90)}"
         for t in some
     ]  # fmt: skip
     open_, known = symbol.endswith("-open"), [t.key in shown for t in some]

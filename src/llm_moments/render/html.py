@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from llm_moments.render import charts, worth_charts
@@ -12,6 +11,7 @@ from llm_moments.render.notebook import (
     figures_html,
     html_table,
     notes_html,
+    shown,
     steps_html,
     trials_html,
     worths_html,
@@ -84,8 +84,8 @@ def report(
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
-        f"{draw.script()}</head><body><h1>{escape(title)}</h1>{draw.missing()}{body}</body></html>"
+        f'<meta name="viewport" content="width=device-width"><title>{shown(title)}</title><style>{STYLE}</style>'
+        f"{draw.script()}</head><body><h1>{shown(title)}</h1>{draw.missing()}{body}</body></html>"
     )
 
 
@@ -119,12 +119,12 @@ class _Pictures:
         return f"<script>{get_plotlyjs()}</script>"
 
     def missing(self) -> str:
-        return "" if self.plotly else f'<p class="note">{escape(PLOTS_MISSING, quote=False)}</p>'
+        return "" if self.plotly else f'<p class="note">{PLOTS_MISSING}</p>'
 
 
 def _section(head: str, *parts: str) -> str:
     inner = "".join(parts)
-    return f"<section><h2>{escape(head)}</h2>{inner}</section>" if inner else ""
+    return f"<section><h2>{shown(head)}</h2>{inner}</section>" if inner else ""
 
 
 def _wide(table: str) -> str:
@@ -136,7 +136,7 @@ def _free(table: str) -> str:
 
 
 def _folded(summary: str, inner: str, opened: bool = False) -> str:
-    return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{inner}</details>"
+    return f"<details{' open' if opened else ''}><summary>{shown(summary)}</summary>{inner}</details>"
 
 
 def _claim(c: Any) -> str:
@@ -146,11 +146,9 @@ def _claim(c: Any) -> str:
         (number(percent(c.drop), "+.2f"), f"points of {c.metric} lost, measured"),
         (number(percent(c.drop_high), "+.2f"), f"points lost at most (budget {c.max_drop * 100:g})"),
     )
-    big = "".join(f"<div><b>{escape(v)}</b><span>{escape(said)}</span></div>" for v, said in figures if v != "-")
+    big = "".join(f"<div><b>{shown(v)}</b><span>{shown(said)}</span></div>" for v, said in figures if v != "-")
     kind, head = ("", _headline(c)) if c.certified else (" no", "Not certified: the baseline is kept")
-    return (
-        f'<div class="claim{kind}"><h2>{escape(head)}</h2><div class="big">{big}</div><p>{escape(c.words())}</p></div>'
-    )
+    return f'<div class="claim{kind}"><h2>{shown(head)}</h2><div class="big">{big}</div><p>{shown(c.words())}</p></div>'
 
 
 def _headline(c: Any) -> str:
@@ -174,7 +172,7 @@ def _trials(study: Sequence[Any]) -> str:
 
 
 def _elsewhere(rows: Sequence[Mapping[str, Any]], nearly: str) -> str:
-    said = f"<p>{escape(nearly)}</p>" if nearly else ""
+    said = f"<p>{shown(nearly)}</p>" if nearly else ""
     if not rows:
         return said
     note = '<p class="note">As the search split lets expect, not certified; the examples are all that the file would need.</p>'
@@ -253,7 +251,7 @@ def _plans(c: Any) -> str:
     for step, knob in names:
         old, new = (plan.get(step, {}).get(knob) for plan in (c.baseline_plan, c.plan))
         kind = "same" if old == new else "changed"
-        cells = "".join(f"<td>{escape(text)}</td>" for text in (f"{step}.{knob}", value(old), value(new)))
+        cells = "".join(f"<td>{shown(text)}</td>" for text in (f"{step}.{knob}", value(old), value(new)))
         rows.append(f'<tr class="{kind}">{cells}</tr>')
     head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("choice", "baseline", "now"))
     return _free(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
