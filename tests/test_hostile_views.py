@@ -31,6 +31,7 @@ from llm_moments.render import (
     tensorboard,
     text,
     tree,
+    worth_charts,
 )
 from llm_moments.visible import ESCAPE, visible
 from llm_moments.weigh.learning import TrainingWorth
@@ -127,9 +128,12 @@ FASTER = SimpleNamespace(
     certified=True, tried=[{"name": BAD, "faster": 2.0, "loss": 0.5, "kept": True}], looks=[SimpleNamespace(name=BAD, passed=True, **LOOK)],
     baseline={BAD: 1}, settings={BAD: BAD}, environment={BAD: BAD}, words=lambda: BAD, best=SimpleNamespace(name=BAD, **LOOK),
 )  # fmt: skip
+ELSEWHERE = [
+    {"max_drop": 0.1, "plan": {BAD: {BAD: BAD}}, "speedup": 2.0, "needs": 5, "rows": 9, "enough": False, "command": BAD}
+]
 IMPROVED = {
-    "front": [dataclasses.asdict(STUDY[0])], "certificate": dataclasses.asdict(CERTIFICATES[1]), "healing": BAD, "trials": 3, "seconds": 5.0,
-    "artefact": BAD,
+    "front": [dataclasses.asdict(STUDY[0])], "certificate": CERTIFICATES[1].to_dict(), "healing": BAD, "trials": 3, "seconds": 5.0,
+    "artefact": BAD, "elsewhere": ELSEWHERE, "nearly": BAD, "stands": BAD,
 }  # fmt: skip
 COMPARED = {
     "max_drop": 0.1, "within": True, "drop_low": 0.0, "drop_high": 0.1, "speedup_low": 1.0, "speedup_high": 2.0, "metric": BAD, "score_a": 0.5, "score_b": 0.5,
@@ -143,7 +147,7 @@ DOCTOR = {
 
 ON_A_TERMINAL = {
     "show_session": [SESSION], "show_training": [TRAINING], "show_worths": [WORTHS], "show_improvement": [IMPROVED], "show_certificate": CERTIFICATES,
-    "show_trials": [STUDY], "show_comparison": [COMPARED], "show_doctor": [DOCTOR],
+    "show_trials": [STUDY], "show_comparison": [COMPARED], "show_doctor": [DOCTOR], "show_elsewhere": [ELSEWHERE],
 }  # fmt: skip
 FRAGMENTS = {
     "steps_html": [SESSION], "figures_html": [SESSION], "notes_html": [[BAD]], "session_html": [SESSION], "training_html": [TRAINING], "worths_html": [WORTHS],
@@ -156,7 +160,20 @@ def test_every_view_is_walked() -> None:
     assert {name for name in vars(console) if name.startswith("show_")} == set(ON_A_TERMINAL)
     assert {name for name in vars(notebook) if name.endswith("_html")} == set(FRAGMENTS)
     rooms = {file.stem for file in Path(console.__file__).parent.glob("[!_]*.py")}
-    walked = (charts, chrome_trace, console, faster, html, learning, notebook, table, tensorboard, text, tree)
+    walked = (
+        charts,
+        chrome_trace,
+        console,
+        faster,
+        html,
+        learning,
+        notebook,
+        table,
+        tensorboard,
+        text,
+        tree,
+        worth_charts,
+    )
     assert rooms == {room.__name__.rpartition(".")[2] for room in walked}
     with_a_view = {Session, Worths, Certificate, TrainingCertificate, TrainingWorth}
     assert all(hasattr(kind, "_repr_html_") for kind in with_a_view)
@@ -222,6 +239,8 @@ def test_in_the_report(certificate: Any) -> None:
         training=TRAINING,
         learning=LEARNING,
         faster=FASTER,
+        elsewhere=ELSEWHERE,
+        nearly=BAD,
         title=BAD,
     )
     start, end = page.index("<script>"), page.index("</script>")  # plotly's own

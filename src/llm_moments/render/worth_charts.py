@@ -39,7 +39,7 @@ def choices(worths: Any) -> Any:
     figure.update_layout(annotations=[{**one.to_plotly_json(), "yshift": 8} for one in figure.layout.annotations])
     for at, w in enumerate(known):  # colour alone would not tell everyone
         figure.add_annotation(
-            x=0, xref="paper", xanchor="left", xshift=4 - figure.layout.margin.l, y=at, yref="y", yshift=-9, text=w.verdict,
+            x=0, xref="paper", xanchor="left", xshift=4 - figure.layout.margin.l, y=at, yref="y", yshift=-9, text=short(w.verdict),
             showarrow=False, font={"color": FAINT, "size": 12},
         )  # fmt: skip
     axis = {"gridcolor": "#edf0f3", "linecolor": "#c9d0d8", "zeroline": True, "zerolinecolor": "#9aa5b1", "ticks": ""}
@@ -71,7 +71,7 @@ def hover(worth: Any) -> str:
         f"{short(worth.name, 90)}<br>saves {number(percent(worth.saving), '.0f')}% "
         f"({number(percent(worth.saving_low), '.0f')} to {number(percent(worth.saving_high), '.0f')}), loses "
         f"{number(percent(worth.drop), '+.2f')} points ({number(percent(worth.drop_low), '+.2f')} to "
-        f"{number(percent(worth.drop_high), '+.2f')})<br>{worth.verdict}"
+        f"{number(percent(worth.drop_high), '+.2f')})<br>{short(worth.verdict, 90)}"
     )
 
 
