@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_moments.atomic import sync, writing
 from llm_moments.errors import DataError, OutputExists, WriteError
+from llm_moments.labels import cell_of
 
 KINDS = (".jsonl", ".ndjson", ".csv", ".parquet")
 SYNC_S = 1.0  # a crash of the machine (not of the program) may cost this much work
@@ -117,7 +118,7 @@ def _write_lines(rows: Iterator[dict[str, Any]], path: Path) -> None:
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """`scores` becomes a column a label; a list of labels becomes one text."""
-    flat = {k: "|".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items() if not isinstance(v, dict)}
+    flat = {k: cell_of(v) if isinstance(v, list) else v for k, v in row.items() if not isinstance(v, dict)}
     return flat | {
         f"{k}.{name}": v for k, values in row.items() if isinstance(values, dict) for name, v in values.items()
     }
