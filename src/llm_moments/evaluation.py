@@ -94,7 +94,10 @@ def judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> li
     if sum(has) * 2 <= len(examples):
         return examples  # judged by the original's own answers
     if without := len(examples) - sum(has):
-        _note(data, f"{without:,} of {len(examples):,} rows have no label; what is judged by labels is judged without them")
+        _note(
+            data,
+            f"{without:,} of {len(examples):,} rows have no label; what is judged by labels is judged without them",
+        )
     kept, seen, label = [], set(), None
     prepare = getattr(pipe.task, "prepared", None)
     column = [] if prepare else [e.reference for e, there in zip(examples, has, strict=True) if there]

@@ -254,7 +254,9 @@ class Known:
             raise DataError(f"the label {value!r:.80} is {len(several)} labels, and this model knows one an example")
         found = self.place(several[0])
         if found is None:
-            raise DataError(f"the model does not know the label {several[0]!r:.80}; it knows {self.few()}{self._why(value)}")
+            raise DataError(
+                f"the model does not know the label {several[0]!r:.80}; it knows {self.few()}{self._why(value)}"
+            )
         return found
 
     def _why(self, value: Any) -> str:

@@ -86,7 +86,7 @@ def distill(
             pipe, examples, out, student=student, evaluate=judged, temperature=temperature, hidden=hidden,
             quantize=quantize, overwrite=overwrite, progress=tick, device=device, **settings,
         )  # fmt: skip
-    o.tell_skipped(examples)
+    o.tell_skipped(examples, judged)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     o.write_views(html=html, session=done.session, training=done)

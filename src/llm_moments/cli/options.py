@@ -144,7 +144,25 @@ def read_data(
 ) -> Any:  # fmt: skip
     from llm_moments.data import read
 
-    return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit)
+    found = read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit)
+    tell_notes(found)
+    return found
+
+
+def tell_notes(data: Any) -> None:
+    """How the examples were taken, once each, on stderr; nothing with --format quiet."""
+    import click
+
+    context = click.get_current_context(silent=True)
+    if context is None or context.params.get("format") != "quiet":
+        for said in data.notes:
+            print(_steady(f"{data.path}: {said}"), file=sys.stderr)
+    data.notes.clear()
+
+
+def _steady(text: str) -> str:
+    """Without what would steer a terminal, or what it cannot show."""
+    return CONTROL.sub("", text).encode("utf-8", "backslashreplace").decode()
 
 
 def free(*outputs: Path | None, data: str, overwrite: bool = False) -> None:
@@ -158,13 +176,15 @@ def free(*outputs: Path | None, data: str, overwrite: bool = False) -> None:
             raise OutputExists(path)
 
 
-def tell_skipped(data: Any) -> None:
-    """What `--on-error skip` left out, by kind, and the first rows of it."""
-    if sum(data.errors.values()):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in data.errors.items())
-        print(f"skipped rows: {kinds}", file=sys.stderr)
-        for line in data.reported[:5]:
-            print(f"  {line}", file=sys.stderr)
+def tell_skipped(*sources: Any) -> None:
+    """What `--on-error skip` left out, by kind, and the first rows of it; and what was noted while they were used."""
+    for data in (source for source in sources if source is not None):
+        tell_notes(data)
+        if sum(data.errors.values()):
+            kinds = ", ".join(f"{count} {kind}" for kind, count in data.errors.items())
+            print(f"skipped rows{f' of {data.path}' if len(sources) > 1 else ''}: {kinds}", file=sys.stderr)
+            for line in data.reported[:5]:
+                print(_steady(f"  {line}"), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

@@ -190,7 +190,7 @@ def train(
             task=task,
             **settings,
         )  # fmt: skip
-    o.tell_skipped(examples)
+    o.tell_skipped(examples, judged)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     o.write_views(html=html, csv=csv, parquet=parquet, session=done.session, training=done)

@@ -107,7 +107,7 @@ def _fault(value: Any, problem: str) -> tuple[str, str] | None:
 
 
 def _left(examples: Sequence[Example], faults: Sequence[Any], data: Any, name: str) -> list[Example]:
-    kept, without = [], sum(f is not None and f and f[0] == "no label" for f in faults)
+    kept, without = [], sum(bool(f) and f[0] == "no label" for f in faults)
     for row, (example, fault) in enumerate(zip(examples, faults, strict=True), 1):
         if not fault:
             kept.append(example)
