@@ -163,30 +163,21 @@ def read(
     columns["text"] = columns["text"] or "text"
     name = "stdin" if str(path) == "-" else str(path)
     needed = {column for column in columns.values() if column}
-    notes = [*source.notes, *_told(peeked, columns, file)]
+    notes = [*source.notes, *([_told(peeked, columns)] if source.named else [])]
     return Data(
         name, columns, lambda: source.rows(needed), on_error, limit, max_chars, bool(images), bool(sounds), notes=notes
     )
 
 
-def _told(peeked: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None], file: Path) -> list[str]:
-    """Which columns are used and which are not, of a file whose columns have names."""
-    if file.is_dir() and not (file / "state.json").exists() or all(set(row) <= {"text"} for row in peeked):
-        return []
-    names = {
-        "text": "input",
-        "pair": "second text",
-        "more": "after it",
-        "label": "label",
-        "id": "id",
-        "choices": "choices",
-    }
-    used = ", ".join(f"{names[kind]} {name!r}" for kind, name in columns.items() if name)
+def _told(peeked: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None]) -> str:
+    """Which columns are used and which are not."""
+    names = {"text": "input", "more": "after it on a new line", "pair": "second text", "choices": "choices"}
+    names |= {"label": "label", "id": "id"}
+    used = ", ".join(f"{said} {columns[kind]!r}" for kind, said in names.items() if columns.get(kind))
     left = unused(peeked, columns)
-    return [
-        f"columns: {used}"
-        + (f"; not used: {', '.join(map(repr, left[:12]))}{' …' if len(left) > 12 else ''}" if left else "")
-    ]
+    return f"columns: {used}" + (
+        f"; not used: {', '.join(map(repr, left[:12]))}{' …' if len(left) > 12 else ''}" if left else ""
+    )
 
 
 def _there(file: Path) -> bool:

@@ -27,7 +27,7 @@ def reader(file: Path, encoding: str | None) -> Source:
     """The rows of a file or folder, or of stdin (-)."""
     source = _source(file, encoding)
     rows = source.rows
-    return Source(lambda only: _told(rows(only), file, encoding), source.notes)
+    return Source(lambda only: _told(rows(only), file, encoding), source.notes, source.named)
 
 
 def _told(rows: Iterator[Row], file: Path, encoding: str | None) -> Iterator[Row]:
@@ -72,9 +72,9 @@ def _source(file: Path, encoding: str | None) -> Source:
         return Source(lambda only: image_formats.idx_rows(file))
     suffix = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
     if suffix in (".parquet", ".pq"):
-        return Source(lambda only: arrow_formats.parquet_rows(file, only))
+        return Source(lambda only: arrow_formats.parquet_rows(file, only), named=True)
     if suffix in (".arrow", ".feather"):
-        return Source(lambda only: arrow_formats.arrow_rows(file, only))
+        return Source(lambda only: arrow_formats.arrow_rows(file, only), named=True)
     notes: list[str] = []
     readers: dict[str, Callable[[], Iterator[Row]]] = {
         ".csv": lambda: _table(file, encoding, notes), ".jsonl": lambda: _json(file, encoding, True),
@@ -87,7 +87,7 @@ def _source(file: Path, encoding: str | None) -> Source:
         ".text": readers[".txt"],
     }
     if suffix in readers:
-        return Source(lambda only: readers[suffix](), notes)
+        return Source(lambda only: readers[suffix](), notes, suffix not in (".txt", ".text"))
     if sound_formats.is_sound(file) or image_formats.is_image(file):
         return _of_files(folders.Survey(file.parent, [file]), sound_formats.is_sound(file))
     raise DataError(_unknown(file, suffix, readers))
@@ -103,7 +103,7 @@ def _unknown(file: Path, suffix: str, readers: Collection[str]) -> str:
 
 def _of_folder(folder: Path, encoding: str) -> Source:
     if arrow_formats.is_saved(folder):
-        return Source(lambda only: arrow_formats.saved_rows(folder, only))
+        return Source(lambda only: arrow_formats.saved_rows(folder, only), named=True)
     files, _ = folders.walk(folder)
     sounds = [file for file in files if sound_formats.is_sound(file)]
     images = [] if sounds else [file for file in files if image_formats.is_image(file)]
@@ -190,7 +190,10 @@ def _table(file: Path, encoding: str | None, notes: list[str]) -> Iterator[Row]:
 
 def _cells(number: int, header: Any, row: quotes.Fields) -> Cells:
     """Of a name that several columns have the first one's value counts."""
-    cells = Cells(number, dict(reversed(list(zip(header.names, row.cells, strict=False)))))
+    found: dict[str, str] = {}
+    for name, cell in zip(header.names, row.cells, strict=False):
+        found.setdefault(name, cell)
+    cells = Cells(number, found)
     cells.twice = header.twice
     if row.fault:
         cells.problem = BadRow(number, "open quote", f"on line {row.line} {row.fault}")

@@ -170,11 +170,13 @@ def _parts(text: str, mark: str, known: Known | None) -> list[str]:
     return [part for part in found if part]
 
 
-def cell_of(labels: Sequence[Any]) -> str:
-    """Several labels as one text that `listed` reads as the same ones."""
+def cell_of(labels: Sequence[Any], among: Iterable[Any] = ()) -> str:
+    """Several labels as one text that `listed` reads as the same ones. among: all names that there are."""
     names = [str(label) for label in labels]
     plain = all(n == n.strip() and n and SEPARATOR not in n and n[0] not in "[(" for n in names)
-    return SEPARATOR.join(names) if plain else json.dumps(names, ensure_ascii=False)
+    if plain and not any(SEPARATOR in str(name) for name in among):
+        return SEPARATOR.join(names)
+    return json.dumps(names, ensure_ascii=False)
 
 
 def is_several(value: Any) -> bool:
@@ -222,7 +224,7 @@ class Known:
         self._held = _once(_held(name) for name in names)
         self._holds = any(HELD.search(name) for name in names) or bool(self._numbers)
 
-    def named(self, text: str) -> int | None | bool:
+    def named(self, text: str) -> bool:
         """Whether a text is a name itself (never a number that stands for one)."""
         return any(key in way for way, key in zip(self._ways, (text, text.strip(), _folded(text)), strict=True))
 
@@ -245,7 +247,8 @@ class Known:
 
     def one(self, value: Any) -> int:
         """As `place`, of a single label (a list of one, and a one-hot vector, are one, too); DataError if unknown."""
-        several = listed(value, self) if is_list(value) else [value]
+        written = isinstance(value, str) and value.strip()[:1] in ("[", "(") and not self.named(value)
+        several = listed(value, self) if is_list(value) or written else [value]
         if hot := places([several], len(self.names)) if len(several) > 1 else 0:
             several = [at for at in range(hot) if number(several[at]) == 1]
             if len(several) == 1:

@@ -118,7 +118,11 @@ def _write_lines(rows: Iterator[dict[str, Any]], path: Path) -> None:
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """`scores` becomes a column a label; a list of labels becomes one text."""
-    flat = {k: cell_of(v) if isinstance(v, list) else v for k, v in row.items() if not isinstance(v, dict)}
+    flat = {
+        k: cell_of(v, row.get("scores") or ()) if isinstance(v, list) else v
+        for k, v in row.items()
+        if not isinstance(v, dict)
+    }
     return flat | {
         f"{k}.{name}": v for k, values in row.items() if isinstance(values, dict) for name, v in values.items()
     }

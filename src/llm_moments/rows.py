@@ -18,10 +18,11 @@ class BadRow(Exception):
 @dataclass
 class Source:
     """rows: starts a new pass (of stdin: the only one), over these columns where they are named. notes: what was left
-    out, or how the file was taken."""
+    out, or how the file was taken. named: whether its columns have names of its own."""
 
     rows: Callable[[Collection[str] | None], Iterator[Row]]
     notes: list[str] = field(default_factory=list)
+    named: bool = False
 
 
 class Cells(dict[str, Any]):

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from llm_moments.cli.settings import take
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline, Plan
 
+FORMAT = ContextVar("format", default="human")  # of the verb that runs, for what is said beside its result
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 Config = Annotated[
@@ -80,6 +82,7 @@ def output_format(chosen: str, as_json: bool) -> str:
 
     if chosen not in ("human", "json", "quiet"):
         raise InputError(f"--format is human, json or quiet, not {chosen!r}")
+    FORMAT.set(chosen)
     return "json" if as_json else chosen
 
 
@@ -151,10 +154,7 @@ def read_data(
 
 def tell_notes(data: Any) -> None:
     """How the examples were taken, once each, on stderr; nothing with --format quiet."""
-    import click
-
-    context = click.get_current_context(silent=True)
-    if context is None or context.params.get("format") != "quiet":
+    if FORMAT.get() != "quiet":
         for said in data.notes:
             print(_steady(f"{data.path}: {said}"), file=sys.stderr)
     data.notes.clear()

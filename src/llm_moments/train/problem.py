@@ -13,6 +13,7 @@ from llm_moments.evaluation import refuse
 from llm_moments.labels import (
     MULTI,
     REGRESSION,
+    SEPARATOR,
     SINGLE,
     Known,
     class_names,
@@ -24,6 +25,7 @@ from llm_moments.labels import (
     listed,
     number,
     places,
+    text_of,
 )
 from llm_moments.model import Model, checked_config
 
@@ -61,7 +63,7 @@ def lesson_of(examples: Sequence[Example], name: str, old: Model | None = None, 
         column = [e.reference for e in examples]
     labels = _labels(column, problem, name)
     if own is None:
-        return Lesson(examples, labels, problem)
+        return Lesson(examples, labels, problem, _marks(column, labels, problem))
     return _with_own_head(own, Lesson(examples, labels, problem), name, data)
 
 
@@ -76,7 +78,9 @@ def _problem(column: Sequence[Any], own: Model | None) -> str:
     known = Known(own.labels) if own is not None and own.problem_type in (SINGLE, MULTI) else None
     if known is not None and own is not None and own.problem_type == MULTI and _knows_any(known, there):
         return MULTI
-    if any(is_several(v) and not (known and isinstance(v, str) and known.named(v)) for v in there):
+    if sum(map(is_list, there)) * 2 >= max(len(there), 1):
+        return MULTI
+    if any(not is_list(v) and is_several(v) and not (known and known.named(v)) for v in there):
         return MULTI
     numbers = [n for n in map(number, there) if n is not None]
     if own is not None and own.problem_type == REGRESSION and len(numbers) == len(there):
@@ -99,8 +103,9 @@ def _fault(value: Any, problem: str) -> tuple[str, str] | None:
         except DataError as error:
             return "not a number", str(error)
         return None
-    several = listed(value) if problem == MULTI else [value]
-    for one in several:
+    if problem == SINGLE and is_list(value):
+        return "wrong kind of label", f"a list of labels ({value!r:.60}) where other rows have one label"
+    for one in listed(value) if problem == MULTI else [value]:
         if not isinstance(one, str | bytes) and number(one) is None:
             return "wrong kind of label", f"the label {one!r:.60} is no name and no finite number"
     return None
@@ -135,6 +140,19 @@ def _labels(column: Sequence[Any], problem: str, name: str) -> list[str]:
 def _has_head(model: Model) -> bool:
     named = any("ForSequenceClassification" in a or "ForImageClassification" in a for a in _architectures(model))
     return named or model.is_linear
+
+
+def _marks(column: Sequence[Any], labels: Sequence[str], problem: str) -> str:
+    """A warning where a mark in the cells may have been taken for what it is not."""
+    cells = {text_of(v) for v in column if isinstance(v, str)}
+    if problem == MULTI:
+        joined = next((cell for cell in sorted(cells) if len(listed(cell)) > 1 and not cells & set(listed(cell))), "")
+        return joined and f"cells such as {joined!r} are read as several labels, for {SEPARATOR} separates them"
+    for mark in ",;":
+        parts = {name: [part.strip() for part in name.split(mark)] for name in labels if mark in name}
+        if name := next((n for n, some in parts.items() if any(part in labels for part in some)), ""):
+            return f"labels such as {name!r} are taken for one name each; several labels are separated by {SEPARATOR}"
+    return ""
 
 
 def _headed(model: Model) -> bool:
