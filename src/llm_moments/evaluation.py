@@ -93,20 +93,19 @@ def judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> li
     has = _labelled(pipe, examples)
     if sum(has) * 2 <= len(examples):
         return examples  # judged by the original's own answers
-    if without := len(examples) - sum(has):
-        _note(
-            data,
-            f"{without:,} of {len(examples):,} rows have no label; what is judged by labels is judged without them",
-        )
+    _without(examples, has, data, name)
     kept, seen, label = [], set(), None
     prepare = getattr(pipe.task, "prepared", None)
     column = [] if prepare else [e.reference for e, there in zip(examples, has, strict=True) if there]
     read = _reader(pipe, column)
     for number, (example, there) in enumerate(zip(examples, has, strict=True), 1):
         try:
+            if not there and getattr(data, "on_error", "fail") == "skip":
+                continue  # it was counted as skipped
             if there:
-                label = (prepare(example) if prepare else example).reference
-                seen.add(repr(read(label)))
+                given = (prepare(example) if prepare else example).reference
+                seen.add(repr(read(given)))
+                label = given
             kept.append(example)
         except DataError as error:
             refuse(re.sub(r"^row \S+: ", "", str(error)), example, number, data, name, "unknown label")
@@ -119,6 +118,21 @@ def judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> li
             "answers. Add rows of the others, or give rows without labels."
         )
     return kept
+
+
+def _without(examples: Sequence[Example], has: Sequence[bool], data: Any, name: str) -> None:
+    """Tells of rows without a label where most have one: what is judged by labels is judged without them."""
+    rows = [
+        (number, example) for number, (example, there) in enumerate(zip(examples, has, strict=True), 1) if not there
+    ]
+    if getattr(data, "on_error", "fail") == "skip":
+        for number, example in rows:
+            refuse("no label", example, number, data, name, "no label")
+    elif rows and (notes := getattr(data, "notes", None)) is not None:
+        first = rows[0][1].id or rows[0][0]
+        notes.append(
+            f"{len(rows):,} of {len(examples):,} rows have no label (the first: {first}); they are not judged by"
+        )
 
 
 def _reader(pipe: Pipeline, column: list[Any]) -> Callable[[Any], Any]:
@@ -145,11 +159,6 @@ def refuse(why: str, example: Example, number: int, data: Any, name: str, kind: 
         skip = ", pass --on-error skip," if hasattr(data, "on_error") else ""
         raise DataError(f"{name}, {row}: {why}. Mend it{skip} or name another column with --label-column.")
     data.skipped(kind, f"{row}: {why}")
-
-
-def _note(data: Any, said: str) -> None:
-    if (notes := getattr(data, "notes", None)) is not None and said not in notes:
-        notes.append(said)
 
 
 # What texts are made of, and how what should come out is called beside it.

@@ -270,6 +270,8 @@ class Known:
     def set_of(self, value: Any, hot: int = 0) -> frozenset[int]:
         """The places of several labels. hot: how many places the column's vectors have (`places`), 0 for lists of names."""
         several = listed(value, self)
+        if len(several) == len(self.names) > 2 and places([several]):  # something stands twice in it: no list of classes
+            hot = hot or len(several)
         if hot:
             if len(several) != hot or any(number(v) not in (0, 1) for v in several):
                 raise DataError(f"the labels {value!r:.80} are no vector of {hot} zeros and ones, as other rows have")
