@@ -15,7 +15,9 @@ from llm_moments.data import read
 from llm_moments.errors import DataError
 from llm_moments.evaluation import evaluation, gather, split
 from llm_moments.model import Model
+from llm_moments.tasks.chat import Chat, TextGeneration
 from llm_moments.tasks.text_classification import TextClassification
+from llm_moments.tasks.translation import Translation
 from llm_moments.train.train import train
 
 MULTI = "multi_label_classification"
@@ -104,3 +106,9 @@ def test_labels_are_learnt_as_they_are_judged(
     assert (told.labels, told.problem_type) == (labels, problem)
     assert sum(data.errors.values()) == skipped
     assert not any("never occur" in said for said in done.warnings)
+
+
+@pytest.mark.parametrize("task", [Chat(), TextGeneration(), Translation()])
+def test_two_texts_a_row_are_none_for_a_model_that_takes_one(task: Any) -> None:
+    with pytest.raises(DataError, match="two texts a row.*--text-column"):
+        task.normalise(("Who won?", "The home team won."))

@@ -239,6 +239,8 @@ class Known:
         found = _as_number(value)
         if found is None:
             return None
+        if (named := self._ways[0].get(spelt(value))) is not None:  # of "+1" and "1" the number is the second
+            return named
         if found in self._numbers:
             return self._numbers[found]
         if self._holds:
@@ -270,7 +272,9 @@ class Known:
     def set_of(self, value: Any, hot: int = 0) -> frozenset[int]:
         """The places of several labels. hot: how many places the column's vectors have (`places`), 0 for lists of names."""
         several = listed(value, self)
-        if len(several) == len(self.names) > 2 and places([several]):  # something stands twice in it: no list of classes
+        if len(several) == len(self.names) > 2 and places(
+            [several]
+        ):  # something stands twice in it: no list of classes
             hot = hot or len(several)
         if hot:
             if len(several) != hot or any(number(v) not in (0, 1) for v in several):
