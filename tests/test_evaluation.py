@@ -112,3 +112,11 @@ def test_labels_are_learnt_as_they_are_judged(
 def test_two_texts_a_row_are_none_for_a_model_that_takes_one(task: Any) -> None:
     with pytest.raises(DataError, match="two texts a row.*--text-column"):
         task.normalise(("Who won?", "The home team won."))
+
+
+def test_examples_to_judge_a_training_by_may_all_have_one_label(tmp_path: Path) -> None:
+    learn = [Example(f"{word} film {at}", word) for at in range(4) for word in ("good", "bad")]
+    done = train(
+        "linear", learn, tmp_path / "m", epochs=1, evaluate=[Example("good one", "good"), Example("so good", "good")]
+    )
+    assert done.evaluation

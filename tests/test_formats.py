@@ -134,6 +134,7 @@ def test_fields_of_a_column_are_named_with_a_dot(tmp_path: Path) -> None:
         (["when,2020", "one text,3", "two text,4"], 3, "it has no header"),
         (["title of it,price", "one text,3", "two text,4"], 2, "columns:"),
         (["text,2020", "one text,3"], 1, "columns:"),
+        ([",0,1", "0,one text,3", "1,two text,4"], 2, "columns:"),
     ],
 )
 def test_a_file_without_a_header_loses_no_row(tmp_path: Path, lines: list[str], count: int, said: str) -> None:

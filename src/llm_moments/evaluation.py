@@ -87,9 +87,11 @@ def gather(data: Any, *, judge: Pipeline | None = None, **options: Any) -> tuple
     return (examples if judge is None else judging(judge, examples, data, name)), name
 
 
-def judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> list[Example]:
+def judging(
+    pipe: Pipeline, examples: list[Example], data: Any, name: str, *, varied: bool = True
+) -> list[Example]:  # fmt: skip
     """The examples whose references the pipeline knows: one that it does not know is an error that names file and row
-    or, if bad rows are skipped, skipped and counted; so is one reference for all rows an error."""
+    or, if bad rows are skipped, skipped and counted. varied: whether one reference for all rows is an error, too."""
     has = _labelled(pipe, examples)
     if sum(has) * 2 <= len(examples):
         return examples  # judged by the original's own answers
@@ -111,7 +113,7 @@ def judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> li
             refuse(re.sub(r"^row \S+: ", "", str(error)), example, number, data, name, "unknown label")
     if not kept:
         raise DataError(f"{name}: no row has a reference that {pipe.model.name} knows. Is --label-column right?")
-    if len(kept) > 1 and len(seen) == 1 and prepare is None:
+    if varied and len(kept) > 1 and len(seen) == 1 and prepare is None:
         limited = " (of the first rows: --limit)" if getattr(data, "limit", None) else ""
         raise DataError(
             f"{name}{limited}: every row has the label {label!r}, and what a change costs there says nothing of other "

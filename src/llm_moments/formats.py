@@ -152,13 +152,13 @@ def _encoding(mark: bytes, named: str | None) -> str:
     return "utf-16" if mark[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-def _bounded(stream: Any, name: Any) -> Iterator[str]:
+def _bounded(stream: Any, name: Any, most: int | None = None) -> Iterator[str]:
     """Its lines; DataError for one that is longer than any text."""
-    number = 0
-    while line := stream.readline(MOST_LINE):
+    most, number = most or MOST_LINE, 0
+    while line := stream.readline(most):
         number += 1
-        if len(line) == MOST_LINE and not line.endswith(("\n", "\r")):
-            raise DataError(f"{name}, line {number} has more than {MOST_LINE:,} characters: is it a file of texts?")
+        if len(line) == most and not line.endswith(("\n", "\r")):
+            raise DataError(f"{name}, line {number} has more than {most:,} characters: is it a file of texts?")
         yield line
 
 
@@ -214,7 +214,8 @@ def _orange(names: list[str], types: list[str], flags: list[str]) -> list[str]:
 
 def _json(file: Path, encoding: str | None, line_by_line: bool) -> Iterator[Row]:
     with _open(file, encoding) as stream:
-        yield from json_formats.json_rows(stream, _bounded(stream, file), file, line_by_line=line_by_line)
+        most = None if line_by_line else json_formats.MOST_JSON  # an array is often one line
+        yield from json_formats.json_rows(stream, _bounded(stream, file, most), file, line_by_line=line_by_line)
 
 
 def _lines(file: Path, encoding: str | None) -> Iterator[Row]:

@@ -51,7 +51,10 @@ def _named(names: list[str], counts: Counter[str], said: str) -> Header:
 
 
 def _is_row(cells: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """A number stands where numbers follow, or something that comes again below, beside whole sentences."""
+    """A number stands where numbers follow, or something that comes again below. (0, 1, 2 … are the names that pandas
+    gives.)"""
+    if [cell for cell in cells if cell] == [str(at) for at in range(sum(map(bool, cells)))]:
+        return False
     columns = [[row[at] for row in rows if at < len(row)] for at in range(len(cells))]
     numbers = [number(c) is not None and all(number(v) is not None for v in col if v) for c, col in zip(cells, columns, strict=True)]  # fmt: skip
     if any(numbers):

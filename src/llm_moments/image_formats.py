@@ -177,6 +177,8 @@ def image_in(row: Mapping[str, Any], column: str, number: int, root: Path, *, wh
             image = image_of(value, f"{table}, row {number}" if table else f"row {number}")
         if whole:
             check(image)
+        elif image.path is not None and not image.path.is_file():
+            raise BadRow(number, "unreadable image", f"{image.name}: there is no such image file")
     except DataError as error:
         raise BadRow(number, "unreadable image", str(error)) from None
     return image

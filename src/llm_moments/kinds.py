@@ -53,7 +53,9 @@ def look(file: Path) -> bytes:
             head = stream.read(64)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
-    said = next((said for mark, said in BEGINNINGS if head.lower().startswith(mark.lower())), "")
+    texts = file.suffix.lower() == ".txt"  # its lines may be anything
+    marks = (one for one in BEGINNINGS if not (texts and one[0].startswith(b"<")))
+    said = next((said for mark, said in marks if head.lower().startswith(mark.lower())), "")
     if not said and head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         said = PICKLE
     named = (b"PAR1", (".parquet", ".pq")), (b"ARROW1", (".arrow", ".feather"))

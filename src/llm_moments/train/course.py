@@ -112,7 +112,9 @@ class Course:
 
     def judged_by(self, examples: list[Example]) -> Evaluation:
         data = self.sources[1]
-        part = evaluation(self.pipe, judging(self.pipe, examples, data, str(getattr(data, "path", self.name))))
+        part = evaluation(
+            self.pipe, judging(self.pipe, examples, data, str(getattr(data, "path", self.name)), varied=False)
+        )
         if not part.labelled:
             raise DataError("the evaluation examples have no labels, so that nothing can be judged by them")
         return part

@@ -124,7 +124,7 @@ def distill(
         else Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}})
     )
     pipe = Pipeline(base.task, described, plan, engines=Engines(described))
-    part = evaluation(pipe, judging(pipe, judged[0], evaluate, judged[1])) if judged[0] else None
+    part = evaluation(pipe, judging(pipe, judged[0], evaluate, judged[1], varied=False)) if judged[0] else None
     if part is not None and not part.labelled:
         answers = base.outputs(part.values)
         part = replace(part, references=base.task.as_references(answers, base.model))

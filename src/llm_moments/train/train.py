@@ -112,7 +112,7 @@ def train(
         references = [e.reference for e in examples]
     pipe = Pipeline(kind, described, begun.plan, engines=Engines(described))
     known = kind.references(references, described)
-    part = evaluation(pipe, judging(pipe, judged[0], evaluate, judged[1])) if judged[0] else None
+    part = evaluation(pipe, judging(pipe, judged[0], evaluate, judged[1], varied=False)) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
     values = [kind.normalise(e.input) for e in examples]
