@@ -187,7 +187,9 @@ def _no_text(c: Columns) -> str:
         value = _first(c.rows, name)
         if isinstance(value, Mapping) and value and all(isinstance(v, str) for v in value.values()):
             inner = [f"{name}.{key}" for key in value]
-            example = f"--text-column {inner[0]}" + (f", and for references --label-column {inner[1]}" if len(inner) > 1 else "")
+            example = f"--text-column {inner[0]}" + (
+                f", and for references --label-column {inner[1]}" if len(inner) > 1 else ""
+            )
             return (
                 f"{c.path}: the column {name!r} holds a text for each of {', '.join(value)} (languages, perhaps). Name "
                 f"what is to be read with a dot: {example}"
