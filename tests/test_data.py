@@ -224,8 +224,9 @@ def test_parquet_of_pandas_and_of_nobody(tmp_path: Path) -> None:
     assert [e.reference for e in data.read(tmp_path / "gaps.parquet")] == [1.0, None, None]
     offsets, raw = (pa.py_buffer(b) for b in (b"\0\0\0\0\2\0\0\0\4\0\0\0", b"\xff\xfeok"))
     pq.write_table(pa.table({"text": pa.StringArray.from_buffers(2, offsets, raw)}), tmp_path / "bytes.parquet")
-    with pytest.raises(DataError, match="cannot be read as text"):
-        data.read(tmp_path / "bytes.parquet")
+    with pytest.raises(DataError, match=r"row 1: column 'text': it cannot be read as string"):
+        list(data.read(tmp_path / "bytes.parquet"))
+    assert [e.input for e in data.read(tmp_path / "bytes.parquet", on_error="skip")] == ["ok"]
 
 
 def test_no_line_of_stdin_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 
@@ -22,14 +21,8 @@ class Moment:
         return f"Moment({self._text})"
 
 
-def rows_of(batch: Any) -> Iterator[dict[str, Any]]:
-    """What `batch.to_pylist()` gives, and no error of a column that nobody may need."""
-    columns = [_values(column) for column in batch.columns]
-    for at in range(batch.num_rows):
-        yield {name: column[at] for name, column in zip(batch.schema.names, columns, strict=True)}
-
-
-def _values(column: Any) -> list[Any]:
+def values_of(column: Any) -> list[Any]:
+    """What `column.to_pylist()` gives, and no error of a value that Python cannot hold."""
     if getattr(column.type, "unit", None) != "ns":  # pandas, which may not be here, would be needed for these
         try:
             return list(column.to_pylist())

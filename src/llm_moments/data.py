@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,38 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from llm_moments.columns import IDS, cell, find_columns, unused
 from llm_moments.core import Example
 from llm_moments.errors import DataError
-from llm_moments.formats import BadRow, reader
+from llm_moments.formats import reader
+from llm_moments.labels import is_list, missing
+from llm_moments.rows import BadRow
 
-TEXT = [
-    "text",
-    "sentence",
-    "content",
-    "message",
-    "review",
-    "body",
-    "document",
-    "comment",
-    "question",
-    "utterance",
-    "tweet",
-    "input",
-    "title",
-    "premise",
-    "sentence1",
-    "question1",
-    "text_a",
-    "text1",
-    "query",
-]
-PAIR = ["text_pair", "hypothesis", "sentence2", "question2", "text_b", "text2", "passage"]
-LABEL = ["label", "labels", "class", "category", "target", "y", "sentiment", "intent", "rating", "score", "topic"]
-# A file with one of these columns is of a task that makes texts; its references have names of their own.
-MADE_FROM = ["messages", "prompt", "source", "src"]
-REFERENCE = ["reference", "references", "answer", "completion", "response", "target", "tgt", "translation", "transcript",
-             "transcription", "text", "sentence", "output"]  # fmt: skip
-IDS = ("id", "idx", "row_id", "uid", "guid")
 MAX_CHARS = 1_000_000
 PEEK = 200  # rows looked at to find the columns
 KEPT = 20  # reported rows that are kept in full; all are counted
@@ -55,7 +28,8 @@ class Data:
     """A re-iterable stream of Examples in constant memory. `errors` counts what the last pass skipped.
 
     images: whether the column `text` holds images; with on_error "skip" each is decoded, so that damaged ones
-    are known before any step sees them. sounds: whether it holds sounds, whose headers are always looked at.
+    are known before any step sees them. sounds: whether it holds sounds, whose headers are always looked at. notes: which
+    columns are used and which are not, how the file was taken, what of it is left out.
     """
 
     path: str
@@ -68,6 +42,7 @@ class Data:
     sounds: bool = False
     errors: Counter[str] = field(default_factory=Counter)
     reported: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.on_error not in ("fail", "skip"):
@@ -98,22 +73,25 @@ class Data:
             self.reported.append(what)
 
     def _example(self, number: int, row: Mapping[str, Any]) -> Example:
+        return Example(self._input(number, row), self._label(row), self._id(number, row))
+
+    def _input(self, number: int, row: Mapping[str, Any]) -> Any:
+        column = self.columns["text"]
         if self.columns.get("choices"):
-            asked = "messages" if self.columns["text"] == "messages" else "prompt"
-            value = {asked: row.get(self.columns["text"] or ""), "choices": row.get(self.columns["choices"] or "")}
-            return Example(value, self._label(row), self._id(number, row))
+            asked = "messages" if column == "messages" else "prompt"
+            return {asked: cell(row, column), "choices": cell(row, self.columns["choices"])}
         if self.images:
-            return Example(self._image(number, row), self._label(row), self._id(number, row))
-        if self.columns["text"] == "messages" and isinstance(row.get("messages"), list):
-            return Example({"messages": row["messages"]}, self._label(row), self._id(number, row))
+            return self._image(number, row)
+        if column == "messages" and isinstance(row.get("messages"), list):
+            return {"messages": row["messages"]}
         if self.sounds:
-            return Example({"audio": self._sound(number, row)}, self._label(row), self._id(number, row))
-        text = self._text(number, row, self.columns["text"])
+            return {"audio": self._sound(number, row)}
+        text = self._text(number, row, column)
         if self.columns["pair"]:
-            return Example(
-                (text, self._text(number, row, self.columns["pair"])), self._label(row), self._id(number, row)
-            )
-        return Example(text, self._label(row), self._id(number, row))
+            return text, self._text(number, row, self.columns["pair"])
+        if (more := self.columns.get("more")) and not missing(cell(row, more)):
+            return f"{text}\n{self._text(number, row, more)}"
+        return text
 
     def _sound(self, number: int, row: Mapping[str, Any]) -> Any:
         from llm_moments.sound_formats import sound_in
@@ -126,7 +104,7 @@ class Data:
         return (place if place.is_dir() else place.parent).resolve()
 
     def _text(self, number: int, row: Mapping[str, Any], column: str | None) -> str:
-        value = row.get(column or "")
+        value = cell(row, column)
         if not isinstance(value, str):
             raise BadRow(number, "not a text", f"column {column!r} holds {value!r:.60}, not a text")
         if not value.strip():
@@ -144,12 +122,17 @@ class Data:
     def _image(self, number: int, row: Mapping[str, Any]) -> Any:
         from llm_moments.image_formats import image_in
 
-        return image_in(row, str(self.columns["text"]), number, self._root(), whole=self.on_error == "skip")
+        return image_in(
+            row, str(self.columns["text"]), number, self._root(), whole=self.on_error == "skip", table=self.path
+        )
 
     def _label(self, row: Mapping[str, Any]) -> Any:
-        value = row.get(self.columns["label"] or "")
-        missing = value == "" or (isinstance(value, float) and math.isnan(value))  # NaN: a gap, as pandas writes it
-        return None if missing else value
+        """None where there is none. An empty cell stays one: of several labels it says that there is none of them."""
+        column = self.columns["label"]
+        value = cell(row, column) if column else None
+        if is_list(value) or not missing(value):
+            return value
+        return "" if isinstance(value, str) else None
 
     def _id(self, number: int, row: Mapping[str, Any]) -> Any:
         return row.get(self.columns["id"]) if self.columns["id"] else number
@@ -166,41 +149,57 @@ def read(
 ) -> Data:  # fmt: skip
     """The examples of a CSV, TSV, JSONL, JSON, Parquet, text or Orange file, a folder of class folders, or stdin (-)."""
     file = Path(path)
-    if str(path) != "-" and not file.exists():
+    if str(path) != "-" and not _there(file):
         near = get_close_matches(file.name, [p.name for p in file.parent.iterdir()], 1) if file.parent.is_dir() else []
         raise DataError(f"{path}: there is no such file" + (f"; did you mean {near[0]}?" if near else ""))
     if str(path) != "-" and file.is_file() and file.stat().st_size == 0:
         raise DataError(f"{path} is empty")
-    rows = reader(file, encoding)
+    source = reader(file, encoding)
     # A pipe is read once: what is peeked at would be lost, and its only column is known.
-    peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
-    peeked = _without(peeked, group, path, text=text, pair=pair, label=label) if group else peeked
-    rest = _without_ids(peeked, text, id)
+    peeked = [{"text": ""}] if str(path) == "-" else _peek(lambda: source.rows(None), path)
+    rest = _apart(peeked, text, id, group)
     sounds = _sound_column(rest, text)
     images = None if sounds else _image_column(rest, text)
-    columns = find_columns(peeked, path, sounds, text=sounds or images or text, pair=pair, label=label, id=id)
+    columns = find_columns(
+        peeked, path, sounds, text=sounds or images or text, pair=pair, label=label, id=id, group=group
+    )
     columns["text"] = columns["text"] or "text"
-    if group:
-        columns["group"] = group
+    columns |= {"group": group} if group else {}
     name = "stdin" if str(path) == "-" else str(path)
-    return Data(name, columns, rows, on_error, limit, max_chars, bool(images), bool(sounds))
+    needed = {column for column in columns.values() if column}
+    notes = [*source.notes, *([_told(peeked, columns)] if source.named else [])]
+    return Data(
+        name, columns, lambda: source.rows(needed), on_error, limit, max_chars, bool(images), bool(sounds), notes=notes
+    )
 
 
-def _without(rows: Sequence[Any], group: str, path: Any, **named: str | None) -> list[Any]:
-    """The rows without the column of groups, which is neither text nor label, unless it is named so."""
-    if group in named.values():
-        return list(rows)
-    find_columns(rows, path, group=group)
+def _told(peeked: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None]) -> str:
+    """Which columns are used and which are not."""
+    names = {"text": "input", "more": "after it on a new line", "pair": "second text", "choices": "choices"}
+    names |= {"label": "label", "id": "id", "group": "group"}
+    used = ", ".join(f"{said} {columns[kind]!r}" for kind, said in names.items() if columns.get(kind))
+    left = unused(peeked, columns)
+    return f"columns: {used}" + (
+        f"; not used: {', '.join(map(repr, left[:12]))}{' …' if len(left) > 12 else ''}" if left else ""
+    )
+
+
+def _there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except (OSError, ValueError) as error:  # a name too long, a NUL in it
+        raise DataError(f"{str(file)[:80]!r} cannot be a file: {error!s:.120}") from None
+
+
+def _apart(rows: Sequence[Any], text: str | None, id: str | None, group: str | None) -> list[Any]:
+    """The columns among which sounds and images are looked for: an id or a group may be of any type, bytes or the name of
+    a file, too."""
+    names = {name for row in rows for name in row}
+    out = {name for name in names if name == id or (id is None and name.casefold().strip() in IDS)} | {group}
     return [
-        row if getattr(row, "problem", None) is not None else {k: v for k, v in row.items() if k != group}
+        row if getattr(row, "problem", None) else {k: v for k, v in dict(row).items() if k not in out - {text}}
         for row in rows
     ]
-
-
-def _without_ids(rows: Sequence[Mapping[str, Any]], text: str | None, id: str | None) -> list[dict[str, Any]]:
-    """The columns among which an input is looked for: an id may be of any type, bytes or the name of a file, too."""
-    ids = {name for row in rows for name in row if name == id or (id is None and name.casefold().strip() in IDS)}
-    return [{name: value for name, value in row.items() if name not in ids - {text}} for row in rows]
 
 
 def _sound_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
@@ -245,66 +244,6 @@ def _peek(rows: Any, path: Any) -> list[Any]:
     if not seen:
         raise DataError(f"{path} has no rows that can be read")
     return seen
-
-
-# -------------------------------------------------------------------------------------- columns
-
-
-def find_columns(
-    rows: Sequence[Mapping[str, Any]], path: Any, sounds: str | None = None, **wanted: str | None
-) -> dict[str, str | None]:
-    """Which column is the text, the second text, the label, the id: as told, by name, or by content. sounds: the column
-    that holds sounds, if one does."""
-    rows = [row for row in rows if getattr(row, "problem", None) is None] or rows[:1]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    for option, name in wanted.items():
-        if name is not None and name not in names:
-            near = get_close_matches(name, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"{path} has no column {name!r} (--{option}-column); it has {', '.join(names)}{hint}")
-    by_name = {name.casefold().strip(): name for name in names}
-
-    def known(group: Iterable[str]) -> str | None:
-        return next((by_name[word] for word in group if word in by_name), None)
-
-    if choices := by_name.get("choices"):  # multiple choice: the number of the right one, or its text
-        asked = wanted.get("text") or known([*MADE_FROM, *TEXT])
-        label = wanted.get("label") or known(["answer", "answerkey", "gold", *LABEL])
-        return {"text": asked, "pair": None, "label": label, "id": wanted.get("id") or known(IDS), "choices": choices}
-    if (made_from := sounds or known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
-        label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if by_name.get(word) != made_from)
-        return {"text": made_from, "pair": None, "label": label, "id": wanted.get("id") or known(IDS)}
-    label = wanted.get("label") or known(word for word in LABEL if by_name.get(word) != wanted.get("text"))
-    ids = {wanted.get("id") or known(IDS)}
-    text = wanted.get("text") or known(TEXT) or _longest(rows, [n for n in names if n != label and n not in ids])
-    if text is None:
-        raise DataError(f"{path}: no column of texts among {', '.join(names)}. Name it with --text-column.")
-    pair = wanted.get("pair") or (known(PAIR) if not wanted.get("text") else None)
-    label = label if label != text else None
-    label = label or _repeated(rows, [n for n in names if n not in (text, pair) and n not in ids])
-    return {"text": text, "pair": pair, "label": label, "id": wanted.get("id") or known(IDS)}
-
-
-def _longest(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str | None:
-    lengths = {n: sum(len(r[n]) for r in rows if isinstance(r.get(n), str) and not _numeric(r[n])) for n in names}
-    best = max(lengths, key=lengths.__getitem__, default=None)
-    return best if best is not None and lengths[best] else None
-
-
-def _repeated(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str | None:
-    """The only other column, if its values come again and again."""
-    if len(names) != 1 or len(rows) < 8:
-        return None
-    values = {json.dumps(row.get(names[0]), default=str) for row in rows}
-    return names[0] if len(values) <= len(rows) / 2 else None
-
-
-def _numeric(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
 
 
 # --------------------------------------------------------------------------- identity and splits

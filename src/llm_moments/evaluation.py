@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_moments import stats
+from llm_moments import labels, stats
 from llm_moments.core import Example, Pipeline
 from llm_moments.errors import DataError
 from llm_moments.independent import has_group, units
@@ -132,40 +132,53 @@ def assumption(bound: stats.Bound) -> str:
     )
 
 
+def opened(data: Any, **options: Any) -> Any:
+    """A path as the stream of its examples, so that what is skipped is counted there; anything else as it is."""
+    from llm_moments import data as readers
+
+    return readers.read(data, **options) if isinstance(data, str | Path) else data
+
+
 def gather(data: Any, *, judge: Pipeline | None = None, **options: Any) -> tuple[list[Example], str]:
     """Examples in memory, and the name of where they came from. data: a path or an iterable.
 
-    judge: a pipeline that is to be judged by the references: one that it does not know is an error that names
-    file and row or, if bad rows are skipped, skipped and counted; so is one reference for all rows an error.
+    judge: a pipeline that is to be judged by the references (`judging`).
     """
-    from llm_moments import data as readers
-
-    if isinstance(data, str | Path):
-        data = readers.read(data, **options)
+    data = opened(data, **options)
     name = str(getattr(data, "path", None) or "examples")
     examples = [x if isinstance(x, Example) else _made(x) for x in data]
     if not examples:
         raise DataError(f"{name}: there is no example in it")
-    return (examples if judge is None else _judging(judge, examples, data, name)), name
+    return (examples if judge is None else judging(judge, examples, data, name)), name
 
 
-def _judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> list[Example]:
-    if sum(map(_has_reference, examples)) * 2 <= len(examples):
+def judging(
+    pipe: Pipeline, examples: list[Example], data: Any, name: str, *, varied: bool = True
+) -> list[Example]:  # fmt: skip
+    """The examples whose references the pipeline knows: one that it does not know is an error that names file and row
+    or, if bad rows are skipped, skipped and counted. varied: whether one reference for all rows is an error, too."""
+    has = _labelled(pipe, examples)
+    if sum(has) * 2 <= len(examples):
         return examples  # judged by the original's own answers
-    kept, seen = [], set()
+    _without(examples, has, data, name)
+    kept, seen, label = [], set(), None
     prepare = getattr(pipe.task, "prepared", None)
-    for number, example in enumerate(examples, 1):
+    column = [] if prepare else [e.reference for e, there in zip(examples, has, strict=True) if there]
+    read = _reader(pipe, column)
+    for number, (example, there) in enumerate(zip(examples, has, strict=True), 1):
         try:
-            if _has_reference(example):
-                told = prepare(example) if prepare else example
-                seen.add(repr(pipe.task.references([told.reference], pipe.model)))
+            if not there and getattr(data, "on_error", "fail") == "skip":
+                continue  # it was counted as skipped
+            if there:
+                given = (prepare(example) if prepare else example).reference
+                seen.add(repr(read(given)))
+                label = given
             kept.append(example)
         except DataError as error:
-            _unknown(re.sub(r"^row \S+: ", "", str(error)), _row(example, number, data), data, name)
+            refuse(re.sub(r"^row \S+: ", "", str(error)), example, number, data, name, "unknown label")
     if not kept:
         raise DataError(f"{name}: no row has a reference that {pipe.model.name} knows. Is --label-column right?")
-    if len(kept) > 1 and len(seen) == 1 and prepare is None:
-        label = next(e.reference for e in kept if _has_reference(e))
+    if varied and len(kept) > 1 and len(seen) == 1 and prepare is None:
         limited = " (of the first rows: --limit)" if getattr(data, "limit", None) else ""
         raise DataError(
             f"{name}{limited}: every row has the label {label!r}, and what a change costs there says nothing of other "
@@ -174,20 +187,45 @@ def _judging(pipe: Pipeline, examples: list[Example], data: Any, name: str) -> l
     return kept
 
 
-def _has_reference(example: Example) -> bool:
-    return example.reference is not None and example.reference != ""
+def _without(examples: Sequence[Example], has: Sequence[bool], data: Any, name: str) -> None:
+    """Tells of rows without a label where most have one: what is judged by labels is judged without them."""
+    rows = [
+        (number, example) for number, (example, there) in enumerate(zip(examples, has, strict=True), 1) if not there
+    ]
+    if getattr(data, "on_error", "fail") == "skip":
+        for number, example in rows:
+            refuse("no label", example, number, data, name, "no label")
+    elif rows and (notes := getattr(data, "notes", None)) is not None:
+        first = rows[0][1].id or rows[0][0]
+        notes.append(
+            f"{len(rows):,} of {len(examples):,} rows have no label (the first: {first}); they are not judged by"
+        )
 
 
-def _row(example: Example, number: int, data: Any) -> str:
-    column = getattr(data, "columns", {}).get("id")
-    return f"the row with {column} {example.id!r}" if column else f"row {example.id or number}"
+def _reader(pipe: Pipeline, column: list[Any]) -> Callable[[Any], Any]:
+    """Reads one reference of a column as the task reads the whole."""
+    if made := getattr(pipe.task, "reader", None):
+        return made(column, pipe.model)
+    return lambda value: pipe.task.references([value], pipe.model)
 
 
-def _unknown(why: str, row: str, data: Any, name: str) -> None:
+def _labelled(pipe: Pipeline, examples: Sequence[Example]) -> list[bool]:
+    """Which rows have a reference; none has where nothing is in any of them."""
+    told = getattr(pipe.task, "has_label", None)
+    if told is None or all(labels.missing(e.reference) for e in examples if not labels.is_list(e.reference)):
+        return [labels.is_list(e.reference) or not labels.missing(e.reference) for e in examples]
+    return [told(e.reference, pipe.model) for e in examples]
+
+
+def refuse(why: str, example: Example, number: int, data: Any, name: str, kind: str) -> None:
+    """A row that cannot be used: DataError that names file and row or, if bad rows are skipped, counted. number: its
+    place, where it has no id."""
+    column = (getattr(data, "columns", None) or {}).get("id")
+    row = f"the row with {column} {example.id!r}" if column else f"row {example.id or number}"
     if getattr(data, "on_error", "fail") == "fail":
         skip = ", pass --on-error skip," if hasattr(data, "on_error") else ""
         raise DataError(f"{name}, {row}: {why}. Mend it{skip} or name another column with --label-column.")
-    data.skipped("unknown label", f"{row}: {why}")
+    data.skipped(kind, f"{row}: {why}")
 
 
 # What texts are made of, and how what should come out is called beside it.
@@ -213,17 +251,17 @@ def _plain(value: Any) -> tuple[Any, Any]:
     return value, None
 
 
-def evaluation(pipe: Pipeline, examples: Sequence[Example]) -> Evaluation:
-    """All examples if none or all have references; those that have one if most do."""
-    known = [e for e in examples if _has_reference(e)]
-    used = list(known if len(known) * 2 > len(examples) else examples)
+def evaluation(pipe: Pipeline, examples: Sequence[Example], labelled: bool | None = None) -> Evaluation:
+    """All examples if none or all have references; those that have one if most do. labelled: what was decided for a
+    whole of which these are a part, so that all its parts are judged by one metric."""
+    has = _labelled(pipe, examples)
+    labelled = sum(has) * 2 > len(examples) if labelled is None else labelled
+    used = [e for e, there in zip(examples, has, strict=True) if there or not labelled]
     which, grouped = units(used), any(map(has_group, used))
     if prepare := getattr(pipe.task, "prepared", None):  # inputs and references that belong together
         used = [prepare(example) for example in used]
     values = [pipe.task.normalise(e.input) for e in used]
-    references = None
-    if used and len(known) * 2 > len(examples):
-        references = pipe.task.references([e.reference for e in used], pipe.model)
+    references = pipe.task.references([e.reference for e in used], pipe.model) if labelled else None
     return Evaluation(pipe, values, references, which, grouped)
 
 
@@ -234,5 +272,4 @@ def split(pipe: Pipeline, examples: Sequence[Example], *, heal: bool = False) ->
 
     parts = readers.split(examples, fractions=HEALING if heal else PARTS)
     labelled = evaluation(pipe, examples).labelled
-    made = {name: evaluation(pipe, part) for name, part in parts.items()}
-    return made if labelled else {name: replace(part, references=None) for name, part in made.items()}
+    return {name: evaluation(pipe, part, labelled) for name, part in parts.items()}

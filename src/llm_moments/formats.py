@@ -5,31 +5,29 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import sys
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from llm_moments import quotes
+from llm_moments import arrow_formats, folders, image_formats, json_formats, kinds, quotes, sound_formats
 from llm_moments.errors import DataError
+from llm_moments.headers import header_of
+from llm_moments.rows import BadRow, Cells, Row, Source
 
-Row = tuple[int, Mapping[str, Any]]  # 1-based row of data, and its columns
+__all__ = ["BadRow", "Cells", "Row", "about_rows", "reader"]
+
+MOST_LINE = 64_000_000  # characters of one line, so that a file of one endless line does not fill the memory
+LOOKED_AT = 50  # rows by which a header is told from a row
 
 
-class BadRow(Exception):
-    def __init__(self, row: int, kind: str, message: str):
-        super().__init__(message)
-        self.row, self.kind = row, kind
-
-
-def reader(file: Path, encoding: str | None) -> Callable[[], Iterator[Row]]:
-    """A function without arguments that starts a new pass over the rows (of stdin: the only one)."""
-    rows = _rows_of(file, encoding)
-    return lambda: _told(rows(), file, encoding)
+def reader(file: Path, encoding: str | None) -> Source:
+    """The rows of a file or folder, or of stdin (-)."""
+    source = _source(file, encoding)
+    rows = source.rows
+    return Source(lambda only: _told(rows(only), file, encoding), source.notes, source.named)
 
 
 def _told(rows: Iterator[Row], file: Path, encoding: str | None) -> Iterator[Row]:
@@ -52,7 +50,7 @@ def about_rows(path: str | Path) -> int | None:
     """About how many rows a file has, by its lines; None where that cannot be known without reading all of it."""
     file = Path(path)
     suffix = file.suffix.lower()
-    if not file.is_file() or suffix in (".gz", ".json"):
+    if not file.is_file() or suffix in (".gz", ".json", ".arrow", ".feather"):
         return None
     if suffix in (".parquet", ".pq"):
         import pyarrow.parquet as pq
@@ -64,100 +62,145 @@ def about_rows(path: str | Path) -> int | None:
     return max(lines - (1 if suffix in (".csv", ".tsv", ".tab") else 0), 1)
 
 
-def _rows_of(file: Path, encoding: str | None) -> Callable[[], Iterator[Row]]:
+def _source(file: Path, encoding: str | None) -> Source:
     if str(file) == "-":
-        return lambda: stdin_rows(encoding)
-    from llm_moments import image_formats, sound_formats
-
+        return Source(lambda only: stdin_rows(encoding))
     if file.is_dir():
-        if sound_formats.sound_files(file):
-            return lambda: sound_formats.folder_rows(file)
-        if not any(file.glob("*/*.txt")) and image_formats.image_files(file):
-            return lambda: image_formats.folder_rows(file)
-        return lambda: _folder(file, encoding or "utf-8")
+        return _of_folder(file, encoding or "utf-8")
+    kinds.look(file)
     if image_formats.is_idx(file):
-        return lambda: image_formats.idx_rows(file)
+        return Source(lambda only: image_formats.idx_rows(file))
     suffix = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
     if suffix in (".parquet", ".pq"):
-        return lambda: _parquet(file)
-    readers = {
-        ".csv": _table, ".tsv": _table, ".tab": _table, ".jsonl": _json_lines, ".ndjson": _json_lines,
-        ".json": _json, ".txt": _lines,
+        return Source(lambda only: arrow_formats.parquet_rows(file, only), named=True)
+    if suffix in (".arrow", ".feather"):
+        return Source(lambda only: arrow_formats.arrow_rows(file, only), named=True)
+    notes: list[str] = []
+    readers: dict[str, Callable[[], Iterator[Row]]] = {
+        ".csv": lambda: _table(file, encoding, notes), ".jsonl": lambda: _json(file, encoding, True),
+        ".json": lambda: _json(file, encoding, False), ".txt": lambda: _lines(file, encoding),
     }  # fmt: skip
-    if suffix not in readers:
+    readers |= {
+        ".tsv": readers[".csv"],
+        ".tab": readers[".csv"],
+        ".ndjson": readers[".jsonl"],
+        ".text": readers[".txt"],
+    }
+    if suffix in readers:
+        return Source(lambda only: readers[suffix](), notes, suffix not in (".txt", ".text"))
+    if sound_formats.is_sound(file) or image_formats.is_image(file):
+        return _of_files(folders.Survey(file.parent, [file]), sound_formats.is_sound(file))
+    raise DataError(_unknown(file, suffix, readers))
+
+
+def _unknown(file: Path, suffix: str, readers: Collection[str]) -> str:
+    what = f": it {said}" if (said := kinds.by_name(suffix)) else ""
+    return f"{file}: unknown kind of file {suffix!r}{what}; known are {', '.join(readers)}, .parquet, .arrow, IDX and folders"
+
+
+# ------------------------------------------------------------------------------------- folders
+
+
+def _of_folder(folder: Path, encoding: str) -> Source:
+    if arrow_formats.is_saved(folder):
+        return Source(lambda only: arrow_formats.saved_rows(folder, only), named=True)
+    files, _ = folders.walk(folder)
+    sounds = [file for file in files if sound_formats.is_sound(file)]
+    images = [] if sounds else [file for file in files if image_formats.is_image(file)]
+    if sounds:
+        return _of_files(folders.survey(folder, sound_formats.is_sound, classes=False), True)
+    texts = [file for file in files if file not in set(images) and folders.is_text(file)]
+    if images and (len(images) >= len(texts) or not any(len(t.relative_to(folder).parts) > 1 for t in texts)):
+        return _of_files(folders.survey(folder, image_formats.is_image), False)
+    found = folders.survey(folder, folders.is_text)
+    flat, what = not any(map(found.label, found.files)), kinds.folder(folder)
+    if not found.files or (flat and (what or not any(file.suffix for file in found.files))):
         raise DataError(
-            f"{file}: unknown kind of file {suffix!r}; known are {', '.join(readers)}, .parquet, IDX and folders"
+            f"{folder} {what}" if what else f"{folder} holds no CLASS/*.txt, and no images (CLASS/*.jpg, .png, …)"
         )
-    return lambda: readers[suffix](file, encoding)
+    return Source(lambda only: folders.text_rows(found, encoding), found.said("text"))
+
+
+def _of_files(found: folders.Survey, sounds: bool) -> Source:
+    if sounds:
+        beside = {file.with_suffix(".txt") for file in found.files}
+        found.left = [file for file in found.left if file not in beside]
+        return Source(lambda only: sound_formats.folder_rows(found), found.said("sound"))
+    return Source(lambda only: image_formats.folder_rows(found), found.said("image"))
+
+
+# --------------------------------------------------------------------------------------- texts
 
 
 def _open(file: Path, encoding: str | None) -> io.TextIOWrapper:
     """As text, byte order marks minded; undecodable bytes become surrogates and are found row by row."""
-    raw: Any = gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb")
+    raw: Any = file.open("rb")
+    if raw.read(2) == b"\x1f\x8b" or file.suffix.lower() == ".gz":
+        raw.close()
+        raw = gzip.open(file, "rb")
+    raw.seek(0)
     mark = raw.read(4)
     raw.seek(0)
-    found = "utf-16" if mark[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return io.TextIOWrapper(raw, encoding=_encoding(mark, encoding), errors="surrogateescape", newline="")
+
+
+def _encoding(mark: bytes, named: str | None) -> str:
+    if named and named.casefold().replace("_", "-") not in ("utf-8", "utf8"):
+        return named  # a byte order mark is no part of the text in UTF-8 either
     if mark in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-        found = "utf-32"
-    if encoding and encoding.casefold().replace("_", "-") not in ("utf-8", "utf8"):
-        found = encoding  # a byte order mark is no part of the text in UTF-8 either
-    return io.TextIOWrapper(raw, encoding=found, errors="surrogateescape", newline="")
+        return "utf-32"
+    return "utf-16" if mark[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-def clean(number: int, value: str) -> str:
-    for at, char in enumerate(value) if not value.isascii() else ():
-        if "\udc80" <= char <= "\udcff":
-            byte = ord(char) - 0xDC00
-            raise BadRow(
-                number,
-                "undecodable",
-                f"byte 0x{byte:02x} after {value[max(0, at - 20) : at]!r} is not UTF-8 (try --encoding cp1252)",
-            )
-    return value
+def _bounded(stream: Any, name: Any, most: int | None = None) -> Iterator[str]:
+    """Its lines; DataError for one that is longer than any text."""
+    most, number = most or MOST_LINE, 0
+    while line := stream.readline(most):
+        number += 1
+        if len(line) == most and not line.endswith(("\n", "\r")):
+            raise DataError(f"{name}, line {number} has more than {most:,} characters: is it a file of texts?")
+        yield line
 
 
-def _table(file: Path, encoding: str | None) -> Iterator[Row]:
+def _table(file: Path, encoding: str | None, notes: list[str]) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with _open(file, encoding) as stream:
-        header_line = next((line for line in stream if line.strip()), "")
+        header_line = next((line for line in _bounded(stream, file) if line.strip()), "")
         stream.seek(0)
         kind = [suffix.lower() for suffix in file.suffixes if suffix.lower() != ".gz"][-1]
         delimiter = "\t" if kind in (".tsv", ".tab") else _delimiter(header_line)
         if "\x00" in header_line:
             raise DataError(f"{file} is not a text file: it has NUL bytes (try --encoding utf-16-le, if it is UTF-16)")
-        source = quotes.rows(stream, delimiter)
-        header = next((row for row in source if row.fault or any(map(str.strip, row.cells))), None)
-        if header is None:
+        source = quotes.rows(_bounded(stream, file), delimiter)
+        first = next((row for row in source if row.fault or any(map(str.strip, row.cells))), None)
+        if first is None:
             return
-        if header.fault:
-            raise DataError(f"{file}, in the header on line {header.line}: {header.fault}.")
-        names = [name.strip() for name in header.cells]
-        if len(set(names)) != len(names):
-            raise DataError(f"{file}: two columns are called {Counter(names).most_common(1)[0][0]!r}")
+        if first.fault:
+            raise DataError(f"{file}, in the header on line {first.line}: {first.fault}.")
         if kind == ".tab":
-            names = _orange(names, *([row.cells for row in islice(source, 2)] + [[], []])[:2])
-        for number, row in enumerate(source, 1):
-            cells = _Cells(number, names, row.cells)
-            if row.fault:
-                cells.problem = BadRow(number, "open quote", f"on line {row.line} {row.fault}")
-            yield number, cells
+            flags = [row.cells for row in islice(source, 2)] + [[], []]
+            first = quotes.Fields(_orange([name.strip() for name in first.cells], flags[0], flags[1]), 1)
+        some = list(islice(source, LOOKED_AT))
+        header = header_of(first.cells, [row.cells for row in some if not row.fault])
+        if header.said and header.said not in notes:
+            notes.append(header.said)
+        for number, row in enumerate(chain([first] * (not header.lines), some, source), 1):
+            yield number, _cells(number, header, row)
 
 
-class _Cells(dict[str, Any]):
-    """A row that is checked when it is read, so that a bad one does not end the pass over the file."""
-
-    def __init__(self, number: int, header: list[str], cells: list[str]):
-        super().__init__(zip(header, cells, strict=False))
-        self.problem: BadRow | None = None
-        if len(cells) != len(header):
-            self.problem = BadRow(number, "broken row", f"{len(cells)} fields where the header has {len(header)}")
-        self.number = number
-
-    def get(self, key: str, default: Any = None) -> Any:
-        if self.problem:
-            raise self.problem
-        value = super().get(key, default)
-        return clean(self.number, value) if isinstance(value, str) else value
+def _cells(number: int, header: Any, row: quotes.Fields) -> Cells:
+    """Of a name that several columns have the first one's value counts."""
+    found: dict[str, str] = {}
+    for name, cell in zip(header.names, row.cells, strict=False):
+        found.setdefault(name, cell)
+    cells = Cells(number, found)
+    cells.twice = header.twice
+    if row.fault:
+        cells.problem = BadRow(number, "open quote", f"on line {row.line} {row.fault}")
+    elif not header.fits(row.cells):
+        said = f"{len(row.cells)} fields where the header has {len(header.names)}"
+        cells.problem = BadRow(number, "broken row", said)
+    return cells
 
 
 def _delimiter(header: str) -> str:
@@ -169,88 +212,28 @@ def _orange(names: list[str], types: list[str], flags: list[str]) -> list[str]:
     return ["label" if "class" in flag else name for name, flag in zip(names, flags + [""] * len(names), strict=False)]
 
 
-def _json_lines(file: Path, encoding: str | None) -> Iterator[Row]:
+def _json(file: Path, encoding: str | None, line_by_line: bool) -> Iterator[Row]:
     with _open(file, encoding) as stream:
-        for number, line in enumerate((x for x in stream if x.strip()), 1):
-            yield number, _JsonLine(number, line)
-
-
-class _JsonLine(_Cells):
-    def __init__(self, number: int, line: str):
-        dict.__init__(self)
-        self.number, self.problem = number, None
-        try:
-            value = json.loads(clean(number, line))
-        except BadRow as bad:
-            self.problem = bad
-            return
-        except (ValueError, RecursionError) as error:
-            self.problem = BadRow(number, "broken row", f"not JSON ({error}): {line.strip()[:60]!r}")
-            return
-        if isinstance(value, dict):
-            self.update(value)
-        else:
-            self.problem = BadRow(number, "broken row", f"a row is a JSON object, not {line.strip()[:60]!r}")
-
-
-def _json(file: Path, encoding: str | None) -> Iterator[Row]:
-    with _open(file, encoding) as stream:
-        try:
-            values = json.loads(stream.read())
-        except ValueError as error:
-            raise DataError(f"{file} is not JSON: {error}") from error
-    if not isinstance(values, list):
-        raise DataError(f"{file} should hold an array of objects; for one object a line call it .jsonl")
-    for number, value in enumerate(values, 1):
-        yield number, _JsonLine(number, json.dumps(value))
+        most = None if line_by_line else json_formats.MOST_JSON  # an array is often one line
+        yield from json_formats.json_rows(stream, _bounded(stream, file, most), file, line_by_line=line_by_line)
 
 
 def _lines(file: Path, encoding: str | None) -> Iterator[Row]:
     with _open(file, encoding) as stream:
-        for number, line in enumerate(stream, 1):
-            yield number, _Cells(number, ["text"], [line.rstrip("\r\n")])
+        for number, line in enumerate(_bounded(stream, file), 1):
+            yield number, Cells(number, {"text": line.rstrip("\r\n")})
 
 
 def stdin_rows(encoding: str | None = None) -> Iterator[Row]:
     """A text a line, as it comes; undecodable bytes become surrogates and are found row by row."""
     raw = getattr(sys.stdin, "buffer", None)
-    for number, line in enumerate(sys.stdin if raw is None else raw, 1):
-        text = line if isinstance(line, str) else line.decode(encoding or "utf-8", "surrogateescape")
-        yield number, _Cells(number, ["text"], [text.rstrip("\r\n")])
-
-
-def _parquet(file: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from llm_moments.arrow_values import rows_of
-
-    number = 0
+    stream: Any = sys.stdin
+    if raw is not None:
+        mark = raw.peek(4)[:4] if hasattr(raw, "peek") else b""
+        stream = io.TextIOWrapper(raw, _encoding(mark, encoding), errors="surrogateescape", newline="\n")
     try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for row in rows_of(batch):
-                    number += 1
-                    yield number, row
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {error}") from error
-
-
-def _folder(folder: Path, encoding: str) -> Iterator[Row]:
-    """folder/CLASS/anything.txt"""
-    number = 0
-    for file in sorted(folder.glob("*/*.txt")):
-        number += 1
-        text = file.read_bytes().decode(encoding, errors="surrogateescape")
-        yield number, _Cells(number, ["text", "label", "id"], [text, file.parent.name, str(file.relative_to(folder))])
-    if not number:
-        raise DataError(f"{folder} holds no CLASS/*.txt, and no images (CLASS/*.jpg, .png, …){_deeper(folder)}")
-
-
-def _deeper(folder: Path) -> str:
-    """Where there are some a folder further down: folder/train/CLASS/a.png."""
-    from llm_moments.image_formats import image_files
-
-    parts = (part for part in sorted(folder.iterdir()) if part.is_dir() and not part.name.startswith("."))
-    found = next((part for part in parts if image_files(part) or any(part.glob("*/*.txt"))), None)
-    return f". Did you mean {found}?" if found else ""
+        for number, line in enumerate(_bounded(stream, "stdin"), 1):
+            yield number, Cells(number, {"text": line.rstrip("\r\n")})
+    finally:
+        if raw is not None and not stream.closed:
+            stream.detach()

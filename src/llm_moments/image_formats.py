@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from llm_moments.errors import DataError
-from llm_moments.formats import BadRow, Row
+from llm_moments.folders import Survey
 from llm_moments.images import MAX_PIXELS, SUFFIXES, Image, check, image_of
+from llm_moments.rows import BadRow, Row
 
-MAX_IDX = 8 << 30  # bytes of one unpacked file
+MAX_IDX = 4 << 30  # bytes of one unpacked file
+MOST_PACKED = 200  # times the size of the packed file; real images are packed to a third or a tenth
+ROOM = 64 << 20  # bytes up to which that is not looked at
 COLUMNS = ("image", "img", "file", "file_name", "filename", "path", "image_path", "image_file", "picture", "photo")
 INPUT = "image"  # what the readers here call the column
 
@@ -52,6 +55,11 @@ def idx_array(file: Path) -> np.ndarray:
         want = math.prod(sizes)
         if want > MAX_IDX:
             raise DataError(f"{file} says it holds {' x '.join(map(str, sizes))} bytes, over {MAX_IDX:,}")
+        if want > ROOM and want > MOST_PACKED * file.stat().st_size:
+            raise DataError(
+                f"{file} says it holds {' x '.join(map(str, sizes))} bytes, more than {MOST_PACKED} times its own size: these are "
+                "hardly images"
+            )
         raw = _read(stream, want)
         if len(raw) < want or stream.read(1):
             more = "more" if len(raw) == want else f"{len(raw):,}"
@@ -93,24 +101,36 @@ def idx_rows(file: Path) -> Iterator[Row]:
 
 # ------------------------------------------------------------------------------------- folders
 
-
-def image_files(folder: Path) -> list[Path]:
-    """Images of a folder of class folders or, where there are none of those, of the folder itself."""
-    inside = [file for file in sorted(folder.glob("*/*")) if _is_image(file)]
-    return inside or [file for file in sorted(folder.iterdir()) if _is_image(file)]
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir()
+MORE = (".jfif", ".jpe", ".jfi", ".dib", ".pbm", ".pnm", ".apng", ".j2k", ".jpx")
+BEGINNINGS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"P5\n", b"P6\n",
+)  # fmt: skip
 
 
-def folder_rows(folder: Path) -> Iterator[Row]:
+def is_image(file: Path) -> bool:
+    """By its name; whatever else it is called, by its beginning."""
+    if file.suffix.lower() in (*SUFFIXES, *MORE):
+        return not file.is_dir()
+    try:
+        if not file.is_file():
+            return False
+        with file.open("rb") as stream:
+            return begins_as_image(stream.read(16))
+    except OSError:
+        return False
+
+
+def begins_as_image(head: bytes) -> bool:
+    return head.startswith(BEGINNINGS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] == b"ftypavif"
+
+
+def folder_rows(found: Survey) -> Iterator[Row]:
     """folder/CLASS/anything.jpg; images right in the folder have no label. Where a link leads is looked at
     when the row is made an example, so that one that leads out of the folder is one bad row."""
-    for number, file in enumerate(image_files(folder), 1):
-        name = str(file.relative_to(folder))
+    for number, file in enumerate(found.files, 1):
+        name, label = str(file.relative_to(found.folder)), found.label(file)
         row: dict[str, Any] = {INPUT: Image(path=file, name=name), "id": name}
-        yield number, row | ({"label": file.parent.name} if file.parent != folder else {})
+        yield number, row | ({"label": label} if label is not None else {})
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -123,22 +143,24 @@ def image_column(rows: Sequence[Mapping[str, Any]], named: str | None = None) ->
     for name in chosen:
         values = [row[name] for row in rows if name in row and row[name] is not None]
         values = [value for value in values if not isinstance(value, str) or value]
-        if values and all(map(_holds_image, values)):
+        sure = bool(named) or name.casefold() in COLUMNS
+        if values and all(_holds_image(value, sure) for value in values):
             return name
     return None
 
 
-def _holds_image(value: Any) -> bool:
+def _holds_image(value: Any, sure: bool) -> bool:
+    """sure: whether the column's name says so; else bytes must begin as an image does, for they may be anything (an id)."""
     if isinstance(value, Mapping):
         return "bytes" in value and set(value) <= {"bytes", "path"}
     if isinstance(value, str):
-        return value.strip().lower().endswith(SUFFIXES)
-    return isinstance(value, Image | bytes)
+        return value.strip().lower().endswith((*SUFFIXES, *MORE))
+    return isinstance(value, Image) or (isinstance(value, bytes) and (sure or begins_as_image(value[:16])))
 
 
-def image_in(row: Mapping[str, Any], column: str, number: int, root: Path, *, whole: bool) -> Image:
+def image_in(row: Mapping[str, Any], column: str, number: int, root: Path, *, whole: bool, table: str = "") -> Image:
     """The image of one row; BadRow if there is none. root: the folder that paths are below; whole: decode it
-    to its end, so that a damaged one is known now."""
+    to its end, so that a damaged one is known now; table: the file that the row is of, to be named."""
     value = row.get(column)
     if value is None or value in ("", b""):
         raise BadRow(number, "no image", f"column {column!r} is empty")
@@ -146,19 +168,32 @@ def image_in(row: Mapping[str, Any], column: str, number: int, root: Path, *, wh
         if isinstance(value, Mapping) and value.get("bytes") is None:
             value = str(value.get("path") or "")
         if isinstance(value, str):
-            image = _inside(root, root / value.strip(), number, value.strip())
+            name = value.strip()
+            image = Image(path=inside(root, name, number, "unreadable image"), name=name)
         elif isinstance(value, Image) and value.path is not None:  # of a folder of images
-            image = _inside(root, value.path, number, value.name)
+            inside(root, str(value.path), number, "unreadable image", value.name)
+            image = value
         else:
-            image = image_of(value, f"row {number}")
+            image = image_of(value, f"{table}, row {number}" if table else f"row {number}")
         if whole:
             check(image)
+        elif image.path is not None and not image.path.is_file():
+            raise BadRow(number, "unreadable image", f"{image.name}: there is no such image file")
     except DataError as error:
         raise BadRow(number, "unreadable image", str(error)) from None
     return image
 
 
-def _inside(root: Path, file: Path, number: int, name: str) -> Image:
-    if not file.resolve().is_relative_to(root):
-        raise BadRow(number, "outside", f"{name!r} leads out of {root}: images are beside their table or below it")
-    return Image(path=file, name=name)
+def inside(root: Path, name: str, number: int, kind: str, shown: str = "") -> Path:
+    """The file of that name below root; BadRow where it leads out, or where no file can have such a name."""
+    file = root / name
+    try:
+        name.encode()
+        real = file.resolve()
+        file.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # NUL, half a character, too long, a circle of links
+        raise BadRow(number, kind, f"{name[:80]!r} cannot be a file: {error!s:.120}") from None
+    if not real.is_relative_to(root):
+        said = f"{shown or name!r} leads out of {root}: it is outside of the folder where the data are"
+        raise BadRow(number, "outside", said)
+    return file

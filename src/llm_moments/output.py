@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from llm_moments.atomic import replacing, writing
 from llm_moments.errors import DataError, OutputExists, WriteError
+from llm_moments.labels import cell_of
 from llm_moments.tables import WRITERS, plain, to_json, write_lines
 from llm_moments.visible import ESCAPE
 
@@ -206,7 +207,12 @@ def _id(value: Any) -> Any:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """`scores` becomes a column a label; an id stays one value, whatever it is."""
+    """`scores` becomes a column a label; a list of labels one text, and an id stays one value, whatever
+    it is."""
     number = {"id": to_json(row["id"]) if isinstance(row["id"], list | dict) else row["id"]}
-    flat = number | {k: v for k, v in row.items() if k != "id" and not isinstance(v, dict)}
+    named = row.get("scores") or ()
+    flat = number | {
+        k: cell_of(v, named) if isinstance(v, list) and all(isinstance(one, str) for one in v) else v
+        for k, v in row.items() if k != "id" and not isinstance(v, dict)
+    }  # fmt: skip
     return flat | {f"{k}.{name}": v for k, inner in row.items() if k not in flat for name, v in inner.items()}

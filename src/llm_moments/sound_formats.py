@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.errors import DataError
-from llm_moments.formats import BadRow, Row
+from llm_moments.folders import LARGEST, Survey
+from llm_moments.image_formats import inside
+from llm_moments.rows import BadRow, Cells, Row
 
 SUFFIXES = (".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
 COLUMNS = ("audio", "audio_path", "audio_filepath")  # sounds by their name, whatever they hold
@@ -57,29 +59,43 @@ def sound_in(row: Mapping[str, Any], column: str, number: int, root: Path) -> An
 
 
 def _inside(root: Path, name: str, number: int) -> Path:
-    file = (root / name).resolve()
-    if not file.is_relative_to(root):
-        raise BadRow(number, "outside", f"{name!r} is outside of {root}, where the data are")
+    file = inside(root, name, number, "no sound").resolve()
     if not file.is_file():
         raise BadRow(number, "no such file", f"{name!r}: there is no such file in {root}")
     return file
 
 
-def sound_files(folder: Path) -> list[Path]:
-    """All below the folder, sorted; what begins with a dot is left out."""
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    return sorted(file for file in found if not any(p.startswith(".") for p in file.relative_to(folder).parts))
+BEGINNINGS = (b"fLaC", b"OggS", b"ID3", b".snd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 
 
-def folder_rows(folder: Path) -> Iterator[Row]:
+def is_sound(file: Path) -> bool:
+    """By its name; a file without a suffix by its beginning."""
+    if file.suffix:
+        return file.suffix.lower() in SUFFIXES and file.is_file()
+    try:
+        if not file.is_file():
+            return False
+        with file.open("rb") as stream:
+            head = stream.read(12)
+    except OSError:
+        return False
+    return head.startswith(BEGINNINGS) or (head[:4], head[8:12]) in ((b"RIFF", b"WAVE"), (b"FORM", b"AIFF"))
+
+
+def folder_rows(found: Survey) -> Iterator[Row]:
     """Each sound with what is said in it, where a text of the same name lies beside it (clip.wav, clip.txt)."""
-    for number, file in enumerate(sound_files(folder), 1):
-        name = str(file.relative_to(folder))
+    for number, file in enumerate(found.files, 1):
+        name = str(file.relative_to(found.folder))
         row: dict[str, Any] = {INPUT: name, "id": name}
         beside = file.with_suffix(".txt")
+        problem = None
         if beside.is_file():
             try:
+                if beside.stat().st_size > LARGEST:
+                    raise BadRow(number, "too long", f"{beside} has more than {LARGEST:,} bytes")
                 row["text"] = beside.read_text(encoding="utf-8-sig").strip()
             except UnicodeError as error:
-                raise BadRow(number, "undecodable", f"{beside} is no UTF-8: {error}") from None
-        yield number, row
+                problem = BadRow(number, "undecodable", f"{beside} is no UTF-8: {error}")
+            except BadRow as bad:
+                problem = bad
+        yield number, Cells(number, row, problem)

@@ -101,7 +101,7 @@ def test_labels_that_the_model_does_not_know(say: Say, model: Path, tmp_path: Pa
     for verb in (("weigh", model), ("compare", model, model), ("improve", model, "--out", tmp_path / "o")):
         assert known.replace("in.csv", "rest.csv") in say(*verb, "--data", rest)
     said = say("compare", model, model, "--data", file, "--on-error", "skip", code=0)
-    assert "1 empty text, 1 unknown label" in said
+    assert "1 empty text, 1 no label, 1 unknown label" in said
     ids = write(tmp_path / "in.jsonl", '{"id":"x1","text":"a","label":"what"}\n')
     assert "the row with id 'x1'" in say("compare", model, model, "--data", ids)
     assert "Is --label-column right?" in say("compare", model, model, "--data", ids, "--on-error", "skip")

@@ -94,7 +94,7 @@ def distill(
             pipe, examples, out, student=student, evaluate=judged, temperature=temperature, hidden=hidden,
             quantize=quantize, overwrite=overwrite, progress=tick, device=device, **settings,
         )  # fmt: skip
-    o.tell_skipped(examples)
+    o.tell_skipped(examples, judged)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if fmt == "json":

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from llm_moments.cli.settings import take
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline, Plan
 
+FORMAT = ContextVar("format", default="human")  # of the verb that runs, for what is said beside its result
 Config = Annotated[
     str | None,
     typer.Option("--config", envvar="MOMENTS_CONFIG", metavar="FILE", is_eager=True, callback=take, parser=paths.text,
@@ -96,6 +98,7 @@ def output_format(chosen: str, as_json: bool) -> str:
 
     if chosen not in ("human", "json", "quiet"):
         raise InputError(f"--format is human, json or quiet, not {chosen!r}")
+    FORMAT.set(chosen)
     return "json" if as_json else chosen
 
 
@@ -157,7 +160,19 @@ def read_data(
 ) -> Any:  # fmt: skip
     from llm_moments.data import read
 
-    return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit, group=group)
+    found = read(
+        path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit, group=group
+    )
+    tell_notes(found)
+    return found
+
+
+def tell_notes(data: Any) -> None:
+    """How the examples were taken, once each, on stderr; nothing with --format quiet."""
+    if FORMAT.get() != "quiet":
+        for said in data.notes:
+            print(f"{data.path}: {said}", file=sys.stderr)
+    data.notes.clear()
 
 
 def free(*outputs: Path | None, data: str, overwrite: bool = False, tensorboard: Path | None = None) -> None:
@@ -193,13 +208,15 @@ def _writable(folder: Path) -> None:
         raise InputError(f"{there} may not be written to; choose another place for what is written")
 
 
-def tell_skipped(data: Any) -> None:
-    """What `--on-error skip` left out, by kind, and the first rows of it."""
-    if sum(data.errors.values()):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in data.errors.items())
-        print(f"skipped rows: {kinds}", file=sys.stderr)
-        for line in data.reported[:5]:
-            print(f"  {line}", file=sys.stderr)
+def tell_skipped(*sources: Any) -> None:
+    """What `--on-error skip` left out, by kind, and the first rows of it; and what was noted while they were used."""
+    for data in (source for source in sources if source is not None):
+        tell_notes(data)
+        if sum(data.errors.values()):
+            kinds = ", ".join(f"{count} {kind}" for kind, count in data.errors.items())
+            print(f"skipped rows{f' of {data.path}' if len(sources) > 1 else ''}: {kinds}", file=sys.stderr)
+            for line in data.reported[:5]:
+                print(f"  {line}", file=sys.stderr)
 
 
 def tell_counted(counted: str) -> None:

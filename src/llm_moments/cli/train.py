@@ -204,7 +204,7 @@ def train(
             task=task,
             **settings,
         )  # fmt: skip
-    o.tell_skipped(examples)
+    o.tell_skipped(examples, judged)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if fmt == "json":

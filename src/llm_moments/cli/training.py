@@ -65,7 +65,7 @@ def faster(
             model, examples, evaluate=judged, out=out, budget=budget, max_rise=0.05 if max_rise is None else max_rise,
             overwrite=overwrite, progress=tick, device=device, **settings,
         )  # fmt: skip
-    o.tell_skipped(examples)
+    o.tell_skipped(examples, judged)
     if fmt == "json":
         o.print_json(done.to_dict())
     elif fmt == "human":

@@ -109,7 +109,7 @@ def weigh(
                 model, examples, judged, budget=budget, seeds=seeds, settings=settings_named(set_), max_drop=max_drop,
                 exhaustive=exhaustive, out=out, tick=tick, device=device,
             )  # fmt: skip
-        o.tell_skipped(examples)
+        o.tell_skipped(examples, judged)
         if fmt == "json":
             o.print_json(found.to_dict())
         elif fmt == "human":

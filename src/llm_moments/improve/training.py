@@ -17,7 +17,7 @@ from llm_moments.atomic import write_atomic
 from llm_moments.budget import seconds
 from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineError, InputError
-from llm_moments.evaluation import evaluation, gather
+from llm_moments.evaluation import evaluation, gather, opened
 from llm_moments.improve.moves import BASELINE, Move, moves, toml
 from llm_moments.improve.training_certificate import CONFIDENCE, TrainingCertificate, TrainingLook
 from llm_moments.train import linear
@@ -57,12 +57,14 @@ def improve_training(
         raise InputError("a linear model trains in seconds; improve --train is for networks")
     begin, allowed = time.monotonic(), seconds(budget)
     tick = progress or (lambda done, message: None)
-    examples, name = gather(data, **(read or {}))
-    judged = gather(evaluate, **(read or {}))[0]
+    data, evaluate = opened(data, **(read or {})), opened(evaluate, **(read or {}))
+    examples, name = gather(data)
+    judged = gather(evaluate)[0]
     length = {} if "max_length" in settings else {"max_length": 512}
     course = Course(
-        Path(model), examples, judged, {**BASELINE, **length, **settings}, room_for(Path(out), overwrite), device, name
-    )
+        Path(model), examples, judged, {**BASELINE, **length, **settings}, room_for(Path(out), overwrite), device, name,
+        (data, evaluate),
+    )  # fmt: skip
     run = _Run(course, begin, allowed, max_rise, tick)
     certificate = run.finish()
     words = certificate.words()

@@ -10,7 +10,14 @@ from llm_moments.engines.generator import Prompt
 from llm_moments.errors import DataError
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
-from llm_moments.tasks.generation import Generation, decoding_tries, engine_tries, first_engine, whole_text
+from llm_moments.tasks.generation import (
+    Generation,
+    decoding_tries,
+    engine_tries,
+    first_engine,
+    is_pair,
+    whole_text,
+)
 
 
 class TextGeneration(Generation):
@@ -81,7 +88,7 @@ class Chat(TextGeneration):
     def normalise(self, value: Any) -> Any:
         if isinstance(value, Mapping) and "messages" in value:
             value = value["messages"]
-        if isinstance(value, Mapping | str):
+        if isinstance(value, Mapping | str) or is_pair(value):
             return super().normalise(value)
         turns = messages_of(value)
         for _, content in turns:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments import labels as meaning
 from llm_moments import stats
 from llm_moments.core import Knob, Pace
 from llm_moments.errors import DataError, PlanError
+from llm_moments.labels import MULTI, REGRESSION, SINGLE
 
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 METRICS = {SINGLE: "accuracy", MULTI: "F1 of each example", REGRESSION: "R²"}
 
 
@@ -91,16 +92,21 @@ class Classification:
 
     # -- references and scores
 
-    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
-        return [self._reference(value, model, row) for row, value in enumerate(raw, 1)]
+    def has_label(self, value: Any, model: Any) -> bool:
+        return meaning.labelled(value, model.problem_type)
 
-    def _reference(self, value: Any, model: Any, row: int) -> Any:
-        if value is None or model.problem_type == REGRESSION:
-            return _number(value, row)
-        if model.problem_type == MULTI:
-            several = value if isinstance(value, list | tuple | set) else str(value).split("|") if value != "" else []
-            return frozenset(_label(v, model, row) for v in several)
-        return _label(value, model, row)
+    def reader(self, column: Iterable[Any], model: Any) -> meaning.Reading:
+        return meaning.reading(model.problem_type, model.labels, column)
+
+    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+        column, found = list(raw), []
+        read = self.reader(column, model)
+        for row, value in enumerate(column, 1):
+            try:
+                found.append(read(value))
+            except DataError as error:
+                raise DataError(f"row {row}: {error}") from None
+        return found
 
     def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
         if model.problem_type == SINGLE:
@@ -151,49 +157,6 @@ class Classification:
         if model.problem_type == MULTI:
             return ((outputs > 0) == (others > 0)).all(axis=1)
         return np.abs(outputs - others)[:, 0] <= 1e-2 * (float(others.std()) or 1.0)
-
-
-def _number(value: Any, row: int) -> float | None:
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"row {row}: the label {value!r} is not a number, and this model is a regression") from None
-    if not np.isfinite(number):
-        raise DataError(f"row {row}: the label {value!r} is not finite")
-    return number
-
-
-def _whole(text: str) -> int | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None
-
-
-def _folded(labels: Sequence[str]) -> dict[str, int]:
-    """Names without regard to case, where that leaves them apart."""
-    plain = [name.casefold() for name in labels]
-    return {name: i for i, name in enumerate(plain) if plain.count(name) == 1}
-
-
-def _label(value: Any, model: Any, row: int) -> int:
-    """A label by name or, where names are numbers or missing, by index."""
-    index = model.__dict__.setdefault("_label_index", {name: i for i, name in enumerate(model.labels)})
-    folded = model.__dict__.setdefault("_label_folded", _folded(model.labels))
-    text = str(value).strip()
-    number = _whole(text)
-    for name in (text, text if number is None else str(number)):  # 1.0 is how pandas reads a column of 1 with gaps
-        found = index.get(name, folded.get(name.casefold()))
-        if found is not None:
-            return found
-    numbered = any(_whole(name) is not None for name in model.labels)  # then a number is meant as a name
-    if number is not None and 0 <= number < len(model.labels) and not numbered:
-        return number
-    known = ", ".join(model.labels[:12]) + (", …" if len(model.labels) > 12 else "")
-    raise DataError(f"row {row}: the model does not know the label {value!r}; it knows {known}")
 
 
 def _f1(predicted: np.ndarray, reference: frozenset[int]) -> float:

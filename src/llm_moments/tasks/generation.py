@@ -100,6 +100,8 @@ class Generation:
 
 
 def whole_text(value: Any, what: str) -> str:
+    if is_pair(value):
+        raise DataError(f"two texts a row, and {what} is one: name its column with --text-column")
     if not isinstance(value, str):
         raise DataError(f"{what} is a text, not {value!r:.80}")
     try:
@@ -108,6 +110,11 @@ def whole_text(value: Any, what: str) -> str:
         broken = value[error.start]
         raise DataError(f"{what} holds {broken!r}, half a character: it was not decoded rightly") from None
     return value
+
+
+def is_pair(value: Any) -> bool:
+    """Two texts, as a file with two columns of them is read for classifiers."""
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, str) for v in value)
 
 
 def first_engine(model: Any) -> str:

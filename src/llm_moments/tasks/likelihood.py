@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
+from llm_moments import labels
 from llm_moments.core import Batch, Example, Knob, Plan, Recorder, Step
 from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.prompt import Dialogue, Messages
@@ -202,9 +204,10 @@ class _OfChoices(_Likelihood):
 
     def prepared(self, example: Example) -> Example:
         answer, texts = example.reference, self.normalise(example.input).texts
-        if answer is None or answer == "":
+        if labels.missing(answer):
             return example
-        return replace(example, reference=_number(answer, texts, example.id))
+        named = _names(example.input["choices"] if isinstance(example.input, Mapping) else None)
+        return replace(example, reference=_number(answer, texts, example.id, named))
 
     def normalise(self, value: Any) -> Any:
         if isinstance(value, Given):
@@ -261,13 +264,22 @@ def _texts(choices: Any) -> tuple[str, ...]:
     return tuple(whole_text(text, "a choice") for text in choices)
 
 
-def _number(answer: Any, texts: Sequence[str], row: Any) -> int:
-    """The choice that an answer means: its text first, then its number, also written as a text."""
+def _names(choices: Any) -> list[Any]:
+    """What a row calls its choices, as ARC does: {"text": […], "label": ["A", "B", …]}."""
+    return list(choices["label"]) if isinstance(choices, Mapping) and "label" in choices else []
+
+
+def _number(answer: Any, texts: Sequence[str], row: Any, names: Sequence[Any] = ()) -> int:
+    """The choice that an answer means: its text first, then what the row calls it, then its number, however written."""
     if isinstance(answer, str) and answer in texts:
         return texts.index(answer)
-    number = int(answer) if isinstance(answer, str) and answer.strip().isdecimal() else answer
-    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(texts):
-        return int(number)
+    if names:
+        called = [at for at, name in enumerate(names) if labels.spelt(name) == labels.spelt(answer)]
+        found = Decimal(called[0]) if len(called) == 1 else None
+    else:
+        found = labels.number(getattr(answer, "number", answer))
+    if found is not None and found == found.to_integral_value() and 0 <= found < len(texts):
+        return int(found)
     raise DataError(
         f"row {row}: the answer {answer!r:.60} is none of its {len(texts)} choices (a number from 0, or the text)"
     )

@@ -18,13 +18,13 @@ from llm_moments.atomic import write_atomic
 from llm_moments.core import Example, Pipeline
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
-from llm_moments.evaluation import Evaluation, evaluation
+from llm_moments.evaluation import Evaluation, evaluation, judging
 from llm_moments.train import back_translation, linear
 from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import digest_of, placed, plain, prepared
 from llm_moments.train.loop import Loop, Settings
-from llm_moments.train.problem import labels_of, targets_of
-from llm_moments.train.start import Start, start
+from llm_moments.train.problem import lesson_of, targets_of
+from llm_moments.train.start import Start, head_of, start
 from llm_moments.train.train import loss_of
 from llm_moments.train.vitals import BlockVitals, Vitals
 
@@ -70,7 +70,8 @@ class Run:
 class Course:
     """A model, examples to learn from and to judge by, and settings; `run` trains with some of them changed.
 
-    folder: where runs are kept, so that the same call again takes them from there.
+    folder: where runs are kept, so that the same call again takes them from there. sources: where the examples to learn
+    from and to judge by come from, which says whether bad rows are skipped, and counts them.
     """
 
     model: Path
@@ -80,6 +81,7 @@ class Course:
     folder: Path | None = None
     device: str = "auto"
     name: str = "examples"
+    sources: tuple[Any, Any] = (None, None)
 
     def __post_init__(self) -> None:
         from llm_moments.engines.torch_eager import best_device
@@ -88,8 +90,10 @@ class Course:
             self.settings = linear.settings_for(self.settings)
         self.base = settings_of(self.settings)
         self.device = best_device(self.device)
+        old = None if self.base.new_head else head_of(self.model)
+        lesson = lesson_of(self.examples, self.name, old, self.sources[0])
+        self.examples, self.labels, self.problem = lesson.examples, lesson.labels, lesson.problem
         references = [e.reference for e in self.examples]
-        self.labels, self.problem = labels_of(references, self.name)
         begun = self.begun(replace(self.base, seed=0))
         self.task, self.described = begun.task, begun.model
         check_augment(self.base.augment, self.base.balance, self.task, self.problem)
@@ -107,7 +111,10 @@ class Course:
         self.block_names = list(Vitals(begun.module).sums) if _has_layers(begun.module) else []
 
     def judged_by(self, examples: list[Example]) -> Evaluation:
-        part = evaluation(self.pipe, examples)
+        data = self.sources[1]
+        part = evaluation(
+            self.pipe, judging(self.pipe, examples, data, str(getattr(data, "path", self.name)), varied=False)
+        )
         if not part.labelled:
             raise DataError("the evaluation examples have no labels, so that nothing can be judged by them")
         return part

@@ -14,7 +14,7 @@ import numpy as np
 from llm_moments.core import Pipeline, Plan
 from llm_moments.engines.base import Engines, put_on
 from llm_moments.errors import EngineError, InputError
-from llm_moments.evaluation import evaluation, gather
+from llm_moments.evaluation import evaluation, gather, judging, opened
 from llm_moments.model import Model, load, open_model
 from llm_moments.train import distill_images
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
@@ -69,6 +69,7 @@ def distill(
     if "truncate" not in base.plan and not images:
         raise InputError(f"a student can be taught by a classifier of texts or images, not by one of {base.task.name}")
     examples, _ = gather(data)
+    evaluate = opened(evaluate)
     judged = gather(evaluate) if evaluate is not None else ([], "")
     if quantize not in (None, "int8"):
         raise InputError(f"a student learns to bear int8 (quantize), not {quantize!r}")
@@ -123,7 +124,7 @@ def distill(
         else Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}})
     )
     pipe = Pipeline(base.task, described, plan, engines=Engines(described))
-    part = evaluation(pipe, judged[0]) if judged[0] else None
+    part = evaluation(pipe, judging(pipe, judged[0], evaluate, judged[1], varied=False)) if judged[0] else None
     if part is not None and not part.labelled:
         answers = base.outputs(part.values)
         part = replace(part, references=base.task.as_references(answers, base.model))

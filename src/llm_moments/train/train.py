@@ -8,18 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llm_moments import data as readers
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, InputError
-from llm_moments.evaluation import evaluation, gather
+from llm_moments.evaluation import evaluation, gather, judging, opened
 from llm_moments.model import Model
 from llm_moments.train import back_translation, linear, pseudo
 from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain, run_folder
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
-from llm_moments.train.problem import check_head, labels_of, targets_of
+from llm_moments.train.problem import lesson_of, targets_of
 from llm_moments.train.start import head_of, start
 from llm_moments.train.train_sequences import TASKS as SEQUENCES
 from llm_moments.train.train_sequences import is_sequences, train_sequences
@@ -60,11 +59,10 @@ def train(
     except TypeError as error:
         raise InputError(str(error).replace("Settings.__init__() ", "train ")) from error
     begin = time.perf_counter()
-    if isinstance(data, str | Path):
-        data = readers.read(data, **(read or {}))
+    data, evaluate = opened(data, **(read or {})), opened(evaluate, **(read or {}))
     examples, name = gather(data)
     read_s = time.perf_counter() - begin
-    judged = gather(evaluate, **(read or {})) if evaluate is not None else ([], "")
+    judged = gather(evaluate) if evaluate is not None else ([], "")
     if wanted.early_stopping and not judged[0]:
         raise InputError("early stopping needs examples to judge by: --eval")
     out = Path(out)
@@ -72,7 +70,7 @@ def train(
         if unlabelled is not None:
             raise InputError("labels for unlabelled rows are given by classifiers only")
         return train_sequences(
-            model, examples, name, out, wanted, task=task, judged=judged, read_s=read_s, overwrite=overwrite,
+            model, examples, name, out, wanted, task=task, judged=judged, sources=(data, evaluate), read_s=read_s, overwrite=overwrite,
             progress=progress, device=device, on_update=on_update,
         )  # fmt: skip
     if task not in (None, "text-classification", "image-classification"):
@@ -84,10 +82,9 @@ def train(
     back = back_translation.begun(wanted, run_folder(out))
     if back is not None and not wanted.augment.get(back_translation.NAME):
         raise InputError(f"two translating models say nothing without --augment {back_translation.NAME}=0.3")
+    lesson = lesson_of(examples, name, None if wanted.new_head else head_of(model), data)
+    examples, labels, problem, head = lesson.examples, lesson.labels, lesson.problem, lesson.said
     references = [e.reference for e in examples]
-    labels, problem = labels_of(references, name)
-    old = None if wanted.new_head else head_of(model)
-    head = check_head(references, labels, problem, old, name) if old else ""
     begun = start(model, [e.input for e in examples], labels, problem, wanted)
     kind, module, described = begun.task, begun.module, begun.model
     check_augment(wanted.augment, wanted.balance, kind, problem)
@@ -115,7 +112,7 @@ def train(
         references = [e.reference for e in examples]
     pipe = Pipeline(kind, described, begun.plan, engines=Engines(described))
     known = kind.references(references, described)
-    part = evaluation(pipe, judged[0]) if judged[0] else None
+    part = evaluation(pipe, judging(pipe, judged[0], evaluate, judged[1], varied=False)) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")
     values = [kind.normalise(e.input) for e in examples]

@@ -12,7 +12,8 @@ from typing import Any
 from llm_moments.core import Example, Pipeline, Plan
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, InputError, ModelError
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluation import Evaluation, refuse
+from llm_moments.labels import missing
 from llm_moments.model import Model, checked_config
 from llm_moments.tasks.base import MEANT, task_for
 from llm_moments.train.fit import Job, Training, digest_of, fit, made_way, plain
@@ -64,10 +65,11 @@ def is_fresh(model: str | Path) -> bool:
 
 def train_sequences(
     model: str | Path, examples: Sequence[Example], name: str, out: Path, wanted: Settings, *, task: str | None,
-    judged: tuple[Sequence[Example], str], read_s: float = 0.0, overwrite: bool = False, progress: Any = None,
+    judged: tuple[Sequence[Example], str], sources: tuple[Any, Any] = (None, None), read_s: float = 0.0, overwrite: bool = False, progress: Any = None,
     device: str = "auto", on_update: Any = None,
 ) -> Training:  # fmt: skip
-    """Learns the answers of the examples; arguments as `train` has them."""
+    """Learns the answers of the examples; arguments as `train` has them. sources: where the examples to learn from and to
+    judge by come from, which says whether bad rows are skipped, and counts them."""
     for setting, usual in NOT_HERE.items():
         if getattr(wanted, setting) != usual:
             raise InputError(
@@ -92,8 +94,8 @@ def train_sequences(
     )  # fmt: skip
     plan = Plan({}).with_(**wanted.choices)
     pipe = Pipeline(learning, described, plan, engines=Engines(described))
-    values = _values(learning, examples, name, seq2seq)
-    held = _values(learning, judged[0], judged[1], seq2seq)
+    values = _values(learning, examples, name, seq2seq, sources[0])
+    held = _values(learning, judged[0], judged[1], seq2seq, sources[1])
     if wanted.pack:
         _keeps_apart(module, learning, seq2seq)
     question = {"model": described.digest, "data": digest_of(examples, judged[0]), "settings": plain(asdict(wanted))}
@@ -118,15 +120,18 @@ def train_sequences(
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 
 
-def _values(learning: Learning, examples: Sequence[Example], name: str, needed: bool) -> list[Any]:
+def _values(learning: Learning, examples: Sequence[Example], name: str, needed: bool, data: Any) -> list[Any]:
     made = []
     for row, example in enumerate(examples, 1):
-        if needed and (example.reference is None or example.reference == ""):
-            raise DataError(f"{name}, row {row}: no answer to learn; name its column with --label-column")
+        if needed and missing(example.reference):
+            refuse("no answer to learn", example, row, data, name, "no label")
+            continue
         try:
             made.append(learning.normalise((example.input, example.reference)))
         except DataError as error:
-            raise DataError(f"{name}, row {row}: {error}") from None
+            refuse(str(error), example, row, data, name, "wrong row")
+    if examples and not made:
+        raise DataError(f"{name}: no row has an answer to learn; name its column with --label-column")
     return made
 
 

@@ -111,7 +111,7 @@ def _hash(text: str) -> bytes:
 def _classes(references: Sequence[Any]) -> Counter[int]:
     found: Counter[int] = Counter()
     for reference in references:
-        found.update(reference if isinstance(reference, list | tuple) else [reference])
+        found.update(reference if isinstance(reference, list | tuple | set | frozenset) else [reference])
     return found
 
 

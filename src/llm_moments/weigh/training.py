@@ -13,7 +13,7 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.budget import seconds
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
-from llm_moments.evaluation import gather
+from llm_moments.evaluation import gather, opened
 from llm_moments.train.augment import priced_images, priced_texts
 from llm_moments.train.course import LEAST_ROWS, Course, Run, room_for
 from llm_moments.train.vitals import BlockVitals, mean_vitals
@@ -48,10 +48,13 @@ def weigh_training(
         raise InputError(f"seeds are 2 to 50, for one tells nothing about the others, not {seeds!r}")
     tick = progress or (lambda done, message: None)
     begin, allowed = time.monotonic(), seconds(budget)
-    examples, judged_by, name = _parts(data, evaluate, read or {})
+    data, evaluate = opened(data, **(read or {})), opened(evaluate, **(read or {}))
+    examples, judged_by, name = _parts(data, evaluate)
     settings.setdefault("epochs", 1)
     folder = _folder(Path(out)) if out is not None else None
-    course = Course(Path(model), examples, judged_by, settings, folder, device, name)
+    course = Course(
+        Path(model), examples, judged_by, settings, folder, device, name, (data, data if evaluate is None else evaluate)
+    )
     study = _Study(course, allowed, begin, seeds, tick)
     study.plan(len(course.block_names) + 1 + len(augmentations(course)) + len(extra or {}))
     tick(0.0, "the training as it is")
@@ -69,12 +72,12 @@ def _folder(out: Path) -> Path:
         raise InputError(f"{out} holds something else than an earlier weigh --train; choose another --out") from error
 
 
-def _parts(data: Any, evaluate: Any, read: Mapping[str, Any]) -> tuple[list[Any], list[Any], str]:
+def _parts(data: Any, evaluate: Any) -> tuple[list[Any], list[Any], str]:
     from llm_moments import data as readers
 
-    examples, name = gather(data, **read)
+    examples, name = gather(data)
     if evaluate is not None:
-        return examples, gather(evaluate, **read)[0], name
+        return examples, gather(evaluate)[0], name
     parts = readers.split(examples, fractions={"learn": 1 - HELD, "judge": HELD})
     if not parts["learn"] or not parts["judge"]:
         raise DataError(f"{name}: {len(examples)} examples are too few to learn from and to judge by; give --eval")
