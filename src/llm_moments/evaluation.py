@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -273,3 +273,22 @@ def split(pipe: Pipeline, examples: Sequence[Example], *, heal: bool = False) ->
     parts = readers.split(examples, fractions=HEALING if heal else PARTS)
     labelled = evaluation(pipe, examples).labelled
     return {name: evaluation(pipe, part, labelled) for name, part in parts.items()}
+
+
+def split_to_ask(
+    pipe: Pipeline, labelled: Sequence[Example], unlabelled: Sequence[Example], *, heal: bool = False
+) -> dict[str, Evaluation]:
+    """The splits where questions are asked: labelled rows are searched on, all others certify; what is (nearly) in both
+    certifies nothing. Without any labelled row a part of the others is searched on, by agreement."""
+    from llm_moments import data as readers
+
+    bare = [replace(example, reference=None) for example in unlabelled]
+    fractions = HEALING if heal else PARTS
+    if not labelled:
+        parts = readers.split(bare, fractions=fractions)
+        return {name: evaluation(pipe, part, False) for name, part in parts.items()}
+    parts = readers.split(labelled, fractions={name: share for name, share in fractions.items() if name != "certify"})
+    known = set(units(labelled).tolist())
+    parts["certify"] = [e for e, unit in zip(bare, units(bare).tolist(), strict=True) if unit not in known]
+    judged = evaluation(pipe, labelled).labelled
+    return {name: evaluation(pipe, part, judged and name != "certify") for name, part in parts.items()}

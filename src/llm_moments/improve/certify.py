@@ -25,7 +25,8 @@ class Certificate:
     against the certification split, in an order fixed before, up to the first that failed: so each may
     spend the whole error (stats.fixed_sequence). hand_speedup: over the plan set by hand. assumes: what the
     bound of the drop takes for granted, in words; empty where that is nothing. baseline: how it departs from the stock
-    plan; empty where it is that. answers: how the baseline's answers were computed, if not by the baseline itself.
+    plan; empty where it is that. answers: how the baseline's answers were computed, if not by the baseline itself. asked: how the
+    labels came about, if by questions.
     """
 
     certified: bool
@@ -58,6 +59,7 @@ class Certificate:
     assumes: str = ""
     baseline: str = ""
     answers: str = ""
+    asked: str = ""
     independent: int | None = None  # of the certification rows; None: not told (older certificates)
     counted: str = ""  # where not all rows are: how many, and what of them counts once
 
@@ -84,7 +86,7 @@ class Certificate:
                 "times faster than this one, but it was not expected to keep the answers."
             )
         of = "the references" if self.labelled else "the baseline's own answers (no references were given)"
-        more = "".join(f" {said}" for said in (self.baseline, self.answers, self.assumes) if said)
+        more = "".join(f" {said}" for said in (self.asked, self.baseline, self.answers, self.assumes) if said)
         return (
             f"With {self.confidence:.0%} confidence the {self.metric} against {of} drops by less than "
             f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.counted or f'{self.n_certify:,} examples'}, "
@@ -120,8 +122,8 @@ class Look:
     passed: bool
     drop: float
     drop_high: float
-    score: float
-    baseline_score: float
+    score: float | None  # None where only differing rows were labelled
+    baseline_score: float | None
     harmful: int
     beneficial: int
     needs: int | None

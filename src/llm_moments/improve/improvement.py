@@ -40,6 +40,8 @@ class Improvement:
     elsewhere: Sequence[Mapping[str, Any]] = ()
     nearly: str = ""
     stands: str = ""
+    waiting: int = 0  # questions without an answer that could bring more
+    questions: Path | None = None
 
     @property
     def certified(self) -> bool:
@@ -62,6 +64,8 @@ class Improvement:
             "elsewhere": [dict(one) for one in self.elsewhere],
             "nearly": self.nearly,
             "stands": self.stands,
+            "waiting": self.waiting,
+            "questions": str(self.questions) if self.questions else None,
         }
 
     def report(self) -> str:

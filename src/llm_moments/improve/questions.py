@@ -92,9 +92,8 @@ class Questions:
 
     # -- the file
 
-    def write(self, file: Path) -> None:
-        """questions.csv; labels that are there already stay, and the order tells nothing of where plans differ most."""
-        known = read(file) if file.exists() else {}
+    def write(self, file: Path, known: Mapping[str, str]) -> None:
+        """questions.csv, with the answers that are known; the order tells nothing of where plans differ most."""
         head = TEXT_COLUMNS if self.texts else COLUMNS
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")

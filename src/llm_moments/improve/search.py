@@ -15,6 +15,7 @@ from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.evaluation import Evaluation
 from llm_moments.improve.odds import APART, chance, sequence
+from llm_moments.improve.questions import guessed
 from llm_moments.improve.study import Study, Trial
 from llm_moments.measure import measure
 
@@ -45,6 +46,7 @@ class Search:
         self.built = 0.0  # seconds that the dearest graph so far took to build
         self.heal: Callable[[Pipeline, int, float, str], str] | None = None  # of improve.heal; gives a name of weights
         self.first: Callable[[Pipeline], str] | None = None  # trains a model to put first; name of its weights
+        self.asks = False  # whether what differs will be asked about: without labels, not all of it is harm then
         self._odds: dict[str, float] = {}
 
     # -- time
@@ -117,7 +119,16 @@ class Search:
         """float64 [n]: what each independent example of the search split loses under the plan."""
         return self._drops(self.outputs(trial))
 
+    def differs(self, trial: Trial) -> np.ndarray:
+        """bool [n]: where the plan answers otherwise than the baseline."""
+        return self._differs(self.outputs(trial))
+
+    def _differs(self, outputs: np.ndarray) -> np.ndarray:
+        return ~np.asarray(self.stock.task.argmax_equal(outputs, self.baseline, self.stock.model), bool)
+
     def _drops(self, outputs: np.ndarray) -> np.ndarray:
+        if self.asks and not self.part.labelled:
+            return guessed(self._differs(outputs))
         return self.part.drops(self.base_scores, self.part.scores(outputs, self.baseline))
 
     def good(self) -> list[Trial]:
