@@ -87,7 +87,7 @@ def test_greedy_is_the_naive_decode_loop(pipe: Any, engine: str) -> None:
 def languages_forced(pipe: Any) -> bool:
     from llm_moments.tasks.translation import generation_config
 
-    return generation_config(pipe.model).get("forced_eos_token_id") is not None
+    return "forced_eos_token_id" in asked_by(pipe.model)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -16,7 +16,9 @@ from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened
 from llm_moments.engines.ctranslate2_translate import STORED, converted
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError
+from llm_moments.generation_settings import asked_by
 
+EARLIEST = 50  # ticks of 0.02 s: the first time is at most 1 s, as in Whisper's own decoding
 ALIKE = 0.75  # of the longest chunk of a batch: all are filled up to that, and the encoder hears the filling, too
 AT_ONCE = 3000  # frames that are encoded in one call on a CPU
 
@@ -37,13 +39,20 @@ class CTranslate2Whisper(CTranslate2Generate):
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_k", "repetition_penalty", "beams", "length_penalty", "seed",
     )  # fmt: skip
+    # what is suppressed lies in its own config.json
+    rules: ClassVar[tuple[str, ...]] = ("suppress_tokens", "begin_suppress_tokens", "no_repeat_ngram_size")
     hears: ClassVar[bool] = True  # features shorter than 30 s, too
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], device: str):
+    def __init__(self, folder: Path, settings: Mapping[str, Any], device: str, asked: Mapping[str, Any] | None = None):
         self.workers = workers_of(settings)
         self.streams = int(settings.get("streams", 1))
         self.model: Any = opened("Whisper", folder, settings, device, self.workers)
         self.device = str(self.model.device)
+        asked = asked or {}
+        self.ruled = {
+            "no_repeat_ngram_size": int(asked.get("no_repeat_ngram_size", 0)),
+            "max_initial_timestamp_index": int(asked.get("max_initial_timestamp_index", EARLIEST)),
+        }
 
     @classmethod
     def open(
@@ -53,7 +62,7 @@ class CTranslate2Whisper(CTranslate2Generate):
         folder = model.path
         if model.format == "transformers":
             folder = converted(model, store, STORED.get(settings.get("precision", "fp32"), "float32"))
-        return cls(folder, settings, device)
+        return cls(folder, settings, device, asked_by(model))
 
     @property
     def bins(self) -> int:
@@ -123,7 +132,7 @@ class CTranslate2Whisper(CTranslate2Generate):
             length_penalty=decoding.length_penalty, repetition_penalty=decoding.repetition_penalty,
             max_length=_most(decoding.max_new_tokens, max(len(p.decoder) for p in prompts)), return_scores=True,
             return_no_speech_prob=True, sampling_topk=decoding.top_k if drawn else 1,
-            sampling_temperature=decoding.temperature if drawn else 1.0,
+            sampling_temperature=decoding.temperature if drawn else 1.0, **self.ruled,
         )  # fmt: skip
         answers = [_answer(result, decoding) for result in results]
         longest = max(0 if p.features is None else p.features.shape[1] for p in prompts)
