@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_moments.core import Batch, Knob, Plan, Recorder, Step
 from llm_moments.engines.generator import Prompt
-from llm_moments.errors import DataError
+from llm_moments.errors import DataError, ModelError
 from llm_moments.generation_settings import asked_by, decoding_of
 from llm_moments.notes import note
 from llm_moments.steps.decode import Decode
@@ -28,7 +28,13 @@ class TextGeneration(Generation):
         if model.format == "remote":  # the server has template, tokenizer and context
             ask = Decode(plan.settings("forward"), plan.settings("decode"), engines, str, False)
             return [Messages(plan.settings("template") if self.templated else None), ask]
+        makes_text(model, self.name)
         dialogue, asked = dialogue_of(model), asked_by(model)
+        if self.templated and not dialogue.has_template:
+            raise ModelError(
+                f"{model.name} has no chat template, so it cannot be talked with: go on with texts instead (`moments run` with "
+                "--task text-generation), or put the template it was trained with beside it (chat_template.jinja)"
+            )
         new = int(plan.settings("decode").get("max_new_tokens", 256))
         whole = 0 if "max_new_tokens" in asked else asked.get("max_length", 0)  # the first of them holds
         # What a folder asks for may be all of the context: a prompt has half of that, and its answer what it leaves.
@@ -50,6 +56,7 @@ class TextGeneration(Generation):
 
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
         """transformers' `generate` as the folder asks for it, one prompt a call, but greedy: what others are held against."""
+        makes_text(model, self.name)
         asked = asked_by(model)
         return {
             "forward": {"engine": first_engine(model), "precision": "as-is" if model.format == "remote" else "fp32"},
@@ -113,6 +120,17 @@ def cut_at(model: Any, new: int) -> str:
     if not more or new != new_tokens(asked, model.max_length) or new >= asked.get("max_new_tokens", asked.get("max_length", 1) - 1):
         return ""
     return f"{model.name}: an answer has at most {new} tokens here; its folder asks for {more}: --set decode.max_new_tokens=N"
+
+
+def makes_text(model: Any, task: str) -> None:
+    """ModelError for a folder whose architecture is known to be for something else."""
+    names = [str(name) for name in model.config.get("architectures") or []]
+    if any(end in name for name in names for end in ("CausalLM", "LMHeadModel")):
+        return
+    if any("Classification" in name for name in names) or "num_mel_bins" in model.config:
+        raise ModelError(f"{model.name} ({', '.join(names)}) makes no text, so {task} is not for it; leave out the task")
+    if any("ForConditionalGeneration" in name or name == "MarianMTModel" for name in names):
+        raise ModelError(f"{model.name} ({', '.join(names)}) reads a text and writes another: its task is translation, not {task}")
 
 
 class MakePrompts:
