@@ -28,6 +28,7 @@ HEARING = ("transformers", "ctranslate2")  # engines that take speech
 PRICED = ("decode.", "fallback.", "features.", "vad.", "chunk.", "speech.", "streams", "threads")
 PROMPT = 4  # tokens that an answer begins with: start, language, task, no timestamps
 NEW_TOKENS = 224
+TOGETHER, LARGE = 8, 600 << 20  # chunks; bytes of weights: Whisper small in float16 is below, medium above
 METRICS: dict[str, Callable[[str, str], tuple[int, int]]] = {"WER": word_errors, "CER": char_errors}
 
 
@@ -73,14 +74,15 @@ class SpeechRecognition(Generation):
 
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
         """CTranslate2: as faster-whisper has it (5 beams, drawn again where bad, no VAD), but chunks are heard apart:
-        what was said before is not shown to the model. Others: transformers' `generate` (greedy, fp32, never again).
+        what was said before is not shown to the model, so that several are written down together. Others: transformers' `generate` (greedy, fp32, never again).
         Over both goes what the folder itself says."""
         fast = model.format == "ctranslate2"
         asked = asked_by(model)
         decode = {name: value for name, value in decoding_of(asked).items() if name in ("beams", "repetition_penalty", "length_penalty")}
         return {
             "chunk": {"length": 30.0}, "speech": spoken(model, asked),
-            "forward": {"engine": "ctranslate2", "precision": "as-is"} if fast else {"engine": "transformers", "precision": "fp32"},
+            "forward": {"engine": "ctranslate2", "precision": "as-is", "streams": together(model)} if fast
+            else {"engine": "transformers", "precision": "fp32"},
             "decode": {"beams": 5 if fast else 1, **decode, "max_new_tokens": new_tokens(model, asked)},
             "fallback": ({"temperatures": DRAWN} if fast else {}) | fallback_of(asked),
         }  # fmt: skip
@@ -187,6 +189,12 @@ class SpeechRecognition(Generation):
     def _listening() -> list[tuple[str, dict[str, Any], bool]]:
         kinds = ["silero"] if silero_file() else []
         return [(f"silence left out ({kind})", {"vad.kind": kind}, False) for kind in [*kinds, "energy"]]
+
+
+def together(model: Any) -> int:
+    """Chunks that are decoded in one batch: each holds keys and values of 30 s, which are large where the model is."""
+    size = sum(file.stat().st_size for file in model.weight_files)
+    return TOGETHER if size < LARGE else 2
 
 
 def spoken(model: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
