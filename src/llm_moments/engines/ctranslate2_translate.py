@@ -15,6 +15,7 @@ from llm_moments.engines.export import build, failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError, ModelError
 from llm_moments.generation_settings import asked_by
+from llm_moments.notes import note
 
 STORED = {"int8": "int8", "int8-bf16": "int8"}  # weights as they lie on the disk; others in float32
 
@@ -37,6 +38,7 @@ class CTranslate2Translate(CTranslate2Generate):
     def __init__(self, model: Any, folder: Path, settings: Mapping[str, Any], asked: Mapping[str, Any] | None = None):
         self.model, self.asked = model, dict(asked or {})
         self.forced_end = self.asked.get("forced_eos_token_id")
+        self.begins_with_end = False
         self.streams, self.workers = int(settings.get("streams", 1)), workers_of(settings)
         self.starts = _starts(folder)
         self.source, self.target = (_vocabulary(folder, side) for side in ("source", "target"))
@@ -51,7 +53,11 @@ class CTranslate2Translate(CTranslate2Generate):
         if model.format == "transformers":
             folder = converted(model, store, STORED.get(settings.get("precision", "fp32"), "float32"))
         made = opened("Translator", folder, settings, device, workers_of(settings))
-        return cls(made, folder, settings, asked_by(model))
+        engine = cls(made, folder, settings, asked_by(model))
+        told = {**model.config, **engine.asked}
+        ends = told.get("eos_token_id")
+        engine.begins_with_end = told.get("decoder_start_token_id") in (ends if isinstance(ends, list) else [ends])
+        return engine
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
@@ -62,6 +68,11 @@ class CTranslate2Translate(CTranslate2Generate):
             raise EngineError("ctranslate2 gives a translation when it is whole; it cannot be told piece by piece")
         if decoding.temperature > 0:
             ctranslate2.set_random_seed(decoding.seed)
+        if decoding.repetition_penalty != 1 and self.begins_with_end:
+            note(
+                f"ctranslate2 does not count the token that answers begin with for repetition_penalty = "
+                f"{decoding.repetition_penalty:g}, transformers does; it is the end token here: answers may end sooner"
+            )
         size = min(self.streams, -(-len(prompts) // self.workers)) or 1
         groups = [prompts[at : at + size] for at in range(0, len(prompts), size)]
         start = time.perf_counter()

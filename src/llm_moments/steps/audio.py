@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.errors import DataError, EngineMissing
-from llm_moments.steps.riff import Mended, Samples, samples_in
+from llm_moments.steps.riff import UNTOLD, Mended, Samples, samples_in
 
 RATE = 16_000  # samples a second that Whisper and the voice activity detector take
 BLOCK_S = 10.0  # seconds that are decoded at a time
@@ -115,9 +115,10 @@ def _samples_of(path: Source) -> Samples | None:
 
 
 def _readable(path: Source) -> Any:
-    """What libsndfile is given: it takes a size of 0, and what RF64 leaves open, at its word."""
+    """What libsndfile is given: it takes a size of 0 at its word, and few RF64."""
     found = _samples_of(path)
-    if found is not None and found.left and (found.told == 0 or (found.guessed and found.kind in (b"RF64", b"BW64"))):
+    large = found is not None and found.kind in (b"RF64", b"BW64") and (found.guessed or found.told < UNTOLD)
+    if found is not None and found.left and (found.told == 0 or large):
         return Mended(_stream(path), found)
     return _stream(path) if isinstance(path, Held) else str(path)
 

@@ -77,11 +77,12 @@ class Mended(io.RawIOBase):
         order = KINDS[samples.kind]
         stream.seek(12)
         middle = stream.read(min(samples.begin - 20, HEAD)).replace(b"ds64", b"JUNK", 1)
-        size = min(samples.left, UNTOLD)
+        own = samples.left if samples.guessed else samples.told
+        size = min(own, UNTOLD)
         kind = b"RIFX" if order == ">" else b"RIFF"
         total = min(4 + len(middle) + 8 + size, UNTOLD)
         self.head = kind + struct.pack(f"{order}I", total) + b"WAVE" + middle + b"data" + struct.pack(f"{order}I", size)
-        self.stream, self.begin, self.at, self.size = stream, samples.begin, 0, len(self.head) + samples.left
+        self.stream, self.begin, self.at, self.size = stream, samples.begin, 0, len(self.head) + own
 
     def readable(self) -> bool:
         return True
@@ -97,7 +98,7 @@ class Mended(io.RawIOBase):
         return self.at
 
     def readinto(self, buffer: Any) -> int:
-        most = len(buffer)
+        most = min(len(buffer), max(self.size - self.at, 0))
         data = self.head[self.at : self.at + most]
         if len(data) < most:
             self.stream.seek(self.begin + self.at + len(data) - len(self.head))
