@@ -194,7 +194,9 @@ def test_four_hours_take_the_memory_of_a_minute(tmp_path: Path, kind: str) -> No
 # ---------------------------------------------------------------------------------------- headers that guess
 
 
-def wave(data: int, *, kind: bytes = b"RIFF", riff: int | None = None, whole: int | None = None, tail: bytes = b"") -> bytes:
+def wave(
+    data: int, *, kind: bytes = b"RIFF", riff: int | None = None, whole: int | None = None, tail: bytes = b""
+) -> bytes:
     """A second of a tone as a WAV file whose header tells of so many bytes. whole: of an RF64's ds64."""
     samples = (tone(1) * 32767).astype(np.int16).tobytes()
     told = b"" if whole is None else b"ds64" + struct.pack("<IQQQI", 28, whole, whole, whole // 2, 0)
@@ -224,7 +226,9 @@ def test_an_rf64_that_does_not_know_its_size_is_read_to_its_end(tmp_path: Path, 
 @pytest.mark.parametrize("size", [2 * RATE + 2, 3_000_000_000, 100_000_000])
 def test_an_end_that_is_missing_is_told_where_the_header_is_plausible(tmp_path: Path, size: int) -> None:
     (tmp_path / "a.wav").write_bytes(wave(size))
-    with pytest.raises(DataError, match=rf"a\.wav is cut: its header tells of {size:,} bytes of sound, 32,000 are there"):
+    with pytest.raises(
+        DataError, match=rf"a\.wav is cut: its header tells of {size:,} bytes of sound, 32,000 are there"
+    ):
         check(tmp_path / "a.wav")
     (tmp_path / "b.wav").write_bytes(wave(2**32 - 1, kind=b"RF64", whole=size))
     with pytest.raises(DataError, match=r"b\.wav is cut"):
@@ -241,18 +245,22 @@ def test_a_wav_of_no_samples_is_empty_though_other_chunks_follow(tmp_path: Path)
 # ---------------------------------------------------------------------------------------- samples by their type
 
 
-@pytest.mark.parametrize("subtype, kind", [("PCM_U8", np.uint8), ("PCM_16", np.int16), ("PCM_32", np.int32), ("DOUBLE", np.float64)])
+@pytest.mark.parametrize(
+    ("subtype", "kind"), [("PCM_U8", np.uint8), ("PCM_16", np.int16), ("PCM_32", np.int32), ("DOUBLE", np.float64)]
+)
 def test_samples_mean_what_a_wav_of_their_type_means(tmp_path: Path, subtype: str, kind: type) -> None:
     import soundfile
 
     file = write(tmp_path / "a.wav", tone(0.1), subtype=subtype)
     raw = file.read_bytes()
     samples = np.frombuffer(raw[raw.index(b"data") + 8 :], kind)[:1600]
-    np.testing.assert_array_equal(heard({"array": samples, "sampling_rate": RATE}), soundfile.read(file, dtype="float32")[0])
+    np.testing.assert_array_equal(
+        heard({"array": samples, "sampling_rate": RATE}), soundfile.read(file, dtype="float32")[0]
+    )
 
 
 @pytest.mark.parametrize(
-    "samples, expected",
+    ("samples", "expected"),
     [
         (np.array([128, 255, 0], np.uint8), [0, 127 / 128, -1]), (np.array([-128, 64], np.int8), [-1, 0.5]),
         (np.array([0, 32768, 49152], np.uint16), [-1, 0, 0.5]), (np.array([-(2**31), 2**30], np.int32), [-1, 0.5]),

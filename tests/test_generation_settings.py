@@ -106,7 +106,8 @@ OF_TEXT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", OF_TEXT)
 def test_a_language_model_answers_as_generate_does(causal: Path, tmp_path: Path, kind: str) -> None:
     folder = saying(causal, tmp_path / "causal", **OF_TEXT[kind])
-    assert answered(folder) == (expected := right(folder)) and any(expected)
+    assert answered(folder) == (expected := right(folder))
+    assert any(expected)
     assert answered(folder, **{"forward.streams": 3}) == expected
 
 
@@ -158,7 +159,8 @@ def test_rules_are_transformers_own_processors() -> None:
          g.SuppressTokensLogitsProcessor([10, 11]), g.SuppressTokensAtBeginLogitsProcessor([12], 5)]
     )  # fmt: skip
     rules = Rules.of(asked, prompt, 6, lambda: ends)
-    assert rules is not None and Rules.of({"max_new_tokens": 3}, prompt, 6, lambda: ends) is None
+    assert rules is not None
+    assert Rules.of({"max_new_tokens": 3}, prompt, 6, lambda: ends) is None
     for token in (7, 1, 4, 5, 6, 2):
         logits = rng.normal(size=16).astype(np.float32)
         expected = theirs(torch.tensor([rules.ids]), torch.tensor(logits[None]))[0].numpy()
@@ -239,7 +241,9 @@ def test_whisper_writes_what_generate_writes(whisper: Path, tmp_path: Path, engi
     expected = []
     for one in heard:
         with torch.no_grad():
-            expected.append(tokens.decode(module.generate(input_features=one[None])[0], skip_special_tokens=True).strip())
+            expected.append(
+                tokens.decode(module.generate(input_features=one[None])[0], skip_special_tokens=True).strip()
+            )
     pipe = lm.load(folder, plan={"forward.engine": engine})
     answers = list(pipe.run([{"array": sound, "sampling_rate": 16_000} for sound in sounds]))
     assert [answer.text for answer in answers] == expected
@@ -292,7 +296,9 @@ def test_an_engine_says_what_it_does_not_follow(bart: Path, tmp_path: Path) -> N
 def test_notes_are_on_stderr_and_answers_alone_on_stdout(causal: Path, tmp_path: Path) -> None:
     folder = saying(causal, tmp_path / "causal", do_sample=True, top_k=7, **LITTLE)
     done = moments("run", str(folder), "--task", "text-generation", TEXTS[0])
-    assert done.returncode == 0 and len(done.stdout.splitlines()) <= 15 and "note" not in done.stdout
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) <= 15
+    assert "note" not in done.stdout
     assert done.stderr.startswith(f"note: {folder} asks for answers that are drawn (do_sample = True, top_k = 7")
     assert lm.load(folder, task="text-generation").plan.get_choice("decode.top_k") == 7
 

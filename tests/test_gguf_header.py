@@ -33,7 +33,11 @@ def listed(kind: int, count: int, body: bytes) -> bytes:
 
 def write(file: Path, tensors: int = 1, facts: int | None = None, **told: bytes) -> Path:
     """One tensor of 32 floats, and these facts beside those that a model needs; `__` in a name is a dot."""
-    found = {"general.architecture": string("llama"), "llama.block_count": number(2), "llama.context_length": number(64)}
+    found = {
+        "general.architecture": string("llama"),
+        "llama.block_count": number(2),
+        "llama.context_length": number(64),
+    }
     found |= {name.replace("__", "."): value for name, value in told.items()}
     head = b"GGUF" + struct.pack("<IQQ", 3, tensors, len(found) if facts is None else facts)
     head += b"".join(text(name) + value for name, value in found.items())

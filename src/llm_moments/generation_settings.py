@@ -180,7 +180,9 @@ def tell(model: Any, engine: Any, decoding: Any) -> None:
     rules = [name for name in RULES if name in asked and name not in follows]
     rules = [n for n in rules if (drawn or n not in DRAWING) and (decoding.beams > 1 or n not in OF_BEAMS)]
     if rules:
-        note(f"{model.name}: {engine.name} does not follow {_said(asked, rules)}: answers may be others than transformers'")
+        note(
+            f"{model.name}: {engine.name} does not follow {_said(asked, rules)}: answers may be others than transformers'"
+        )
     if left := [name for name in UNKNOWN_HERE if name in asked]:
         note(f"{model.name}: {_said(asked, left)} is not followed here")
     if asked.get("do_sample") and not drawn:
@@ -192,7 +194,9 @@ def tell(model: Any, engine: Any, decoding: Any) -> None:
     if asked.get("stop_strings") and decoding.stop:
         note(f"{model.name}: {_said(asked, ['stop_strings'])} ends an answer, and is left out of it")
     if asked.get("cache_implementation") == "quantized":
-        note(f"{model.name}: {_said(asked, ['cache_implementation'])} is not followed; forward.kv_precision is its knob")
+        note(
+            f"{model.name}: {_said(asked, ['cache_implementation'])} is not followed; forward.kv_precision is its knob"
+        )
     if strange := sorted(name for name in asked if name not in KNOWN and not name.startswith(("_", "transformers_"))):
         note(f"{model.name}: {FILE} holds what `generate` does not know and is left alone: {', '.join(strange)[:200]}")
 

@@ -201,4 +201,3 @@ def _starts(folder: Path) -> int:
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
     return 0 if told.get("decoder_start_token", "") is None else 1
-

@@ -126,7 +126,10 @@ class CTranslate2Whisper(CTranslate2Generate):
         import ctranslate2
 
         held = [self.heard.get(id(f)) for f in features]
-        if not all(one is not None and one[0] is f and 2 * len(one[1]) == longest for one, f in zip(held, features, strict=True)):
+        if not all(
+            one is not None and one[0] is f and 2 * len(one[1]) == longest
+            for one, f in zip(held, features, strict=True)
+        ):
             return None
         rows = [self.heard.pop(id(f))[1] for f in features]
         return ctranslate2.StorageView.from_array(np.stack(rows))

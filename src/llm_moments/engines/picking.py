@@ -59,7 +59,9 @@ class Rules:
         if not size or len(self.ids) + 1 < size:
             return []
         last = self.ids[len(self.ids) + 1 - size :]
-        return [self.ids[at + size - 1] for at in range(len(self.ids) - size + 1) if self.ids[at : at + size - 1] == last]
+        return [
+            self.ids[at + size - 1] for at in range(len(self.ids) - size + 1) if self.ids[at : at + size - 1] == last
+        ]
 
 
 class Picker:

@@ -154,9 +154,7 @@ class Server:
                 elif stop.wait(min(wait, LONGEST_WAIT_S)):
                     raise Stopped from None
 
-    def _pieces(
-        self, prompt: Prompt, decoding: Decoding, found: Answered, stop: threading.Event, watch: Watch
-    ) -> Any:
+    def _pieces(self, prompt: Prompt, decoding: Decoding, found: Answered, stop: threading.Event, watch: Watch) -> Any:
         most = 4 * decoding.max_new_tokens + 64  # a server that never ends is not listened to for ever
         found.sent, count, after = time.perf_counter(), 0, 0
         try:
@@ -242,7 +240,9 @@ class Server:
             raise error
         if (much := _caused(error)) is not None:
             after = f" after {len(found.pieces)} pieces" if found and found.pieces else ""
-            return _Failed(f"{self.address} {much}{after}; it may hang, or be no server of texts (MOMENTS_TIMEOUT)", False)
+            return _Failed(
+                f"{self.address} {much}{after}; it may hang, or be no server of texts (MOMENTS_TIMEOUT)", False
+            )
         if isinstance(error, api.APITimeoutError):
             after = f" in the middle of an answer, after {len(found.pieces)} pieces" if found and found.pieces else ""
             return _Failed(

@@ -117,7 +117,11 @@ def cut_at(model: Any, new: int) -> str:
     """What is to be told where answers have fewer tokens than the folder would let them have, and nobody chose that."""
     asked = asked_by(model)
     more = next((f"{name} = {asked[name]}" for name in ("max_new_tokens", "max_length") if name in asked), "")
-    if not more or new != new_tokens(asked, model.max_length) or new >= asked.get("max_new_tokens", asked.get("max_length", 1) - 1):
+    if (
+        not more
+        or new != new_tokens(asked, model.max_length)
+        or new >= asked.get("max_new_tokens", asked.get("max_length", 1) - 1)
+    ):
         return ""
     return f"{model.name}: an answer has at most {new} tokens here; its folder asks for {more}: --set decode.max_new_tokens=N"
 
@@ -128,9 +132,13 @@ def makes_text(model: Any, task: str) -> None:
     if any(end in name for name in names for end in ("CausalLM", "LMHeadModel")):
         return
     if any("Classification" in name for name in names) or "num_mel_bins" in model.config:
-        raise ModelError(f"{model.name} ({', '.join(names)}) makes no text, so {task} is not for it; leave out the task")
+        raise ModelError(
+            f"{model.name} ({', '.join(names)}) makes no text, so {task} is not for it; leave out the task"
+        )
     if any("ForConditionalGeneration" in name or name == "MarianMTModel" for name in names):
-        raise ModelError(f"{model.name} ({', '.join(names)}) reads a text and writes another: its task is translation, not {task}")
+        raise ModelError(
+            f"{model.name} ({', '.join(names)}) reads a text and writes another: its task is translation, not {task}"
+        )
 
 
 class MakePrompts:
@@ -151,7 +159,9 @@ class MakePrompts:
             note(self.said)
         rows = zip(batch["ids"], batch["messages"], batch["text"], strict=True)
         recorder.count(tokens=sum(map(len, batch["ids"])))
-        prompts = [Prompt(tuple(ids), messages=turns or (), text=text, most=self.most(ids)) for ids, turns, text in rows]
+        prompts = [
+            Prompt(tuple(ids), messages=turns or (), text=text, most=self.most(ids)) for ids, turns, text in rows
+        ]
         return batch.with_(prompts=prompts)
 
     def most(self, ids: Sequence[int]) -> int:

@@ -78,7 +78,11 @@ class SpeechRecognition(Generation):
         Over both goes what the folder itself says."""
         fast = model.format == "ctranslate2"
         asked = asked_by(model)
-        decode = {name: value for name, value in decoding_of(asked).items() if name in ("beams", "repetition_penalty", "length_penalty")}
+        decode = {
+            name: value
+            for name, value in decoding_of(asked).items()
+            if name in ("beams", "repetition_penalty", "length_penalty")
+        }
         return {
             "chunk": {"length": 30.0}, "speech": spoken(model, asked),
             "forward": {"engine": "ctranslate2", "precision": "as-is", "streams": together(model)} if fast
@@ -213,8 +217,9 @@ def spoken(model: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
     if "task" in asked:
         found["task"] = asked["task"]
     if not {"language", "task"} & set(asked):
-        found |= {"language": code for code, at in tokens.languages.items() if at in forced}
-        found |= {"task": task for task in ("transcribe", "translate") if tokens.id(f"<|{task}|>") in forced}
+        told = [("language", code, at) for code, at in tokens.languages.items()]
+        told += [("task", task, tokens.id(f"<|{task}|>") or 0) for task in ("transcribe", "translate")]
+        found |= {name: value for name, value, at in told if at in forced}
     return {name: value for name, value in found.items() if value != "transcribe"}
 
 
@@ -229,7 +234,11 @@ def new_tokens(model: Any, asked: Mapping[str, Any]) -> int:
 
 def fallback_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Whisper's ladder, where the folder gives temperatures and the bounds of a bad answer."""
-    names = {"logprob_threshold": "logprob", "no_speech_threshold": "silence", "compression_ratio_threshold": "compression"}
+    names = {
+        "logprob_threshold": "logprob",
+        "no_speech_threshold": "silence",
+        "compression_ratio_threshold": "compression",
+    }
     found: dict[str, Any] = {knob: float(asked[name]) for name, knob in names.items() if name in asked}
     if isinstance(heats := asked.get("temperature"), list):
         found["temperatures"] = sorted(float(t) for t in heats if t > 0)
