@@ -153,7 +153,9 @@ def _json(file: Any) -> dict[str, Any]:
 
 def _old(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of this kind in a config.json, those of its decoder where it has none of its own."""
-    inner = next((config[k] for k in ("decoder", "generator", "text_config") if isinstance(config.get(k), dict)), {})
+    inner: dict[str, Any] = next(
+        (config[k] for k in ("decoder", "generator", "text_config") if isinstance(config.get(k), dict)), {}
+    )
     return {name: value for part in (inner, config) for name in KNOWN if (value := part.get(name)) is not None}
 
 

@@ -18,8 +18,8 @@ def note(said: str) -> None:
         warnings.warn(said, Note, stacklevel=2)
 
 
-def shown(message: Warning | str, category: type[Warning], file: str, line: int, text: str | None = None) -> str:
+def shown(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """As `warnings.formatwarning`, for the command line: a note is its text alone."""
     if issubclass(category, Note):
         return f"note: {message}\n"
-    return f"{file}:{line}: {category.__name__}: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"

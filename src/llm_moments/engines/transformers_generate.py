@@ -16,7 +16,7 @@ from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.engines.sharing import in_precision, shared
 from llm_moments.engines.torch_eager import DTYPES, best_device
 from llm_moments.errors import EngineError, ModelError
-from llm_moments.generation_settings import RULES
+from llm_moments.generation_settings import HOW, PLANNED, RULES, UNKNOWN_HERE
 
 AUTO = (
     ("WhisperForConditionalGeneration", "AutoModelForSpeechSeq2Seq"),
@@ -49,8 +49,6 @@ def load_generating(model: Any) -> Any:
 
 def _left_to_the_plan(config: Any) -> None:
     """What the plan says, or nobody here follows, is taken back; the folder's other rules stay where `generate` looks."""
-    from llm_moments.generation_settings import HOW, PLANNED, UNKNOWN_HERE
-
     for name, value in {**{k: v for k, (v, _) in PLANNED.items()}, **UNKNOWN_HERE, **HOW}.items():
         if getattr(config, name, None) is not None:
             setattr(config, name, value)

@@ -43,7 +43,7 @@ class TextGeneration(Generation):
             Template(plan.settings("template"), dialogue if self.templated else None),
             TokenizePrompt(dialogue),
             Context(plan.settings("context"), dialogue, model.max_length, min(new, model.max_length // 2) if folders else new),
-            MakePrompts(*((whole, model.max_length) if folders else (0, 0)), cut_at(model, new)),
+            MakePrompts(whole if folders else 0, model.max_length if folders else 0, cut_at(model, new)),
             Decode(
                 plan.settings("forward"), plan.settings("decode"), engines, dialogue.decode,
                 plan.settings("batch").get("order") == "length",
