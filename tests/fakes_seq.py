@@ -193,3 +193,22 @@ def make_mbart(folder: Path, seed: int = 0) -> Path:
     module.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_bart(folder: Path, seed: int = 0) -> Path:
+    """A BART without languages, whose answers do not end soon."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    from llm_moments.train.fresh_marian import tokenizer_of
+
+    tokenizer = tokenizer_of((t for pair in toy_pairs(100) for t in pair), 340, 48)
+    end, tokenizer.bos_token = tokenizer.eos_token_id, tokenizer.eos_token
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=48,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=end, decoder_start_token_id=end,
+        forced_eos_token_id=None,
+    )  # fmt: skip
+    _shaken(BartForConditionalGeneration(config), seed, 0.35).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -189,3 +189,90 @@ def test_four_hours_take_the_memory_of_a_minute(tmp_path: Path, kind: str) -> No
     chunks, grown = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     assert chunks >= (480 if kind == "off" else 0)
     assert grown * (1024 if sys.platform != "darwin" else 1) < 60e6  # all samples would be 920 MB
+
+
+# ---------------------------------------------------------------------------------------- headers that guess
+
+
+def wave(
+    data: int, *, kind: bytes = b"RIFF", riff: int | None = None, whole: int | None = None, tail: bytes = b""
+) -> bytes:
+    """A second of a tone as a WAV file whose header tells of so many bytes. whole: of an RF64's ds64."""
+    samples = (tone(1) * 32767).astype(np.int16).tobytes()
+    told = b"" if whole is None else b"ds64" + struct.pack("<IQQQI", 28, whole, whole, whole // 2, 0)
+    form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    head = b"WAVE" + told + form + b"LIST" + struct.pack("<I", 5) + b"INFOx\0" + b"data" + struct.pack("<I", data)
+    return kind + struct.pack("<I", min(36 + data, 2**32 - 1) if riff is None else riff) + head + samples + tail
+
+
+GUESSES = (0, 2**32 - 1, 2**31 - 1, 0x7FFFF000, 2**31, 0x80000024, 0x7FFFFFDB, 2**32 - 256)
+
+
+@pytest.mark.parametrize("size", GUESSES)
+def test_a_wav_written_to_a_pipe_is_read_to_its_end(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.wav").write_bytes(wave(size))
+    assert check(tmp_path / "a.wav") == 1.0
+    expected = (tone(1) * 32767).astype(np.int16) / 32768
+    np.testing.assert_array_equal(heard(tmp_path / "a.wav"), expected.astype(np.float32))
+    np.testing.assert_array_equal(heard({"bytes": wave(size), "path": "x"}), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("whole", [0, 2**64 - 1, 2**63 - 1, 2 * RATE])
+def test_an_rf64_that_does_not_know_its_size_is_read_to_its_end(tmp_path: Path, whole: int) -> None:
+    (tmp_path / "a.wav").write_bytes(wave(2**32 - 1, kind=b"RF64", whole=whole))
+    assert len(heard(tmp_path / "a.wav")) == RATE
+
+
+@pytest.mark.parametrize("size", [2 * RATE + 2, 3_000_000_000, 100_000_000])
+def test_an_end_that_is_missing_is_told_where_the_header_is_plausible(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.wav").write_bytes(wave(size))
+    with pytest.raises(
+        DataError, match=rf"a\.wav is cut: its header tells of {size:,} bytes of sound, 32,000 are there"
+    ):
+        check(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_bytes(wave(2**32 - 1, kind=b"RF64", whole=size))
+    with pytest.raises(DataError, match=r"b\.wav is cut"):
+        check(tmp_path / "b.wav")
+
+
+def test_a_wav_of_no_samples_is_empty_though_other_chunks_follow(tmp_path: Path) -> None:
+    raw = wave(0)
+    (tmp_path / "a.wav").write_bytes(raw[: raw.index(b"data") + 8] + b"LIST" + struct.pack("<I", 4) + b"INFO")
+    with pytest.raises(DataError, match="holds no samples"):
+        check(tmp_path / "a.wav")
+
+
+# ---------------------------------------------------------------------------------------- samples by their type
+
+
+@pytest.mark.parametrize(
+    ("subtype", "kind"), [("PCM_U8", np.uint8), ("PCM_16", np.int16), ("PCM_32", np.int32), ("DOUBLE", np.float64)]
+)
+def test_samples_mean_what_a_wav_of_their_type_means(tmp_path: Path, subtype: str, kind: type) -> None:
+    import soundfile
+
+    file = write(tmp_path / "a.wav", tone(0.1), subtype=subtype)
+    raw = file.read_bytes()
+    samples = np.frombuffer(raw[raw.index(b"data") + 8 :], kind)[:1600]
+    np.testing.assert_array_equal(
+        heard({"array": samples, "sampling_rate": RATE}), soundfile.read(file, dtype="float32")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (np.array([128, 255, 0], np.uint8), [0, 127 / 128, -1]), (np.array([-128, 64], np.int8), [-1, 0.5]),
+        (np.array([0, 32768, 49152], np.uint16), [-1, 0, 0.5]), (np.array([-(2**31), 2**30], np.int32), [-1, 0.5]),
+        ([0, 1, -1], [0, 1, -1]), ([0.25, 0, -1], [0.25, 0, -1]), (np.tile([[0.5], [0.1]], 40), [0.3] * 40),
+        (np.tile([0.5, 0.1], (40, 1)), [0.3] * 40), (np.full((1, 50), 16384, np.int16), [0.5] * 50),
+    ],
+)  # fmt: skip
+def test_whole_numbers_and_shapes(samples: Any, expected: list[float]) -> None:
+    np.testing.assert_allclose(heard({"array": samples, "sampling_rate": np.int64(RATE)}), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [[0, 300, -300], np.zeros((50, 50)), [[0.0, 1.0], [0.0]], np.zeros(4, bool), ["x"]])
+def test_samples_that_could_mean_several_things_are_refused(samples: Any) -> None:
+    with pytest.raises(DataError, match="samples"):
+        heard({"array": samples, "sampling_rate": RATE})

@@ -128,7 +128,9 @@ def test_what_is_no_dialogue_is_refused(tiny_model: Path, local: Pipeline, tmp_p
         Stream(classifier, "x")
     with pytest.raises(InputError, match="empty"):
         list(Conversation(local).say("  "))
-    with pytest.raises(ModelError, match="template"):
+    with pytest.raises(ModelError, match="BertForSequenceClassification|makes no text"):
+        lm.load(tiny_model, task="chat")
+    with pytest.raises(ModelError, match="no chat template, so it cannot be talked with: .* --task text-generation"):
         list(Conversation(lm.load(make_chat(tmp_path / "plain", templated=False), task="chat")).say("x"))
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import llm_moments as lm
@@ -131,3 +132,27 @@ def test_an_artefact_brings_the_converted_model(folder: Path, sounds: list[str],
     assert not (tmp_path / "nowhere").exists()
     manifest = json.loads((tmp_path / "slim" / "MANIFEST.json").read_text())
     assert any(name.endswith("model.bin") for name in manifest["files"])
+
+
+def test_a_sound_is_encoded_once_though_its_language_is_found_out_first(
+    pipes: dict[str, Any], sounds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipes["ctranslate2"]
+    engine, encoded = pipe.engines.get(pipe.plan.settings("forward")), []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            if name == "encode":
+                encoded.append(1)
+            return getattr(model, name)
+
+    model = engine.model
+    monkeypatch.setattr(engine, "model", Counting())
+    # This fake is too small for CTranslate2 to take it for a model of many languages.
+    monkeypatch.setattr(engine, "_detected", lambda rows, tokens: [[("<|de|>", 1.0)]] * len(np.asarray(rows)))
+    found = pipe.outputs(sounds)
+    assert len(encoded) == len(sounds)
+    assert not engine.heard
+    monkeypatch.setattr(engine, "_kept", lambda *_: None)
+    assert [str(text) for text in pipe.outputs(sounds)] == [str(text) for text in found]
+    assert len(encoded) == 3 * len(sounds)

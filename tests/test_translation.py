@@ -85,9 +85,9 @@ def test_greedy_is_the_naive_decode_loop(pipe: Any, engine: str) -> None:
 
 
 def languages_forced(pipe: Any) -> bool:
-    from llm_moments.tasks.translation import generation_config
+    from llm_moments.generation_settings import asked_by
 
-    return generation_config(pipe.model).get("forced_eos_token_id") is not None
+    return "forced_eos_token_id" in asked_by(pipe.model)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

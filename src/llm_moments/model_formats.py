@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llm_moments.errors import ModelError
-from llm_moments.gguf_header import BLOCKS, read_header
+from llm_moments.gguf_header import BLOCKS, read_header, text_of, whole_number
 from llm_moments.model import Model, _read_json
 
 
@@ -33,6 +33,7 @@ def gguf(file: Path, source: str) -> Model:
             raise ModelError(f"{file} is no GGUF file (it does not begin with GGUF)")
     try:
         fields, tensors = read_header(file)
+        config = _config(fields)
     except (ValueError, KeyError, OverflowError, struct.error) as error:
         raise ModelError(f"{file} is no whole GGUF file: {error!s:.120}. Copy it again.") from error
     if strange := [t for t in tensors if t.kind not in BLOCKS]:
@@ -43,7 +44,7 @@ def gguf(file: Path, source: str) -> Model:
     end = max((t.end for t in tensors), default=0)
     if not tensors or end > file.stat().st_size:
         raise ModelError(f"{file} is cut: its tensors end at byte {end:,} of {file.stat().st_size:,}. Copy it again.")
-    return Model(_alone(file), _config(fields), source=source, format="gguf")
+    return Model(_alone(file), config, source=source, format="gguf")
 
 
 def _alone(file: Path) -> Path:
@@ -65,16 +66,16 @@ def _alone(file: Path) -> Path:
 
 def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What the rest of the house reads of a config.json, from the file's own header."""
-    kind = str(fields.get("general.architecture", ""))
+    kind = text_of(fields, "general.architecture")
     if not kind or f"{kind}.block_count" not in fields:
         raise ModelError(f"a GGUF file of the architecture {kind or 'unknown'!r} is no language model")
     return {
         "model_type": kind,
         "architectures": [f"{kind.capitalize()}ForCausalLM"],
-        "max_position_embeddings": int(fields.get(f"{kind}.context_length", 2048)),
-        "num_hidden_layers": int(fields[f"{kind}.block_count"]),
-        "hidden_size": int(fields.get(f"{kind}.embedding_length", 0)),
-        "name": str(fields.get("general.name", "")),
+        "max_position_embeddings": whole_number(fields, f"{kind}.context_length", 2048, 1, 1 << 30),
+        "num_hidden_layers": whole_number(fields, f"{kind}.block_count", None, 1, 100_000),
+        "hidden_size": whole_number(fields, f"{kind}.embedding_length", 0, 0, 1 << 24),
+        "name": text_of(fields, "general.name"),
     }
 
 

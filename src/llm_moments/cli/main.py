@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 
 import typer
 
 from llm_moments.cli import chat, compare, distill, doctor, improve, record, run, show, train, weigh
 from llm_moments.cli.screen import screens
 from llm_moments.errors import MomentsError
+from llm_moments.notes import shown
 
 INTERRUPTED = 130
 
@@ -31,6 +33,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.formatwarning = shown
     with screens():
         sys.exit(_code())
 

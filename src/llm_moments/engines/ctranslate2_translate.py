@@ -14,6 +14,8 @@ from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened
 from llm_moments.engines.export import build, failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError, ModelError
+from llm_moments.generation_settings import asked_by
+from llm_moments.notes import note
 
 STORED = {"int8": "int8", "int8-bf16": "int8"}  # weights as they lie on the disk; others in float32
 
@@ -28,8 +30,15 @@ class CTranslate2Translate(CTranslate2Generate):
         "temperature", "top_p", "top_k", "repetition_penalty", "beams", "length_penalty", "seed",
     )  # fmt: skip
 
-    def __init__(self, model: Any, folder: Path, settings: Mapping[str, Any], forced_end: int | None = None):
-        self.model, self.forced_end = model, forced_end
+    rules: ClassVar[tuple[str, ...]] = (
+        "min_length", "min_new_tokens", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
+        "forced_bos_token_id", "forced_eos_token_id",
+    )  # fmt: skip
+
+    def __init__(self, model: Any, folder: Path, settings: Mapping[str, Any], asked: Mapping[str, Any] | None = None):
+        self.model, self.asked = model, dict(asked or {})
+        self.forced_end = self.asked.get("forced_eos_token_id")
+        self.begins_with_end = False
         self.streams, self.workers = int(settings.get("streams", 1)), workers_of(settings)
         self.starts = _starts(folder)
         self.source, self.target = (_vocabulary(folder, side) for side in ("source", "target"))
@@ -44,7 +53,11 @@ class CTranslate2Translate(CTranslate2Generate):
         if model.format == "transformers":
             folder = converted(model, store, STORED.get(settings.get("precision", "fp32"), "float32"))
         made = opened("Translator", folder, settings, device, workers_of(settings))
-        return cls(made, folder, settings, _forced_end(model))
+        engine = cls(made, folder, settings, asked_by(model))
+        told = {**model.config, **engine.asked}
+        ends = told.get("eos_token_id")
+        engine.begins_with_end = told.get("decoder_start_token_id") in (ends if isinstance(ends, list) else [ends])
+        return engine
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
@@ -55,6 +68,11 @@ class CTranslate2Translate(CTranslate2Generate):
             raise EngineError("ctranslate2 gives a translation when it is whole; it cannot be told piece by piece")
         if decoding.temperature > 0:
             ctranslate2.set_random_seed(decoding.seed)
+        if decoding.repetition_penalty != 1 and self.begins_with_end:
+            note(
+                f"ctranslate2 does not count the token that answers begin with for repetition_penalty = "
+                f"{decoding.repetition_penalty:g}, transformers does; it is the end token here: answers may end sooner"
+            )
         size = min(self.streams, -(-len(prompts) // self.workers)) or 1
         groups = [prompts[at : at + size] for at in range(0, len(prompts), size)]
         start = time.perf_counter()
@@ -68,27 +86,47 @@ class CTranslate2Translate(CTranslate2Generate):
     def _together(self, prompts: Sequence[Prompt], decoding: Decoding) -> list[Generated]:
         # A model that forces its end token has that one as its last, of those that it may make.
         most = max(decoding.max_new_tokens - (self.forced_end is not None), 1)
+        begun, forced = [p.decoder[self.starts :] for p in prompts], self._forced(prompts[0])
+        given = len(begun[0]) - (1 - self.starts)  # CTranslate2 counts them, but for the start
         options: dict[str, Any] = {
-            "beam_size": decoding.beams, "max_decoding_length": most, "min_decoding_length": 0,
-            "max_input_length": 0, "repetition_penalty": decoding.repetition_penalty, "replace_unknowns": False,
+            "beam_size": decoding.beams, "max_decoding_length": most + given, "max_input_length": 0,
+            "min_decoding_length": min(self._least(prompts[0]) + given, most + given),
+            "repetition_penalty": decoding.repetition_penalty, "replace_unknowns": False, **self._ruled(),
         }  # fmt: skip
         if decoding.beams > 1:
             options["length_penalty"] = decoding.length_penalty
         if decoding.temperature > 0:
             options |= {"sampling_temperature": decoding.temperature, "sampling_topp": decoding.top_p}
             options |= {"sampling_topk": decoding.top_k}
-        begun = [p.decoder[self.starts :] for p in prompts]
-        options["max_decoding_length"] += len(begun[0]) - (
-            1 - self.starts
-        )  # CTranslate2 counts them, but for the start
-        if begun[0]:
-            options["target_prefix"] = [[self.target[i] for i in one] for one in begun]
+        if begun[0] or forced:
+            options["target_prefix"] = [[self.target[i] for i in (*one, *forced)] for one in begun]
         sources = [[self.source[i] for i in p.ids] for p in prompts]
         results = self.model.translate_batch(sources, **options)
         return [
             self._answer(one.hypotheses[0][len(some) - (1 - self.starts) :], most)
             for one, some in zip(results, begun, strict=True)
         ]
+
+    def _forced(self, prompt: Prompt) -> tuple[int, ...]:
+        """The first token of every answer, where the folder forces one and the prompt has not begun the answer."""
+        found = self.asked.get("forced_bos_token_id")
+        found = found[0] if isinstance(found, list) else found
+        return () if found is None or prompt.decoder or found >= len(self.target) else (found,)
+
+    def _least(self, prompt: Prompt) -> int:
+        """Tokens that an answer has before its end may come; min_length counts those it begins with."""
+        told = self.asked.get("min_new_tokens")
+        return max(int(self.asked.get("min_length", 0)) - max(len(prompt.decoder), 1), 0) if told is None else int(told)
+
+    def _ruled(self) -> dict[str, Any]:
+        never = [*self.asked.get("bad_words_ids", ()), *([one] for one in self.asked.get("suppress_tokens", ()))]
+        # What is no token of its own here (Marian's padding) is never made.
+        told = [[self.target[i] for i in row] for row in never if max(row) < len(self.target)]
+        found: dict[str, Any] = {"no_repeat_ngram_size": int(self.asked.get("no_repeat_ngram_size", 0))}
+        ends = self.asked.get("eos_token_id")
+        if isinstance(ends, list):
+            found["end_token"] = [self.target[i] for i in ends if i < len(self.target)]
+        return found | ({"suppress_sequences": told} if told else {})
 
     def _answer(self, tokens: Sequence[str], most: int) -> Generated:
         ids = [self.numbers[token] for token in tokens]
@@ -106,6 +144,8 @@ def converted(model: Any, store: Path, weights: str) -> Path:
         def load_model(self, model_class: Any, model_name_or_path: Any, **kwargs: Any) -> Any:
             kwargs["dtype"] = "float32"
             module = super().load_model(model_class, model_name_or_path, local_files_only=True, **kwargs)
+            if module.config.model_type == "bart":
+                module.config.normalize_before = False  # the converter asks for what transformers 5 says no more
             if module.config.model_type == "marian":
                 _starts_from_nothing(module)
             return module
@@ -161,12 +201,3 @@ def _starts(folder: Path) -> int:
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
     return 0 if told.get("decoder_start_token", "") is None else 1
-
-
-def _forced_end(model: Any) -> int | None:
-    if model.format != "transformers":
-        return None
-    from llm_moments.tasks.translation import generation_config
-
-    told = generation_config(model).get("forced_eos_token_id")
-    return told if isinstance(told, int) else None

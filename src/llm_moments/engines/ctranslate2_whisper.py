@@ -16,8 +16,11 @@ from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened
 from llm_moments.engines.ctranslate2_translate import STORED, converted
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.errors import EngineError
+from llm_moments.generation_settings import asked_by
 
+EARLIEST = 50  # ticks of 0.02 s: the first time is at most 1 s, as in Whisper's own decoding
 ALIKE = 0.75  # of the longest chunk of a batch: all are filled up to that, and the encoder hears the filling, too
+KEPT = 256 << 20  # bytes of what was encoded to find out languages
 AT_ONCE = 3000  # frames that are encoded in one call on a CPU
 
 
@@ -37,13 +40,21 @@ class CTranslate2Whisper(CTranslate2Generate):
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_k", "repetition_penalty", "beams", "length_penalty", "seed",
     )  # fmt: skip
+    # what is suppressed lies in its own config.json
+    rules: ClassVar[tuple[str, ...]] = ("suppress_tokens", "begin_suppress_tokens", "no_repeat_ngram_size")
     hears: ClassVar[bool] = True  # features shorter than 30 s, too
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], device: str):
+    def __init__(self, folder: Path, settings: Mapping[str, Any], device: str, asked: Mapping[str, Any] | None = None):
         self.workers = workers_of(settings)
         self.streams = int(settings.get("streams", 1))
         self.model: Any = opened("Whisper", folder, settings, device, self.workers)
         self.device = str(self.model.device)
+        self.heard: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by the features' identity: these, and as encoded
+        asked = asked or {}
+        self.ruled = {
+            "no_repeat_ngram_size": int(asked.get("no_repeat_ngram_size", 0)),
+            "max_initial_timestamp_index": int(asked.get("max_initial_timestamp_index", EARLIEST)),
+        }
 
     @classmethod
     def open(
@@ -53,7 +64,7 @@ class CTranslate2Whisper(CTranslate2Generate):
         folder = model.path
         if model.format == "transformers":
             folder = converted(model, store, STORED.get(settings.get("precision", "fp32"), "float32"))
-        return cls(folder, settings, device)
+        return cls(folder, settings, device, asked_by(model))
 
     @property
     def bins(self) -> int:
@@ -96,6 +107,8 @@ class CTranslate2Whisper(CTranslate2Generate):
         import ctranslate2
 
         longest = max(f.shape[1] for f in features)
+        if (kept := self._kept(features, longest)) is not None:
+            return kept
         rows = np.stack([np.pad(f, ((0, 0), (0, longest - f.shape[1])), mode="edge") for f in features])
         size = max(AT_ONCE // longest, 1) if self.device == "cpu" and self.floats else len(rows)
         parts = [
@@ -108,13 +121,26 @@ class CTranslate2Whisper(CTranslate2Generate):
             return parts[0]
         return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(part) for part in parts]))
 
+    def _kept(self, features: Sequence[Any], longest: int) -> Any:
+        """What `languages` has encoded of just these features, which is not done again; None where it has not."""
+        import ctranslate2
+
+        held = [self.heard.get(id(f)) for f in features]
+        if not all(
+            one is not None and one[0] is f and 2 * len(one[1]) == longest
+            for one, f in zip(held, features, strict=True)
+        ):
+            return None
+        rows = [self.heard.pop(id(f))[1] for f in features]
+        return ctranslate2.StorageView.from_array(np.stack(rows))
+
     @property
     def floats(self) -> bool:
         """Whether what lies between its layers is float32, which numpy can join."""
         return self.model.compute_type in ("float32", "int8", "int8_float32")
 
     def _together(self, prompts: Sequence[Prompt], decoding: Decoding) -> _Group:
-        start = time.perf_counter()
+        start, known = time.perf_counter(), id(prompts[0].features) in self.heard
         encoded = self._encoded([p.features for p in prompts])
         middle = time.perf_counter()
         drawn = decoding.temperature > 0
@@ -123,11 +149,13 @@ class CTranslate2Whisper(CTranslate2Generate):
             length_penalty=decoding.length_penalty, repetition_penalty=decoding.repetition_penalty,
             max_length=_most(decoding.max_new_tokens, max(len(p.decoder) for p in prompts)), return_scores=True,
             return_no_speech_prob=True, sampling_topk=decoding.top_k if drawn else 1,
-            sampling_temperature=decoding.temperature if drawn else 1.0,
+            sampling_temperature=decoding.temperature if drawn else 1.0, **self.ruled,
         )  # fmt: skip
         answers = [_answer(result, decoding) for result in results]
         longest = max(0 if p.features is None else p.features.shape[1] for p in prompts)
-        return _Group(answers, [longest // 2] * len(prompts), middle - start, time.perf_counter() - middle)
+        reused = known and id(prompts[0].features) not in self.heard  # encoded before, to find out its language
+        computed = 0 if reused else len(prompts)
+        return _Group(answers, [longest // 2] * computed, middle - start, time.perf_counter() - middle)
 
     def align(
         self, prompts: Sequence[Prompt], texts: Sequence[Sequence[int]], frames: Sequence[int]
@@ -145,14 +173,27 @@ class CTranslate2Whisper(CTranslate2Generate):
 
     def languages(self, features: Sequence[np.ndarray], tokens: Any = None) -> list[str]:
         """The likeliest language of each, such as `en`, of those that `tokens` (a SpeechTokens) knows."""
+        found: list[str] = []
+        self.heard.clear()
+        for at in range(0, len(features), self.streams):
+            some = features[at : at + self.streams]
+            encoded = self._encoded(some)
+            found += [row[0][0].strip("<|>") for row in self._detected(encoded, tokens)]
+            if self.device == "cpu" and self.floats and sum(row.nbytes for _, row in self.heard.values()) < KEPT:
+                self.heard |= {id(f): (f, np.array(row)) for f, row in zip(some, np.asarray(encoded), strict=True)}
+        return found
+
+    def _detected(self, encoded: Any, tokens: Any) -> Any:
         try:
-            found = self.model.detect_language(self._encoded(features))
+            return self.model.detect_language(encoded)
         except RuntimeError as error:
             known = ", ".join(sorted(getattr(tokens, "languages", {}))[:8])
             raise EngineError(
                 f"ctranslate2 cannot find out the language with this model ({error}); say it: speech.language, one of {known} …"
             ) from error
-        return [row[0][0].strip("<|>") for row in found]
+
+    def forget(self) -> None:
+        self.heard.clear()
 
 
 def grouped(prompts: Sequence[Prompt], most: int) -> list[list[Prompt]]:

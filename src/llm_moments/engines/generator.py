@@ -29,6 +29,7 @@ class Prompt:
     ids: token ids the model reads (of an encoder-decoder: the source's), special ones included. decoder: token
     ids the answer begins with, in an encoder-decoder (language, task). features: float32 [bins, frames] of speech.
     messages: (role, content) pairs of a dialogue, for a server with a template of its own; text: the same rendered.
+    most: new tokens that this answer may have where that is fewer than the plan's max_new_tokens; 0: as the plan says.
     """
 
     ids: tuple[int, ...] = ()
@@ -36,6 +37,11 @@ class Prompt:
     features: np.ndarray | None = None
     messages: tuple[tuple[str, str], ...] = ()
     text: str = ""
+    most: int = 0
+
+    def limit(self, decoding: Decoding) -> int:
+        """New tokens that its answer may have."""
+        return min(self.most, decoding.max_new_tokens) if self.most else decoding.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Generator(Protocol):
     precisions: ClassVar[tuple[str, ...]]
     takes: ClassVar[tuple[str, ...]]  # of the `forward` section, beyond engine and precision
     decodes: ClassVar[tuple[str, ...]]  # of the `decode` section (fields of Decoding) what it can follow
+    rules: ClassVar[tuple[str, ...]]  # of what a folder asks for (generation_settings.RULES) what it follows
     formats: ClassVar[tuple[str, ...]]  # of Model.format
     cpu_only: ClassVar[bool]
     builds: ClassVar[bool]

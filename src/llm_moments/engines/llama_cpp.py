@@ -20,9 +20,10 @@ from llm_moments.engines.export import failing_as
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.engines.llama_context import LlamaContext, LlamaModel, Piece
 from llm_moments.engines.llama_sequences import Sequences, common
-from llm_moments.engines.picking import Picker, looked_up
+from llm_moments.engines.picking import Picker, Rules, looked_up
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.errors import EngineError
+from llm_moments.generation_settings import asked_by
 
 GUESSES = 4  # tokens a draft model is ahead
 
@@ -36,12 +37,18 @@ class LlamaCpp:
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "lookup",
     )  # fmt: skip
+    rules: ClassVar[tuple[str, ...]] = Rules.follows
     formats: ClassVar[tuple[str, ...]] = ("gguf",)
     cpu_only: ClassVar[bool] = True
     builds: ClassVar[bool] = False
 
-    def __init__(self, file: Path, settings: Mapping[str, Any], tokenizer: Any, draft: Path | None = None):
-        self.settings, self.tokenizer = dict(settings), tokenizer
+    def __init__(
+        self, file: Path, settings: Mapping[str, Any], tokenizer: Any, draft: Path | None = None,
+        asked: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
+        self.settings, self.tokenizer, self.asked = dict(settings), tokenizer, dict(asked or {})
+        told = self.asked.get("eos_token_id", ())
+        self.also_ends = set(told if isinstance(told, list | tuple) else [told])
         self.streams, self.reuse = int(settings.get("streams", 1)), bool(settings.get("prefix_reuse"))
         self.model = LlamaModel(file)
         self.draft = Draft(LlamaModel(draft), self.settings, self.streams) if draft else None
@@ -66,7 +73,10 @@ class LlamaCpp:
                 raise EngineError(f"llama.cpp takes a .gguf file for forward.draft, not {settings['draft']}")
             draft = other.weight_files[0]
         with failing_as("llama.cpp cannot take this model"):
-            return cls(model.weight_files[0], settings, model.tokenizer, draft)
+            return cls(model.weight_files[0], settings, model.tokenizer, draft, asked_by(model))
+
+    def ends(self, token: int) -> bool:
+        return token in self.also_ends or self.model.ends(token)
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
@@ -132,7 +142,7 @@ class _Run:
         recorder: Recorder, on_text: OnText | None,
     ):  # fmt: skip
         self.engine, self.context, self.prompts, self.decoding = engine, context, prompts, decoding
-        self.recorder = recorder
+        self.recorder, self.limits = recorder, [prompt.limit(decoding) for prompt in prompts]
         self.made = [Generated([], finish="length") for _ in prompts]
         self.watch = TextWatch(engine.tokenizer, decoding.stop, on_text)
         self.waiting = deque(range(len(prompts)))
@@ -172,7 +182,11 @@ class _Run:
             if self.engine.draft is not None and not self.engine.reuse:
                 self.engine.draft.sequences.cut(sequence, 0)  # a prompt that was there before would be read for nothing
             self.made[at].reused = held
-            self.open[sequence] = _Open(at, ids, Picker(self.decoding, ids), time.perf_counter(), held)
+            picker = Picker(self.decoding, ids, Rules.of(self.engine.asked, ids, self.limits[at], self._ends))
+            self.open[sequence] = _Open(at, ids, picker, time.perf_counter(), held)
+
+    def _ends(self) -> list[int]:
+        return [token for token in range(self.engine.model.size) if self.engine.ends(token)]
 
     def _step(self) -> None:
         room, pieces, whose = self.context.most, [], []
@@ -202,12 +216,12 @@ class _Run:
         for at, row in enumerate(logits):
             token = one.picker(row)
             right = at < len(guesses) and guesses[at] == token
-            if self.engine.model.ends(token):
+            if self.engine.ends(token):
                 made.finish, done = "stop", True
                 break
             made.ids.append(token)
             one.ids.append(token)
-            if len(made.ids) == self.decoding.max_new_tokens:
+            if len(made.ids) == self.limits[one.at]:
                 done = True
                 break
             if not right:
@@ -222,7 +236,7 @@ class _Run:
         made.later_s = now - made.first_s
         if self.watch.ended(one.at, made.ids, last=done):
             made.finish, done = "stop", True
-        one.guesses = [] if done else self._guesses(sequence, one, self.decoding.max_new_tokens - len(made.ids) - 1)
+        one.guesses = [] if done else self._guesses(sequence, one, self.limits[one.at] - len(made.ids) - 1)
         return done
 
     def _guesses(self, sequence: int, one: _Open, most: int) -> list[int]:

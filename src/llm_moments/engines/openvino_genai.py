@@ -25,6 +25,7 @@ from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.engines.grids import BLOCK
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.errors import EngineError
+from llm_moments.generation_settings import asked_by
 
 GRAPH = "openvino_model.xml"
 KV = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "u8", "int4": "u4"}
@@ -41,12 +42,16 @@ class OpenVinoGenAI:
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "lookup",
     )  # fmt: skip
+    rules: ClassVar[tuple[str, ...]] = ("min_length", "min_new_tokens")
     formats: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
     cpu_only: ClassVar[bool] = True
     builds: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, draft: Path | None, settings: Mapping[str, Any], tokenizer: Any):
-        self.folder, self.draft, self.tokenizer = folder, draft, tokenizer
+    def __init__(
+        self, folder: Path, draft: Path | None, settings: Mapping[str, Any], tokenizer: Any,
+        asked: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
+        self.folder, self.draft, self.tokenizer, self.asked = folder, draft, tokenizer, asked or {}
         self.streams, self.reuse = int(settings.get("streams", 1)), bool(settings.get("prefix_reuse"))
         self.options = _options(settings)
         self._pipeline: tuple[bool, Any] | None = None  # whether it looks up guesses, and the pipeline
@@ -63,7 +68,7 @@ class OpenVinoGenAI:
             whole = store.parent / built_key({**settings, "precision": "fp32"})
             build(store, lambda folder: export(folder, model, settings, whole))
             draft = _draft_of(settings) if settings.get("draft") else None
-            engine = cls(store, draft, settings, model.tokenizer)
+            engine = cls(store, draft, settings, model.tokenizer, asked_by(model))
             engine.pipeline(lookup=False)
         return engine
 
@@ -106,9 +111,12 @@ class OpenVinoGenAI:
             pipeline = self.pipeline(lookup=bool(decoding.lookup))
             return _Run(self, pipeline, prompts, decoding, recorder, on_text).answers()
 
-    def config(self, decoding: Decoding, pipeline: Any) -> Any:
+    def config(self, decoding: Decoding, pipeline: Any, prompt: Prompt) -> Any:
         config = pipeline.get_config()
-        config.max_new_tokens = decoding.max_new_tokens
+        config.max_new_tokens = prompt.limit(decoding)
+        least = self.asked.get("min_new_tokens")
+        least = self.asked.get("min_length", 0) - len(prompt.ids) if least is None else least
+        config.min_new_tokens = min(max(int(least), 0), config.max_new_tokens)
         config.do_sample = decoding.temperature > 0
         config.repetition_penalty = decoding.repetition_penalty
         if config.do_sample:
@@ -172,8 +180,8 @@ class _Run:
         recorder: Recorder, on_text: OnText | None,
     ):  # fmt: skip
         self.engine, self.pipeline, self.prompts, self.recorder = engine, pipeline, prompts, recorder
-        self.config = engine.config(decoding, pipeline)
-        self.ends = set(self.config.stop_token_ids) | {self.config.eos_token_id}
+        self.configs = [engine.config(decoding, pipeline, prompt) for prompt in prompts]
+        self.ends = {end for one in self.configs[:1] for end in (*one.stop_token_ids, one.eos_token_id)}
         self.made = [Generated([], finish="length", reused=None if engine.reuse else 0) for _ in prompts]
         self.watch = TextWatch(engine.tokenizer, decoding.stop, on_text)
         self.waiting = deque(range(len(prompts)))
@@ -209,7 +217,7 @@ class _Run:
         while self.waiting and len(self.open) < self.engine.streams:
             at = self.waiting.popleft()
             ids = ov.Tensor(np.array([self.prompts[at].ids], np.int64))
-            handle = self.pipeline.add_request(self.engine.next_number(), ids, self.config)
+            handle = self.pipeline.add_request(self.engine.next_number(), ids, self.configs[at])
             self.open[at] = handle, time.perf_counter()
 
     def _read(self, at: int, now: float) -> None:

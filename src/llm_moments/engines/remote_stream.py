@@ -13,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llm_moments.engines.generator import Decoding, Finish, Prompt
+from llm_moments.engines.remote_bounds import BYTES, EACH, SLOWEST_S, Budget, TooMuch, Watch, bounding
 from llm_moments.errors import EngineError, EngineMissing, InputError
 
 TIMEOUT_S = 120.0  # of silence: a slow machine may read a long prompt for a minute before its first token
@@ -21,6 +22,7 @@ RETRIES = 2
 LONGEST_WAIT_S = 30.0
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses of a server that may answer the next time
 KEYS = ("MOMENTS_API_KEY", "OPENAI_API_KEY")
+AFTER = 16  # pieces after the end of an answer in which usage may come
 SAID = 300  # characters of a server's own words that a message repeats
 
 
@@ -69,12 +71,15 @@ class Server:
         self.retries = int(_from_environment("MOMENTS_RETRIES", RETRIES))
         self._key = next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
         self._left_out: set[str] = set()  # what this server has said it does not know
+        self._budget = Budget()
+        self.patience = self.timeout + min(CONNECT_S, self.timeout)  # seconds in which nothing of an answer comes
         limit = openai.Timeout(self.timeout, connect=min(CONNECT_S, self.timeout))
         self.client = openai.OpenAI(
             api_key=self._key or "none", base_url=address, timeout=limit, max_retries=0,
             # A redirect, or a proxy before this very machine, would be another address than the one that was given.
             http_client=openai.DefaultHttpxClient(
-                timeout=limit, follow_redirects=False, trust_env=urlsplit(address).hostname not in LOOPBACK
+                timeout=limit, follow_redirects=False, trust_env=urlsplit(address).hostname not in LOOPBACK,
+                event_hooks={"response": [bounding(self._budget)]}, headers={"accept-encoding": "identity"},
             ),
         )  # fmt: skip
 
@@ -93,9 +98,15 @@ class Server:
 
     def _models(self) -> list[str]:
         try:
-            return [str(one.id) for one in self.client.models.list().data]
+            watch = Watch(self.patience, self.patience)
+            return watch.run(lambda: [str(one.id) for one in self._asking(watch, BYTES).models.list().data])
         except Exception as error:
             raise self._why(error) from error
+
+    def _asking(self, watch: Watch, most: int) -> Any:
+        """The client, in the thread that asks: it reads no more bytes than that, and none when nobody waits."""
+        self._budget.most, self._budget.wanted = most, lambda: not watch.given_up.is_set()
+        return self.client
 
     # -- one answer
 
@@ -106,13 +117,25 @@ class Server:
         told = False
 
         def once() -> Answered:
-            nonlocal told
             found = Answered()
-            for piece in self._pieces(prompt, decoding, found, stop):
-                if tell is not None:
-                    told = True
-                    tell(piece)
-            return found
+            watch = Watch(self.patience, self.patience + SLOWEST_S * decoding.max_new_tokens)
+            watch.done = lambda: found if found.finish is not None else None
+
+            def read() -> Answered:
+                nonlocal told
+                self._asking(watch, BYTES + EACH * decoding.max_new_tokens)
+                for piece in self._pieces(prompt, decoding, found, stop, watch):
+                    if tell is not None and not watch.given_up.is_set():
+                        told = True
+                        tell(piece)
+                return found
+
+            try:
+                made = watch.run(read)
+            except TooMuch as error:
+                raise self._why(error, found) from error
+            made.end = made.end or time.perf_counter()
+            return made
 
         return self._tried(once, stop, lambda: not told)
 
@@ -131,28 +154,35 @@ class Server:
                 elif stop.wait(min(wait, LONGEST_WAIT_S)):
                     raise Stopped from None
 
-    def _pieces(self, prompt: Prompt, decoding: Decoding, found: Answered, stop: threading.Event) -> Any:
+    def _pieces(self, prompt: Prompt, decoding: Decoding, found: Answered, stop: threading.Event, watch: Watch) -> Any:
         most = 4 * decoding.max_new_tokens + 64  # a server that never ends is not listened to for ever
-        found.sent = time.perf_counter()
+        found.sent, count, after = time.perf_counter(), 0, 0
         try:
             with self._opened(prompt, decoding) as stream:
                 found.accepted = time.perf_counter()
+                watch.alive()
                 self._is_stream(stream.response)
                 for chunk in stream:
-                    if stop.is_set():
+                    if stop.is_set() or watch.given_up.is_set():
                         raise Stopped
-                    piece = _read(chunk, found)
-                    if piece:
+                    ended, count = found.finish is not None, count + 1
+                    piece, grew = _read(chunk, found)
+                    if grew:
+                        watch.alive()
+                    if ended and (after := after + 1) > AFTER:
+                        break
+                    if count > most and not ended:
+                        raise _Failed(
+                            f"{self.address} goes on after decode.max_new_tokens = {decoding.max_new_tokens}", False
+                        )
+                    if piece and not ended:
                         found.pieces.append(piece)
-                        if len(found.pieces) > most:
-                            raise _Failed(
-                                f"{self.address} goes on after decode.max_new_tokens = {decoding.max_new_tokens}", False
-                            )
                         yield piece
         except (_Failed, Stopped, GeneratorExit):
             raise
         except Exception as error:
-            raise self._why(error, found) from error
+            if found.finish is None:  # what is broken after the end of an answer does not matter to it
+                raise self._why(error, found) from error
         found.end = time.perf_counter()
         if found.finish is None:
             raise _Failed(self._unfinished(found), True)
@@ -208,6 +238,11 @@ class Server:
         api = self.openai
         if isinstance(error, EngineError):
             raise error
+        if (much := _caused(error)) is not None:
+            after = f" after {len(found.pieces)} pieces" if found and found.pieces else ""
+            return _Failed(
+                f"{self.address} {much}{after}; it may hang, or be no server of texts (MOMENTS_TIMEOUT)", False
+            )
         if isinstance(error, api.APITimeoutError):
             after = f" in the middle of an answer, after {len(found.pieces)} pieces" if found and found.pieces else ""
             return _Failed(
@@ -258,8 +293,15 @@ OPTIONAL = (
 )  # fmt: skip
 
 
-def _read(chunk: Any, found: Answered) -> str:
-    """The new text of one chunk; usage, timings and the reason of the end go into `found`."""
+def _caused(error: BaseException | None) -> TooMuch | None:
+    while error is not None and not isinstance(error, TooMuch):
+        error = error.__cause__
+    return error
+
+
+def _read(chunk: Any, found: Answered) -> tuple[str, bool]:
+    """The new text of one chunk, and whether it brings an answer further; usage, timings and the reason of the end go
+    into `found`."""
     usage, choices = getattr(chunk, "usage", None), getattr(chunk, "choices", None)
     if usage is not None:
         found.new, found.read = _count(usage, "completion_tokens"), _count(usage, "prompt_tokens")
@@ -270,7 +312,7 @@ def _read(chunk: Any, found: Answered) -> str:
     if not choices:
         if choices is None and usage is None:
             raise _Failed(f"the server answered what is no completion: {chunk!r:.100}", True)
-        return ""
+        return "", False
     choice = choices[0]
     inner = getattr(choice, "delta", choice)
     text = getattr(inner, "content", None) if inner is not choice else getattr(choice, "text", None)
@@ -281,7 +323,7 @@ def _read(chunk: Any, found: Answered) -> str:
         found.first = time.perf_counter()
     if reason := getattr(choice, "finish_reason", None):
         found.finish = _finish(reason)
-    return text or ""
+    return text or "", bool(text or thought or reason)
 
 
 def _finish(reason: Any) -> Literal["stop", "length"]:
@@ -305,9 +347,10 @@ def _message(error: Any) -> str:
 def _asked(error: Any) -> float | None:
     """Seconds of a Retry-After header, where it gives seconds."""
     try:
-        return max(float(error.response.headers.get("retry-after")), 0.0)
+        wait = float(error.response.headers.get("retry-after"))
     except (TypeError, ValueError):
         return None
+    return max(wait, 0.0) if wait == wait else None
 
 
 def _root(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.engines.sharing import in_precision, shared
 from llm_moments.engines.torch_eager import DTYPES, best_device
 from llm_moments.errors import EngineError, ModelError
+from llm_moments.generation_settings import HOW, PLANNED, RULES, UNKNOWN_HERE
 
 AUTO = (
     ("WhisperForConditionalGeneration", "AutoModelForSpeechSeq2Seq"),
@@ -42,9 +43,15 @@ def load_generating(model: Any) -> Any:
     except Exception as error:
         raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
     module.eval()
-    config = module.generation_config  # how a model likes to be asked is the plan's to say
-    config.temperature, config.top_p, config.top_k, config.do_sample = 1.0, 1.0, 50, False
+    _left_to_the_plan(module.generation_config)
     return module
+
+
+def _left_to_the_plan(config: Any) -> None:
+    """What the plan says, or nobody here follows, is taken back; the folder's other rules stay where `generate` looks."""
+    for name, value in {**{k: v for k, (v, _) in PLANNED.items()}, **UNKNOWN_HERE, **HOW}.items():
+        if getattr(config, name, None) is not None:
+            setattr(config, name, value)
 
 
 def without_layers(module: Any, indices: Sequence[int]) -> Any:
@@ -98,6 +105,7 @@ class TransformersGenerate:
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "beams", "length_penalty", "seed", "stop", "lookup",
     )  # fmt: skip
+    rules: ClassVar[tuple[str, ...]] = tuple(RULES)  # they are its own
     formats: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
     cpu_only: ClassVar[bool] = False
     builds: ClassVar[bool] = False
@@ -143,11 +151,17 @@ class TransformersGenerate:
         if self.threads and self.device == "cpu":
             self.torch.set_num_threads(self.threads)
         made: list[Generated] = []
-        for start in range(0, len(prompts), self.streams):
+        size = self.streams if self.encodes or not self._asked("min_length") else 1  # it counts padding, too
+        for start in range(0, len(prompts), size):
             told = partial(_further, on_text, start) if on_text else None
             with failing_as("transformers failed"):
-                made += self._together(prompts[start : start + self.streams], decoding, recorder, told)
+                made += self._together(prompts[start : start + size], decoding, recorder, told)
         return made
+
+    def _asked(self, *names: str) -> bool:
+        """Whether the folder asks for one of these rules."""
+        config = self.module.generation_config
+        return any(getattr(config, name, None) not in (None, RULES[name][0]) for name in names)
 
     def _together(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder, on_text: OnText | None
@@ -163,8 +177,9 @@ class TransformersGenerate:
         begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1 if self.encodes else widths
         if prompts[0].decoder:
             inputs["decoder_start_token_id"] = prompts[0].decoder[0]  # else the model's own would be set before it
-        watch = _Watch(self, begun, decoding.stop, on_text)
+        watch = _Watch(self, begun, decoding.stop, on_text, [p.limit(decoding) for p in prompts])
         apart = self.encodes and self.draft is None and not decoding.lookup
+        apart = apart and not self._asked("encoder_no_repeat_ngram_size", "encoder_repetition_penalty")  # they see ids
         start = time.perf_counter()
         with torch.inference_mode():
             if apart:
@@ -177,7 +192,7 @@ class TransformersGenerate:
         end = time.perf_counter()
         self.phase = 0
         rows = out.sequences[:, begun:].tolist()
-        answers = [self._answer(row, decoding) for row in rows]
+        answers = [self._answer(row[: p.limit(decoding)], decoding) for row, p in zip(rows, prompts, strict=True)]
         first = (watch.times[0] if watch.times else end) - start
         for answer in answers:
             answer.first_s, answer.later_s, answer.reused = first, end - start - first, reused
@@ -348,8 +363,12 @@ def _new(answer: Generated) -> int:
 class _Watch:
     """Called after every token: notes the time, tells new text, and ends rows that wrote a stop string."""
 
-    def __init__(self, engine: TransformersGenerate, begun: int, stop: Sequence[str], on_text: OnText | None):
-        self.engine, self.begun, self.stop, self.on_text = engine, begun, stop, on_text
+    def __init__(
+        self, engine: TransformersGenerate, begun: int, stop: Sequence[str], on_text: OnText | None,
+        most: Sequence[int] = (),
+    ):  # fmt: skip
+        """most: new tokens of each row, where some may have fewer than the others."""
+        self.engine, self.begun, self.stop, self.on_text, self.most = engine, begun, stop, on_text, most
         self.times: list[float] = []
         self.steps = 0
         self.told: dict[int, str] = {}
@@ -361,9 +380,12 @@ class _Watch:
             self.engine.phase = 2
         self.steps = ids.shape[1] - self.begun
         done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
+        if self.most and self.steps >= min(self.most):
+            each = ids.shape[0] // len(self.most)  # rows of one answer: its beams
+            done |= torch.tensor([self.steps >= n for n in self.most for _ in range(each)], device=ids.device)
         if (self.stop or self.on_text) and self.engine.tokenizer is not None:
             for row in range(ids.shape[0]):
-                done[row] = self._looked_at(row, ids[row, self.begun :].tolist())
+                done[row] |= self._looked_at(row, ids[row, self.begun :].tolist())
         return done
 
     def _looked_at(self, row: int, ids: list[int]) -> bool:

@@ -78,7 +78,8 @@ def _times(module: Any, prompts: Sequence[Prompt]) -> Any:
     without = getattr(config, "no_timestamps_token_id", None)
     if without is None or without in prompts[0].decoder:
         return LogitsProcessorList()
-    config.max_initial_timestamp_index = EARLIEST
+    if getattr(config, "max_initial_timestamp_index", None) is None:
+        config.max_initial_timestamp_index = EARLIEST
     return LogitsProcessorList([WhisperTimeStampLogitsProcessor(config, begin_index=len(prompts[0].decoder))])
 
 

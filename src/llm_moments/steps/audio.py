@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.errors import DataError, EngineMissing
+from llm_moments.steps.riff import UNTOLD, Mended, Samples, samples_in
 
 RATE = 16_000  # samples a second that Whisper and the voice activity detector take
 BLOCK_S = 10.0  # seconds that are decoded at a time
@@ -70,7 +70,6 @@ def check(path: Source) -> float:
         raise DataError(f"{path} is a folder, not a sound file" if path.is_dir() else f"{path}: there is no such file")
     if _size(path) == 0:
         raise DataError(f"{path} is empty (0 bytes)")
-    _whole_riff(path)
     with opened(path) as sound:
         if sound.frames == 0:
             raise DataError(f"{path} holds no samples: its header is all there is")
@@ -86,7 +85,7 @@ def opened(path: Source) -> Any:
     except (ImportError, OSError) as error:  # OSError: libsndfile is not there
         raise EngineMissing("soundfile", "speech") from error
     try:
-        sound = soundfile.SoundFile(_stream(path) if isinstance(path, Held) else str(path))
+        sound = soundfile.SoundFile(_readable(path))
     except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
         raise DataError(
             f"{path} is no sound file that can be decoded ({_short(error)}); WAV, FLAC, MP3 and OGG can"
@@ -104,24 +103,24 @@ def opened(path: Source) -> Any:
     return sound
 
 
-def _whole_riff(path: Source) -> None:
-    """DataError for a WAV file that is shorter than its header says. Sizes 0 and 2^32 - 1 mean: unknown."""
-    size = _size(path)
+def _samples_of(path: Source) -> Samples | None:
+    """Where a WAV file has its samples; DataError for one that is shorter than its header says."""
     with _stream(path) as stream:
-        head = stream.read(12)
-        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return
-        while len(part := stream.read(8)) == 8:
-            name, length = part[:4], struct.unpack("<I", part[4:])[0]
-            left = size - stream.tell()
-            if name == b"data":
-                if length not in (0, 0xFFFFFFFF) and length > left:
-                    raise DataError(
-                        f"{path} is cut: its header tells of {length:,} bytes of sound, {left:,} are there. Copy it again"
-                    )
-                return
-            stream.seek(length + length % 2, 1)
-    raise DataError(f"{path} is a WAV file without a data chunk: its header is broken")
+        found = samples_in(stream, _size(path), path)
+    if found is not None and found.cut:
+        raise DataError(
+            f"{path} is cut: its header tells of {found.told:,} bytes of sound, {found.left:,} are there. Copy it again"
+        )
+    return found
+
+
+def _readable(path: Source) -> Any:
+    """What libsndfile is given: it takes a size of 0 at its word, and few RF64."""
+    found = _samples_of(path)
+    large = found is not None and found.kind in (b"RF64", b"BW64") and (found.guessed or found.told < UNTOLD)
+    if found is not None and found.left and (found.told == 0 or large):
+        return Mended(_stream(path), found)
+    return _stream(path) if isinstance(path, Held) else str(path)
 
 
 def _reaches_end(path: Source, sound: Any) -> None:
@@ -197,15 +196,47 @@ def _file_blocks(path: Source, sound: Any) -> Iterator[np.ndarray]:
 
 def _samples(value: Mapping[str, Any]) -> tuple[Iterator[np.ndarray], int]:
     value = value.get("audio", value) if isinstance(value.get("audio"), Mapping) else value
-    array, rate = np.asarray(value["array"]), value.get("sampling_rate", RATE)
+    array, rate = _array(value["array"]), _rate(value.get("sampling_rate", RATE))
+    step = max(int(BLOCK_S * rate), 1)
+    parts = (_scaled(array[at : at + step]) for at in range(0, len(array), step))
+    return (mono(part if part.ndim == 2 else part[:, None]) for part in parts), rate
+
+
+def _array(value: Any) -> np.ndarray:
+    """[n] or [n, channels]; [channels, n] is turned. DataError for what is no sound."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unlike length
+        raise DataError("samples are an array [n] or [n, channels] of numbers, not a list of unlike lists") from None
     if array.ndim not in (1, 2) or not array.size or array.dtype.kind not in "fiu":
         raise DataError(f"samples are an array [n] or [n, channels] of numbers, not {array.dtype} {array.shape}")
-    if not isinstance(rate, int) or not RATES[0] <= rate <= RATES[1]:
-        raise DataError(f"impossible sampling_rate {rate!r}; it is between {RATES[0]:,} and {RATES[1]:,}")
-    scale = float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 1.0
-    step = max(int(BLOCK_S * rate), 1)
-    parts = (array[at : at + step].astype(np.float32) / scale for at in range(0, len(array), step))
-    return (mono(part if part.ndim == 2 else part[:, None]) for part in parts), rate
+    if array.ndim == 2 and array.shape[1] > CHANNELS:
+        if len(array) > CHANNELS:
+            raise DataError(f"samples of the shape {array.shape} would have over {CHANNELS} channels either way")
+        array = array.T
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        if np.abs(array).max() > 1:
+            raise DataError(
+                "samples of whole numbers say by their type how loud they are, as in a WAV file: uint8, int16 or int32, "
+                f"not {array.dtype} (what a list of whole numbers becomes). Use np.asarray(samples, np.int16), or floats"
+            )
+        array = array.astype(np.float32)
+    return array
+
+
+def _scaled(part: np.ndarray) -> np.ndarray:
+    """float32 from -1 to 1: what a WAV file of that type means; unsigned numbers lie round their middle."""
+    if part.dtype.kind == "f":
+        return part.astype(np.float32)
+    half = float(2 ** (8 * part.dtype.itemsize - 1))
+    return ((part.astype(np.float64) - (half if part.dtype.kind == "u" else 0.0)) / half).astype(np.float32)
+
+
+def _rate(value: Any) -> int:
+    whole = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and value == value
+    if not whole or not RATES[0] <= value <= RATES[1] or int(value) != value:
+        raise DataError(f"impossible sampling_rate {value!r}; it is between {RATES[0]:,} and {RATES[1]:,}")
+    return int(value)
 
 
 def mono(block: np.ndarray) -> np.ndarray:

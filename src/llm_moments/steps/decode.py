@@ -11,6 +11,7 @@ import numpy as np
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
 from llm_moments.engines.generator import GENERATORS, Decoding, Generated, Prompt, settle
 from llm_moments.errors import EngineError, Unfinished
+from llm_moments.generation_settings import tell
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "int4", "as-is")
 
@@ -75,6 +76,7 @@ class Decode:
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         engine, prompts = self.engine, batch["prompts"]
         decoding = settle(self.decoding, engine)
+        tell(self.engines.model_for(self.settings), engine, decoding)
         order = sorted(range(len(prompts)), key=lambda i: -size(prompts[i])) if self.by_length else range(len(prompts))
         told = self.on_text and (lambda at, piece: self.on_text(order[at], piece))  # type: ignore[misc]
         made: list[Any] = [None] * len(prompts)

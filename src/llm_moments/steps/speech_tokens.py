@@ -32,6 +32,20 @@ class SpeechTokens:
         found = ((re.fullmatch(r"<\|([a-z]{2,3})\|>", token), at) for token, at in self.tokenizer.get_vocab().items())
         return {match[1]: at for match, at in found if match}
 
+    def code(self, said: str) -> str:
+        """The code of a language said as `de`, `<|de|>` or `German`; ModelError where this model does not know it."""
+        plain = said.strip().lower().removeprefix("<|").removesuffix("|>")
+        if plain not in self.languages:
+            from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+            plain = TO_LANGUAGE_CODE.get(plain, plain)
+        if plain not in self.languages:
+            raise ModelError(
+                f"{self.name}: generation_config.json asks for the language {said!r:.40}, which it does not know; it knows "
+                f"{', '.join(sorted(self.languages))}"
+            )
+        return plain
+
     @property
     def times(self) -> int | None:
         """Token of the time 0.00; those after it are TICK_S apart."""

@@ -12,6 +12,7 @@ import numpy as np
 from llm_moments.core import Batch, Knob, Recorder, one_of
 from llm_moments.engines.generator import Decoding, Generated, Prompt, settle
 from llm_moments.errors import PlanError
+from llm_moments.generation_settings import tell
 from llm_moments.steps.audio import RATE
 from llm_moments.steps.chunk import Chunk, Chunker
 from llm_moments.steps.fallback import Ladder
@@ -85,6 +86,7 @@ class Transcribe:
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         engine = self.engine
         settle(self.decoding, engine)
+        tell(self.engines.model_for(self.settings), engine, self.decoding)
         found: list[list[tuple[Chunk, list[Segment]]]] = [[] for _ in range(batch.size)]
         spoken = [self.language or ("" if self.tokens.languages else "en")] * batch.size
         for portion in self._portions(batch["input"], recorder):

@@ -7,7 +7,9 @@ from typing import Any
 
 from llm_moments.core import Batch, Knob, Plan, Recorder, Step
 from llm_moments.engines.generator import Prompt
-from llm_moments.errors import DataError
+from llm_moments.errors import DataError, ModelError
+from llm_moments.generation_settings import asked_by, decoding_of
+from llm_moments.notes import note
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
 from llm_moments.tasks.generation import (
@@ -18,6 +20,9 @@ from llm_moments.tasks.generation import (
     is_pair,
     whole_text,
 )
+
+UNBOUNDED = 10**9
+NEW_TOKENS = 256  # as transformers' pipeline has it where a folder does not say
 
 
 class TextGeneration(Generation):
@@ -30,13 +35,22 @@ class TextGeneration(Generation):
         if model.format == "remote":  # the server has template, tokenizer and context
             ask = Decode(plan.settings("forward"), plan.settings("decode"), engines, str, False)
             return [Messages(plan.settings("template") if self.templated else None), ask]
-        dialogue = dialogue_of(model)
+        makes_text(model, self.name)
+        dialogue, asked = dialogue_of(model), asked_by(model)
+        if self.templated and not dialogue.has_template:
+            raise ModelError(
+                f"{model.name} has no chat template, so it cannot be talked with: go on with texts instead (`moments run` with "
+                "--task text-generation), or put the template it was trained with beside it (chat_template.jinja)"
+            )
         new = int(plan.settings("decode").get("max_new_tokens", 256))
+        whole = 0 if "max_new_tokens" in asked else asked.get("max_length", 0)  # the first of them holds
+        # What a folder asks for may be all of the context: a prompt has half of that, and its answer what it leaves.
+        folders = {"max_new_tokens", "max_length"} & set(asked) and new == new_tokens(asked, model.max_length)
         return [
             Template(plan.settings("template"), dialogue if self.templated else None),
             TokenizePrompt(dialogue),
-            Context(plan.settings("context"), dialogue, model.max_length, new),
-            MakePrompts(),
+            Context(plan.settings("context"), dialogue, model.max_length, min(new, model.max_length // 2) if folders else new),
+            MakePrompts(whole if folders else 0, model.max_length if folders else 0, cut_at(model, new)),
             Decode(
                 plan.settings("forward"), plan.settings("decode"), engines, dialogue.decode,
                 plan.settings("batch").get("order") == "length",
@@ -48,10 +62,12 @@ class TextGeneration(Generation):
         return {**template, "tokenize": (), "context": Context.knobs, **self.base_knobs()}
 
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
-        """transformers' `generate`, one prompt a call, greedy: what others are held against."""
+        """transformers' `generate` as the folder asks for it, one prompt a call, but greedy: what others are held against."""
+        makes_text(model, self.name)
+        asked = asked_by(model)
         return {
             "forward": {"engine": first_engine(model), "precision": "as-is" if model.format == "remote" else "fp32"},
-            "decode": {"max_new_tokens": min(256, max(model.max_length // 2, 1)), "temperature": 0.0},
+            "decode": {"temperature": 0.0, **decoding_of(asked), "max_new_tokens": new_tokens(asked, model.max_length)},
         }
 
     def tries(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
@@ -98,18 +114,71 @@ class Chat(TextGeneration):
         return turns
 
 
+def new_tokens(asked: Mapping[str, Any], window: int) -> int:
+    """Most new tokens: as the folder says, but for a max_length of a whole context; else 256, or half of the context."""
+    told = asked.get("max_new_tokens") or min(asked.get("max_length", 0) - 1, NEW_TOKENS)
+    return max(min(int(told), window - 1) if told > 0 else min(NEW_TOKENS, window // 2), 1)
+
+
+def cut_at(model: Any, new: int) -> str:
+    """What is to be told where answers have fewer tokens than the folder would let them have, and nobody chose that."""
+    asked = asked_by(model)
+    more = next((f"{name} = {asked[name]}" for name in ("max_new_tokens", "max_length") if name in asked), "")
+    if (
+        not more
+        or new != new_tokens(asked, model.max_length)
+        or new >= asked.get("max_new_tokens", asked.get("max_length", 1) - 1)
+    ):
+        return ""
+    return f"{model.name}: an answer has at most {new} tokens here; its folder asks for {more}: --set decode.max_new_tokens=N"
+
+
+def makes_text(model: Any, task: str) -> None:
+    """ModelError for a folder whose architecture is known to be for something else."""
+    names = [str(name) for name in model.config.get("architectures") or []]
+    if any(end in name for name in names for end in ("CausalLM", "LMHeadModel")):
+        return
+    if any("Classification" in name for name in names) or "num_mel_bins" in model.config:
+        raise ModelError(
+            f"{model.name} ({', '.join(names)}) makes no text, so {task} is not for it; leave out the task"
+        )
+    if any("ForConditionalGeneration" in name or name == "MarianMTModel" for name in names):
+        raise ModelError(
+            f"{model.name} ({', '.join(names)}) reads a text and writes another: its task is translation, not {task}"
+        )
+
+
 class MakePrompts:
-    """Writes `prompts`: what a generating engine takes."""
+    """Writes `prompts`: what a generating engine takes. whole: most tokens of prompt and answer together, where the
+    folder says that (max_length); window: tokens of the context, where an answer might go beyond; said: a note, told
+    once there is a prompt."""
 
     name = "batch"
     reads: tuple[str, ...] = ("ids", "messages", "text")
     writes: tuple[str, ...] = ("prompts",)
     knobs: tuple[Knob, ...] = ()
 
+    def __init__(self, whole: int = 0, window: int = 0, said: str = ""):
+        self.whole, self.window, self.said = whole, window, said
+
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        if self.said:
+            note(self.said)
         rows = zip(batch["ids"], batch["messages"], batch["text"], strict=True)
         recorder.count(tokens=sum(map(len, batch["ids"])))
-        return batch.with_(prompts=[Prompt(tuple(ids), messages=turns or (), text=text) for ids, turns, text in rows])
+        prompts = [
+            Prompt(tuple(ids), messages=turns or (), text=text, most=self.most(ids)) for ids, turns, text in rows
+        ]
+        return batch.with_(prompts=prompts)
+
+    def most(self, ids: Sequence[int]) -> int:
+        if self.whole and len(ids) >= self.whole:
+            raise DataError(
+                f"a prompt of {len(ids)} tokens leaves no room for an answer: the model's folder asks for at most "
+                f"{self.whole} of both together (max_length in generation_config.json). Shorten it, or mend it there"
+            )
+        most = min(self.whole or UNBOUNDED, self.window or UNBOUNDED)
+        return most - len(ids) if most < UNBOUNDED else 0
 
 
 class Messages:

@@ -12,6 +12,7 @@ import numpy as np
 
 from llm_moments.core import Knob, Pace, Plan, Step
 from llm_moments.errors import EngineMissing, InputError, ModelError
+from llm_moments.generation_settings import asked_by, decoding_of
 from llm_moments.steps.audio import Held, check, source_of
 from llm_moments.steps.chunk import CHUNK, VAD
 from llm_moments.steps.fallback import FALLBACK
@@ -25,6 +26,9 @@ from llm_moments.tasks.metrics import char_errors, word_errors
 DRAWN = [0.2, 0.4, 0.6, 0.8, 1.0]  # Whisper's own
 HEARING = ("transformers", "ctranslate2")  # engines that take speech
 PRICED = ("decode.", "fallback.", "features.", "vad.", "chunk.", "speech.", "streams", "threads")
+PROMPT = 4  # tokens that an answer begins with: start, language, task, no timestamps
+NEW_TOKENS = 224
+TOGETHER, LARGE = 8, 600 << 20  # chunks; bytes of weights: Whisper small in float16 is below, medium above
 METRICS: dict[str, Callable[[str, str], tuple[int, int]]] = {"WER": word_errors, "CER": char_errors}
 
 
@@ -70,16 +74,21 @@ class SpeechRecognition(Generation):
 
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
         """CTranslate2: as faster-whisper has it (5 beams, drawn again where bad, no VAD), but chunks are heard apart:
-        what was said before is not shown to the model. Others: transformers' pipeline (greedy, fp32, never again)."""
-        common = {"chunk": {"length": 30.0}}
-        if model.format == "ctranslate2":
-            return {
-                **common, "forward": {"engine": "ctranslate2", "precision": "as-is"},
-                "decode": {"max_new_tokens": 224, "beams": 5}, "fallback": {"temperatures": DRAWN},
-            }  # fmt: skip
+        what was said before is not shown to the model, so that several are written down together. Others: transformers' `generate` (greedy, fp32, never again).
+        Over both goes what the folder itself says."""
+        fast = model.format == "ctranslate2"
+        asked = asked_by(model)
+        decode = {
+            name: value
+            for name, value in decoding_of(asked).items()
+            if name in ("beams", "repetition_penalty", "length_penalty")
+        }
         return {
-            **common, "forward": {"engine": "transformers", "precision": "fp32"},
-            "decode": {"max_new_tokens": 224, "beams": 1},
+            "chunk": {"length": 30.0}, "speech": spoken(model, asked),
+            "forward": {"engine": "ctranslate2", "precision": "as-is", "streams": together(model)} if fast
+            else {"engine": "transformers", "precision": "fp32"},
+            "decode": {"beams": 5 if fast else 1, **decode, "max_new_tokens": new_tokens(model, asked)},
+            "fallback": ({"temperatures": DRAWN} if fast else {}) | fallback_of(asked),
         }  # fmt: skip
 
     def normalise(self, value: Any) -> Any:
@@ -184,6 +193,56 @@ class SpeechRecognition(Generation):
     def _listening() -> list[tuple[str, dict[str, Any], bool]]:
         kinds = ["silero"] if silero_file() else []
         return [(f"silence left out ({kind})", {"vad.kind": kind}, False) for kind in [*kinds, "energy"]]
+
+
+def together(model: Any) -> int:
+    """Chunks that are decoded in one batch: each holds keys and values of 30 s, which are large where the model is."""
+    size = sum(file.stat().st_size for file in model.weight_files)
+    return TOGETHER if size < LARGE else 2
+
+
+def spoken(model: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Choices of `speech` that a folder makes: language and task by their names or, as older ones do, by tokens that
+    every answer begins with (forced_decoder_ids); ModelError for what this model does not know."""
+    times = asked.get("return_timestamps")
+    found: dict[str, Any] = {"words": True} if times == "word" else {"timestamps": True} if times else {}
+    forced = [token for _, token in sorted(asked.get("forced_decoder_ids", ())) if token is not None]
+    if not ({"language", "task"} & set(asked) or forced):
+        return found
+    tokens = tokens_of(model)
+    if not tokens.languages:
+        return found  # it writes down English and nothing else
+    if "language" in asked:
+        found["language"] = tokens.code(asked["language"])
+    if "task" in asked:
+        found["task"] = asked["task"]
+    if not {"language", "task"} & set(asked):
+        told = [("language", code, at) for code, at in tokens.languages.items()]
+        told += [("task", task, tokens.id(f"<|{task}|>") or 0) for task in ("transcribe", "translate")]
+        found |= {name: value for name, value, at in told if at in forced}
+    return {name: value for name, value in found.items() if value != "transcribe"}
+
+
+def new_tokens(model: Any, asked: Mapping[str, Any]) -> int:
+    """As the folder says (max_length counts the prompt, too), else 224, as Whisper's authors have it; never more than
+    its decoder has places for."""
+    most = model.config.get("max_target_positions")
+    room = int(most) - PROMPT if isinstance(most, int) else NEW_TOKENS
+    told = asked.get("max_new_tokens") or asked.get("max_length", NEW_TOKENS + PROMPT) - PROMPT
+    return max(min(int(told), max(room, 1)), 1)
+
+
+def fallback_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Whisper's ladder, where the folder gives temperatures and the bounds of a bad answer."""
+    names = {
+        "logprob_threshold": "logprob",
+        "no_speech_threshold": "silence",
+        "compression_ratio_threshold": "compression",
+    }
+    found: dict[str, Any] = {knob: float(asked[name]) for name, knob in names.items() if name in asked}
+    if isinstance(heats := asked.get("temperature"), list):
+        found["temperatures"] = sorted(float(t) for t in heats if t > 0)
+    return found
 
 
 def tokens_of(model: Any) -> SpeechTokens:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from llm_moments.core import Knob, Pace, Plan, Step, whole
 from llm_moments.errors import DataError
+from llm_moments.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.source import CutSource, SourcePrompts, TokenizeSource, Translate, languages_of
 from llm_moments.tasks.generation import BATCH, Generation, whole_text
@@ -50,20 +50,26 @@ class Translation(Generation):
 
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
         """transformers' `generate` as the model's own generation_config has it (Marian: 4 beams), one row a call."""
-        told = generation_config(model)
-        most = positions(model) - 1
-        new = int(told.get("max_new_tokens") or int(told.get("max_length") or NEW_TOKENS + 1) - 1)
-        languages = {
-            k: v for k, v in model.notes.get("translate", {}).items() if k in {n.name for n in Translate.knobs}
-        }
+        asked = asked_by(model)
+        known = {n.name for n in Translate.knobs}
+        languages = {k: v for k, v in model.notes.get("translate", {}).items() if k in known}
+        if target := forced_language(model, asked):
+            languages.setdefault("target_lang", target)
         return {
             "translate": languages,
             "forward": {"engine": "ctranslate2" if model.format == "ctranslate2" else "transformers", "precision": "fp32"},
             "decode": {
-                "max_new_tokens": max(min(new, most), 1), "beams": int(told.get("num_beams") or 1),
-                "length_penalty": float(told.get("length_penalty") or 1.0),
+                "beams": 1, "length_penalty": 1.0, **decoding_of(asked),
+                "max_new_tokens": self._new_tokens(model, asked, languages),
             },
         }  # fmt: skip
+
+    @staticmethod
+    def _new_tokens(model: Any, asked: Mapping[str, Any], languages: Mapping[str, Any]) -> int:
+        """max_length counts the token that every answer begins with and, where there is one, that of its language."""
+        begun = 2 if languages.get("target_lang") and languages_of(model).begins else 1
+        told = asked.get("max_new_tokens") or asked.get("max_length", NEW_TOKENS + begun) - begun
+        return max(min(int(told), positions(model) - begun), 1)
 
     def normalise(self, value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -112,14 +118,13 @@ class Translation(Generation):
         return corpus_scores([str(o) for o in outputs], [str(r) for r in references])
 
 
-def generation_config(model: Any) -> dict[str, Any]:
-    """What the model's folder says about how it likes to be asked: generation_config.json, else its config."""
-    file = model.path / "generation_config.json"
-    try:
-        told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {error}") from error
-    return {**model.config, **told} if isinstance(told, dict) else dict(model.config)
+def forced_language(model: Any, asked: Mapping[str, Any]) -> str:
+    """The code of the language that a folder of many makes every answer begin with (forced_bos_token_id); else ''."""
+    forced = asked.get("forced_bos_token_id")
+    if not isinstance(forced, int) or model.format != "transformers":
+        return ""
+    languages = languages_of(model)
+    return next((code for code in languages.codes if languages.token(code) == forced), "") if languages.begins else ""
 
 
 def positions(model: Any) -> int:
@@ -128,7 +133,6 @@ def positions(model: Any) -> int:
 
 
 def start_token(model: Any) -> int:
-    told = generation_config(model)
-    return int(
-        next(told[k] for k in ("decoder_start_token_id", "bos_token_id", "eos_token_id") if told.get(k) is not None)
-    )
+    told = {**model.config, **asked_by(model)}
+    found = next(told[k] for k in ("decoder_start_token_id", "bos_token_id", "eos_token_id") if told.get(k) is not None)
+    return int(found[0] if isinstance(found, list) else found)
