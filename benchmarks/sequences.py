@@ -1,0 +1,406 @@
+"""In which order candidates go to the certification: five levels against the whole front, replayed on recorded studies.
+
+    python benchmarks/sequences.py record [r8 r52 …] [--small]
+    python benchmarks/sequences.py replay [r8 r52 …] [--splits 300] [--draws 1000] [--dry]
+
+`record` learns a model, lets `improve` search, and asks every plan that it found all rows (recorded.py, studies.py);
+what is there is not made again. `replay` draws splits of those rows, estimates each plan's chance to pass from the
+search rows, puts candidates in order by each rule, and tests them on the certification rows as `improve` does.
+
+Rows are split as `improve` splits them, and so that 1,000 are certified on. Worst case: rows are drawn with those
+that a plan loses made as much commoner as makes its true drop just the budget; certified is that plan, or one that is
+worse, in at most 5% of the draws if the claim holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import recorded
+import results
+import studies
+from scipy.stats import binom
+
+from llm_moments import stats
+from llm_moments.evaluation import PARTS
+from llm_moments.improve.odds import chance
+
+ALPHA = 0.05
+LEVELS = (0.97, 0.92, 0.85, 0.75, 0.6)  # the rule before: of the chance to pass, one candidate for each
+FASTER, GAIN = 0.97, 1.02  # share of the time of the one before; times the original from which a plan is looked at
+MANY = 1000  # rows to certify on
+TILTED = 8  # plans at most whose drop is made the budget
+GOAL = {"gain": 1.4, "false": 0.05, "nothing": 0.02}
+
+
+# ------------------------------------------------------------------------------------------------ one split
+
+
+class Draw:
+    """One draw of search and certification rows, as far as a rule may look at it.
+
+    search, certify: how often each row of the study was drawn, [rows].
+    """
+
+    def __init__(self, replay: Replay, search: np.ndarray, certify: np.ndarray):
+        self.replay, self.search, self.certify = replay, search, certify
+        self._seen: dict[int, float] = {}
+
+    @cached_property
+    def odds(self) -> np.ndarray:
+        return self.replay.odds(self.search, int(self.certify.sum()))
+
+    @cached_property
+    def front(self) -> list[int]:
+        return front(self)
+
+    def pvalue(self, plan: int) -> float:
+        if plan not in self._seen:
+            self._seen[plan] = self.replay.pvalue(plan, self.certify)
+        return self._seen[plan]
+
+    def passed(self, order: Sequence[int], alpha: float = ALPHA) -> list[int]:
+        """Those of a fixed sequence before the first failure."""
+        found = []
+        for plan in order:
+            if not self.pvalue(plan) < alpha:
+                break
+            found.append(plan)
+        return found
+
+
+class Replay:
+    """A study with what is asked of it again and again remembered: the same flips have the same chances."""
+
+    def __init__(self, study: recorded.Recorded, max_drop: float | None = None):
+        self.study, self.max_drop = study, max_drop or study.max_drop
+        self.drops = study.drops
+        self.flips = set(np.unique(self.drops)) <= {-1.0, 0.0, 1.0} and set(np.unique(study.before)) <= {0.0, 1.0}
+        self.worse, self.better = (self.drops > 0).astype(np.float32), (self.drops < 0).astype(np.float32)
+        self.gains = study.stock / study.costs
+        self._odds: dict[tuple[int, int, int, int], float] = {}
+
+    def odds(self, rows: np.ndarray, n_certify: int) -> np.ndarray:
+        if not self.flips:
+            drawn = np.repeat(np.arange(len(rows)), rows)
+            return np.array([chance(drops, n_certify, self.max_drop) for drops in self.drops[:, drawn]])
+        often, n = rows.astype(np.float32), int(rows.sum())
+        counts = zip((self.worse @ often).tolist(), (self.better @ often).tolist(), strict=True)
+        return np.array([self._of_flips(int(h), int(b), n, n_certify) for h, b in counts])
+
+    def _of_flips(self, worse: int, better: int, n: int, n_certify: int) -> float:
+        key = worse, better, n, n_certify
+        if key not in self._odds:
+            drops = np.repeat([1.0, -1.0, 0.0], [worse, better, n - worse - better])
+            self._odds[key] = chance(drops, n_certify, self.max_drop)
+        return self._odds[key]
+
+    def pvalue(self, plan: int, rows: np.ndarray) -> float:
+        if self.flips:
+            worse, better = round(float(self.worse[plan] @ rows)), round(float(self.better[plan] @ rows))
+            return stats.flip_pvalue(worse, better, int(rows.sum()), self.max_drop)
+        drawn = np.repeat(np.arange(len(rows)), rows)
+        before, after = self.study.before[drawn], self.study.after[plan, drawn]
+        return stats.drop_pvalue(before, after, self.max_drop, bounds=self.study.bounds)
+
+
+# ------------------------------------------------------------------------------------------------ the rules
+
+
+def lossless(replay: Replay) -> list[int]:
+    """The fastest lossless plan, if it gains anything."""
+    study = replay.study
+    free = [p for p in np.flatnonzero(study.lossless) if replay.gains[p] > GAIN]
+    return [int(min(free, key=lambda p: study.costs[p]))] if free else []
+
+
+def levels(draw: Draw) -> list[int]:
+    """Candidates by the rule before: the fastest plan at each of five levels; the lossless one first where none is sure."""
+    replay, odds, costs = draw.replay, draw.odds, draw.replay.study.costs
+    known = [p for p in np.argsort(costs, kind="stable").tolist() if replay.gains[p] > GAIN]
+    chosen: list[int] = []
+    for level in LEVELS:
+        fastest = next((p for p in known if odds[p] >= level), None)
+        if fastest is not None and (not chosen or costs[fastest] < FASTER * costs[chosen[-1]]):
+            chosen.append(fastest)
+    safe = lossless(replay)
+    if safe and (not chosen or odds[chosen[0]] < LEVELS[0]):
+        return safe + [p for p in chosen if costs[p] < costs[safe[0]]]
+    return chosen
+
+
+def front(draw: Draw, faster: float = FASTER) -> list[int]:
+    """Candidates by the rule now: the lossless one, then all of the front, surest first, each 3% faster than the one before."""
+    replay, costs = draw.replay, draw.replay.study.costs
+    chosen = lossless(replay)
+    last = costs[chosen[-1]] if chosen else replay.study.stock / GAIN / faster
+    for plan in np.lexsort((costs, -draw.odds)).tolist():
+        if costs[plan] < faster * last:
+            chosen.append(plan)
+            last = costs[plan]
+    return chosen
+
+
+def promising(draw: Draw) -> int | None:
+    """The one plan that promises most: its chance to pass times what it would gain, in logarithms."""
+    worth = draw.odds * np.log(np.maximum(draw.replay.gains, 1.0))
+    return int(worth.argmax()) if len(worth) and worth.max() > 0 else None
+
+
+def one_look(draw: Draw) -> list[int]:
+    plan = promising(draw)
+    return [] if plan is None else draw.passed([plan])
+
+
+def fallback(draw: Draw) -> list[int]:
+    """The most promising plan at 80% of the error; all of it for the front after that, or the rest where it failed."""
+    plan = promising(draw)
+    if plan is None:
+        return []
+    if draw.pvalue(plan) < 0.8 * ALPHA:
+        return [plan, *draw.passed(draw.front)]
+    return draw.passed(draw.front, 0.2 * ALPHA)
+
+
+Rule = Callable[[Draw], list[int]]  # the plans that passed
+RULES: dict[str, Rule] = {
+    "five levels": lambda draw: draw.passed(levels(draw)),
+    "whole front": lambda draw: draw.passed(draw.front),
+    "front by 15%": lambda draw: draw.passed(front(draw, 0.85)),
+    "one look": one_look,
+    "fallback 80/20": fallback,
+}
+BEFORE, NOW = "five levels", "whole front"
+
+
+# ------------------------------------------------------------------------------------------------ many splits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of many splits: geometric mean of the certified gain (1 where there is none), shares without a certificate and with a false one."""
+
+    gain: float
+    nothing: float
+    false: float
+
+
+def sizes(rows: int, certify: int | None) -> tuple[int, int] | None:
+    """(search, certify) rows as `improve` splits them, or with so many to certify on; None where there are too few."""
+    share = PARTS["search"] / PARTS["certify"]
+    if certify is None:
+        return min(int(PARTS["search"] * rows), 800), min(int(PARTS["certify"] * rows), 4000)
+    search = int(share * certify)
+    return (search, certify) if search + certify <= rows else None
+
+
+def outcomes(replay: Replay, search: int, certify: int, splits: int, seed: int) -> dict[str, Outcome]:
+    rng, true = np.random.default_rng(seed), replay.drops.mean(axis=1)
+    rows = replay.drops.shape[1]
+    gains: dict[str, list[float]] = {name: [] for name in RULES}
+    false = dict.fromkeys(RULES, 0)
+    for _ in range(splits):
+        order = rng.permutation(rows)
+        looked, held = np.zeros((2, rows), np.int64)
+        looked[order[:search]] = held[order[search : search + certify]] = 1
+        draw = Draw(replay, looked, held)
+        for name, rule in RULES.items():
+            passed = rule(draw)
+            taken = max(passed, key=lambda p: replay.gains[p], default=None)
+            gains[name].append(1.0 if taken is None else float(replay.gains[taken]))
+            false[name] += taken is not None and true[taken] >= replay.max_drop
+    return {
+        name: Outcome(float(np.exp(np.log(some).mean())), float(np.mean(np.array(some) == 1)), false[name] / splits)
+        for name, some in gains.items()
+    }
+
+
+def tilted(drops: np.ndarray, budget: float) -> np.ndarray | None:
+    """Chances of rows to be drawn that make the mean of these drops the budget: rows that lose come more often, or
+    less. None where no row loses enough."""
+    lost = drops > 0
+    room = drops[lost].sum() - budget * lost.sum()
+    needed = budget * (~lost).sum() - drops[~lost].sum()
+    if not lost.any() or room <= 0 or needed <= 0:
+        return None
+    weights = np.where(lost, needed / room, 1.0)
+    return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class Worst:
+    """Shares of draws in which a plan passed whose true drop is the budget or more: the worst plan's, and all draws'."""
+
+    worst: float
+    mean: float
+
+
+def worst_cases(replay: Replay, draws: int, seed: int) -> tuple[dict[str, Worst], int]:
+    """For the plans that go wrong most easily: those nearest the budget. How many there were, too."""
+    search, certify = int(PARTS["search"] / PARTS["certify"] * MANY), MANY
+    near = np.argsort(np.abs(replay.drops.mean(axis=1) - replay.max_drop), kind="stable")
+    weights = {int(p): tilted(replay.drops[p], replay.max_drop) for p in near if replay.gains[p] > GAIN}
+    chosen = [(p, w) for p, w in weights.items() if w is not None][:TILTED]
+    shares: dict[str, list[float]] = {name: [] for name in RULES}
+    for plan, chances in chosen:
+        rng = np.random.default_rng([seed, plan])
+        bad = replay.drops @ chances >= replay.max_drop - 1e-9
+        false = dict.fromkeys(RULES, 0)
+        for _ in range(draws):
+            draw = Draw(replay, rng.multinomial(search, chances), rng.multinomial(certify, chances))
+            for name, rule in RULES.items():
+                false[name] += any(bad[p] for p in rule(draw))
+        for name, count in false.items():
+            shares[name].append(count / draws)
+    return {name: Worst(max(s, default=0.0), float(np.mean(s or [0]))) for name, s in shares.items()}, len(chosen)
+
+
+# ------------------------------------------------------------------------------------------------ the tables
+
+
+def best_possible(replay: Replay) -> float:
+    able = replay.gains[replay.drops.mean(axis=1) < replay.max_drop]
+    return float(max(able.max(initial=1.0), 1.0))
+
+
+def said(outcome: Outcome) -> str:
+    return f"{outcome.gain:.2f}; {outcome.nothing:.1%}; {outcome.false:.1%}"
+
+
+def replayed(names: Sequence[str], room: Path, splits: int, draws: int, seed: int) -> list[str]:
+    gains, wrong, about, left = [], [], [], []
+    met = dict.fromkeys(GOAL, 0)
+    asked = dict.fromkeys(GOAL, 0)
+    for name in names:
+        study = recorded.recorded(name, room)
+        if study is None:
+            left.append(name)
+            continue
+        begin, replay = time.monotonic(), Replay(study)
+        about.append(described(replay))
+        ratios = []
+        for certify in (None, MANY):
+            if (split := sizes(replay.drops.shape[1], certify)) is None:
+                continue
+            found = outcomes(replay, *split, splits, seed)
+            ratios.append(found[NOW].gain / found[BEFORE].gain)
+            rows = f"{split[0]:,} + {split[1]:,}"
+            gains.append((name, rows, *(said(found[rule]) for rule in RULES), f"{ratios[-1]:.2f}"))
+            if certify == MANY:
+                asked["nothing"] += 1
+                met["nothing"] += found[NOW].nothing <= GOAL["nothing"]
+        asked["gain"] += 1
+        met["gain"] += min(ratios) >= GOAL["gain"]
+        shares, plans = worst_cases(replay, draws if replay.flips else max(draws // 5, 1), seed)
+        many = (draws if replay.flips else max(draws // 5, 1)) * 1
+        most = binom.ppf(1 - 0.001 / max(plans, 1), many, ALPHA) / many
+        wrong.append(
+            (
+                name,
+                f"{plans} x {many:,}",
+                *(f"{shares[r].worst:.1%}; {shares[r].mean:.1%}" for r in RULES),
+                f"{most:.1%}",
+            )
+        )
+        asked["false"] += 1
+        met["false"] += shares[NOW].worst <= most
+        recorded.say(name, f"replayed in {time.monotonic() - begin:.0f} s")
+    return lines(gains, wrong, about, left, met, asked, splits)
+
+
+def described(replay: Replay) -> tuple[str, ...]:
+    study = replay.study
+    score = f"{study.metric} {study.before.mean():.4f}"
+    plans = f"{len(study.costs)}" + (f" ({study.left_out} left out)" if study.left_out else "")
+    keep = int((replay.drops.mean(axis=1) < replay.max_drop).sum())
+    return (
+        study.name, study.words, score, f"{len(study.before):,}", plans, str(keep), f"{replay.max_drop:g}",
+        f"{best_possible(replay):.2f}", f"{study.seconds:.0f}",
+    )  # fmt: skip
+
+
+def lines(
+    gains: list[tuple[str, ...]], wrong: list[tuple[str, ...]], about: list[tuple[str, ...]], left: list[str],
+    met: dict[str, int], asked: dict[str, int], splits: int,
+) -> list[str]:  # fmt: skip
+    heads = (
+        "study",
+        "what",
+        "score",
+        "rows",
+        "plans",
+        "that keep the budget",
+        "budget",
+        "fastest of these",
+        "recorded in s",
+    )
+    told = [
+        *results.table(heads, about), "",
+        f"{splits} splits each. Geometric mean of the certified gain over the stock plan (1 where nothing is certified); "
+        "share of splits with nothing; share certified falsely (the true drop on all rows is the budget or more).", "",
+        *results.table(("study", "rows: search + certify", *RULES, f"{NOW} / {BEFORE}"), gains), "",
+        f"Where a plan's true drop is just the budget ({MANY:,} rows to certify on): share of draws in which a plan with such "
+        "a drop, or a larger one, passes: of the worst plan; of all.", "",
+        *results.table(("study", "plans x draws", *RULES, "5% and Monte-Carlo error"), wrong), "",
+        f"Goals of the whole front: {GOAL['gain']:g} times the gain of five levels, in every row: {met['gain']} of {asked['gain']} "
+        f"studies; false at most 5% (and Monte-Carlo error at 99.9%): {met['false']} of {asked['false']}; nothing in at most "
+        f"{GOAL['nothing']:.0%} of splits with {MANY:,} rows to certify on: {met['nothing']} of {asked['nothing']}.",
+    ]  # fmt: skip
+    return [*told, "", f"Not recorded: {', '.join(left)}."] if left else told
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("verb", choices=("record", "replay"))
+    parser.add_argument("names", nargs="*", metavar="study", help=f"of {', '.join(studies.KINDS)}; default: all")
+    parser.add_argument("--room", type=Path, default=recorded.ROOM)
+    parser.add_argument("--small", action="store_true", help="record few rows: a try of the code, not a study")
+    parser.add_argument("--splits", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=1000, help="for each plan whose drop is made the budget")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dry", action="store_true", help="print, and leave RESULTS.md as it is")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(studies.KINDS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(studies.KINDS)}")
+    given.names = given.names or list(studies.KINDS)
+    return given
+
+
+def record_all(given: argparse.Namespace) -> int:
+    made = 0
+    for name in given.names:
+        if recorded.recorded(name, given.room) is not None:
+            recorded.say(name, "is recorded")
+            continue
+        try:
+            study = recorded.record(studies.KINDS[name], given.room, given.small)
+        except studies.Missing as error:
+            recorded.say(name, f"left out: {error}")
+            continue
+        recorded.say(name, f"{len(study.costs)} plans on {len(study.before):,} rows, {study.seconds:.0f} s")
+        made += 1
+    return made
+
+
+def main() -> int:
+    given = arguments()
+    if given.verb == "record":
+        record_all(given)
+        return 0
+    told = replayed(given.names, given.room, given.splits, given.draws, given.seed)
+    if given.dry:
+        print("\n".join(told))
+    else:
+        results.write("Candidates in order: five levels and the whole front", told)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
