@@ -32,7 +32,8 @@ ENGINES = 3  # with their precisions, round whose fastest plan the grid is fille
 class Recorded:
     """before: scores of the original [rows]; after: of each plan [plans, rows]; costs, stock: seconds a row.
 
-    left_out: plans that there was no time to ask all rows, or that were slower than the stock plan.
+    left_out: plans that there was no time to ask all rows, or that were slower than the stock plan. most: rows that
+    `improve` searches and certifies on at most.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Recorded:
     metric: str
     max_drop: float
     bounds: tuple[float, float] | None
+    most: tuple[int, int]
     stock: float
     left_out: int
     seconds: float
@@ -64,10 +66,10 @@ class Recorded:
     @classmethod
     def load(cls, folder: Path) -> Recorded:
         plain = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        bounds = tuple(plain.pop("bounds") or ()) or None
+        bounds, most = tuple(plain.pop("bounds") or ()) or None, tuple(plain.pop("most"))
         kinds, plans = tuple(plain.pop("kinds")), tuple(plain.pop("plans"))
         with np.load(folder / "study.npz") as arrays:
-            return cls(bounds=bounds, kinds=kinds, plans=plans, **plain, **arrays)
+            return cls(bounds=bounds, most=most, kinds=kinds, plans=plans, **plain, **arrays)
 
 
 def recorded(name: str, room: Path = ROOM) -> Recorded | None:
@@ -103,7 +105,8 @@ def record(kind: studies.Kind, room: Path, small: bool) -> Recorded:
     asked = sorted([*asked, *foretold(pipe, part, asked)], key=lambda p: p.cost)
     told = getattr(pipe.task, "bounds", None)
     study = Recorded(
-        kind.name, kind.words, part.metric, kind.max_drop, told(pipe.model) if told else None, stock, left,
+        kind.name, kind.words, part.metric, kind.max_drop, told(pipe.model) if told else None,
+        (pipe.task.pace.most["search"], pipe.task.pace.most["certify"]), stock, left,
         time.monotonic() - begin, part.scores(outputs, outputs), np.array([part.scores(p.outputs, outputs) for p in asked]),
         np.array([p.cost for p in asked]), np.array([p.lossless for p in asked], bool), tuple(p.kind for p in asked),
         tuple(p.words for p in asked),

@@ -1,7 +1,7 @@
 """In which order candidates go to the certification: five levels against the whole front, replayed on recorded studies.
 
     python benchmarks/sequences.py record [r8 r52 …] [--small]
-    python benchmarks/sequences.py replay [r8 r52 …] [--splits 300] [--draws 1000] [--dry]
+    python benchmarks/sequences.py replay [r8 r52 …] [--splits 300] [--draws 500] [--dry]
 
 `record` learns a model, lets `improve` search, and asks every plan that it found all rows (recorded.py, studies.py);
 what is there is not made again. `replay` draws splits of those rows, estimates each plan's chance to pass from the
@@ -15,6 +15,8 @@ worse, in at most 5% of the draws if the claim holds.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +31,7 @@ import studies
 from scipy.stats import binom
 
 from llm_moments import stats
+from llm_moments.environment import usable_cores
 from llm_moments.evaluation import PARTS
 from llm_moments.improve.odds import chance
 
@@ -36,6 +39,7 @@ ALPHA = 0.05
 LEVELS = (0.97, 0.92, 0.85, 0.75, 0.6)  # the rule before: of the chance to pass, one candidate for each
 FASTER, GAIN = 0.97, 1.02  # share of the time of the one before; times the original from which a plan is looked at
 MANY = 1000  # rows to certify on
+USUAL = int(PARTS["search"] / PARTS["certify"] * MANY), MANY
 TILTED = 8  # plans at most whose drop is made the budget
 GOAL = {"gain": 1.4, "false": 0.05, "nothing": 0.02}
 
@@ -85,22 +89,19 @@ class Replay:
         self.flips = set(np.unique(self.drops)) <= {-1.0, 0.0, 1.0} and set(np.unique(study.before)) <= {0.0, 1.0}
         self.worse, self.better = (self.drops > 0).astype(np.float32), (self.drops < 0).astype(np.float32)
         self.gains = study.stock / study.costs
-        self._odds: dict[tuple[int, int, int, int], float] = {}
+        self._odds: dict[tuple[int, int], np.ndarray] = {}  # by flips, for so many rows
 
     def odds(self, rows: np.ndarray, n_certify: int) -> np.ndarray:
         if not self.flips:
             drawn = np.repeat(np.arange(len(rows)), rows)
             return np.array([chance(drops, n_certify, self.max_drop) for drops in self.drops[:, drawn]])
         often, n = rows.astype(np.float32), int(rows.sum())
-        counts = zip((self.worse @ often).tolist(), (self.better @ often).tolist(), strict=True)
-        return np.array([self._of_flips(int(h), int(b), n, n_certify) for h, b in counts])
-
-    def _of_flips(self, worse: int, better: int, n: int, n_certify: int) -> float:
-        key = worse, better, n, n_certify
-        if key not in self._odds:
-            drops = np.repeat([1.0, -1.0, 0.0], [worse, better, n - worse - better])
-            self._odds[key] = chance(drops, n_certify, self.max_drop)
-        return self._odds[key]
+        worse, better = (np.rint(flips @ often).astype(int) for flips in (self.worse, self.better))
+        known = self._odds.setdefault((n, n_certify), np.full((n + 1, n + 1), np.nan, np.float32))
+        for h, b in {*zip(worse.tolist(), better.tolist(), strict=True)}:
+            if np.isnan(known[h, b]):
+                known[h, b] = chance(np.repeat([1.0, -1.0, 0.0], [h, b, n - h - b]), n_certify, self.max_drop)
+        return np.asarray(known[worse, better], float)
 
     def pvalue(self, plan: int, rows: np.ndarray) -> float:
         if self.flips:
@@ -124,10 +125,10 @@ def lossless(replay: Replay) -> list[int]:
 def levels(draw: Draw) -> list[int]:
     """Candidates by the rule before: the fastest plan at each of five levels; the lossless one first where none is sure."""
     replay, odds, costs = draw.replay, draw.odds, draw.replay.study.costs
-    known = [p for p in np.argsort(costs, kind="stable").tolist() if replay.gains[p] > GAIN]
     chosen: list[int] = []
     for level in LEVELS:
-        fastest = next((p for p in known if odds[p] >= level), None)
+        able = np.flatnonzero((odds >= level) & (replay.gains > GAIN))
+        fastest = int(able[costs[able].argmin()]) if len(able) else None
         if fastest is not None and (not chosen or costs[fastest] < FASTER * costs[chosen[-1]]):
             chosen.append(fastest)
     safe = lossless(replay)
@@ -177,7 +178,7 @@ RULES: dict[str, Rule] = {
     "one look": one_look,
     "fallback 80/20": fallback,
 }
-BEFORE, NOW = "five levels", "whole front"
+BEFORE, NOW, ALONE = "five levels", "whole front", "it alone"
 
 
 # ------------------------------------------------------------------------------------------------ many splits
@@ -192,13 +193,11 @@ class Outcome:
     false: float
 
 
-def sizes(rows: int, certify: int | None) -> tuple[int, int] | None:
-    """(search, certify) rows as `improve` splits them, or with so many to certify on; None where there are too few."""
-    share = PARTS["search"] / PARTS["certify"]
-    if certify is None:
-        return min(int(PARTS["search"] * rows), 800), min(int(PARTS["certify"] * rows), 4000)
-    search = int(share * certify)
-    return (search, certify) if search + certify <= rows else None
+def sizes(study: recorded.Recorded) -> list[tuple[int, int]]:
+    """(search, certify) rows as `improve` splits all of them, and where there are enough with `MANY` to certify on."""
+    rows = len(study.before)
+    real = min(int(PARTS["search"] * rows), study.most[0]), min(int(PARTS["certify"] * rows), study.most[1])
+    return [real, *([USUAL] if sum(USUAL) <= rows else [])]
 
 
 def outcomes(replay: Replay, search: int, certify: int, splits: int, seed: int) -> dict[str, Outcome]:
@@ -243,20 +242,21 @@ class Worst:
 
 
 def worst_cases(replay: Replay, draws: int, seed: int) -> tuple[dict[str, Worst], int]:
-    """For the plans that go wrong most easily: those nearest the budget. How many there were, too."""
-    search, certify = int(PARTS["search"] / PARTS["certify"] * MANY), MANY
+    """For the plans whose drop is nearest the budget, how many these were, too. Beside the rules: such a plan looked at
+    alone, which is how often the bound itself fails."""
     near = np.argsort(np.abs(replay.drops.mean(axis=1) - replay.max_drop), kind="stable")
     weights = {int(p): tilted(replay.drops[p], replay.max_drop) for p in near if replay.gains[p] > GAIN}
     chosen = [(p, w) for p, w in weights.items() if w is not None][:TILTED]
-    shares: dict[str, list[float]] = {name: [] for name in RULES}
+    shares: dict[str, list[float]] = {name: [] for name in (*RULES, ALONE)}
     for plan, chances in chosen:
         rng = np.random.default_rng([seed, plan])
         bad = replay.drops @ chances >= replay.max_drop - 1e-9
-        false = dict.fromkeys(RULES, 0)
+        false = dict.fromkeys(shares, 0)
         for _ in range(draws):
-            draw = Draw(replay, rng.multinomial(search, chances), rng.multinomial(certify, chances))
+            draw = Draw(replay, *(rng.multinomial(rows, chances) for rows in USUAL))
             for name, rule in RULES.items():
                 false[name] += any(bad[p] for p in rule(draw))
+            false[ALONE] += draw.pvalue(plan) < ALPHA
         for name, count in false.items():
             shares[name].append(count / draws)
     return {name: Worst(max(s, default=0.0), float(np.mean(s or [0]))) for name, s in shares.items()}, len(chosen)
@@ -274,62 +274,53 @@ def said(outcome: Outcome) -> str:
     return f"{outcome.gain:.2f}; {outcome.nothing:.1%}; {outcome.false:.1%}"
 
 
-def replayed(names: Sequence[str], room: Path, splits: int, draws: int, seed: int) -> list[str]:
-    gains, wrong, about, left = [], [], [], []
-    met = dict.fromkeys(GOAL, 0)
-    asked = dict.fromkeys(GOAL, 0)
-    for name in names:
-        study = recorded.recorded(name, room)
-        if study is None:
-            left.append(name)
-            continue
-        begin, replay = time.monotonic(), Replay(study)
-        about.append(described(replay))
-        ratios = []
-        for certify in (None, MANY):
-            if (split := sizes(replay.drops.shape[1], certify)) is None:
-                continue
-            found = outcomes(replay, *split, splits, seed)
-            ratios.append(found[NOW].gain / found[BEFORE].gain)
-            rows = f"{split[0]:,} + {split[1]:,}"
-            gains.append((name, rows, *(said(found[rule]) for rule in RULES), f"{ratios[-1]:.2f}"))
-            if certify == MANY:
-                asked["nothing"] += 1
-                met["nothing"] += found[NOW].nothing <= GOAL["nothing"]
-        asked["gain"] += 1
-        met["gain"] += min(ratios) >= GOAL["gain"]
-        shares, plans = worst_cases(replay, draws if replay.flips else max(draws // 5, 1), seed)
-        many = (draws if replay.flips else max(draws // 5, 1)) * 1
-        most = binom.ppf(1 - 0.001 / max(plans, 1), many, ALPHA) / many
-        wrong.append(
-            (
-                name,
-                f"{plans} x {many:,}",
-                *(f"{shares[r].worst:.1%}; {shares[r].mean:.1%}" for r in RULES),
-                f"{most:.1%}",
-            )
-        )
-        asked["false"] += 1
-        met["false"] += shares[NOW].worst <= most
-        recorded.say(name, f"replayed in {time.monotonic() - begin:.0f} s")
-    return lines(gains, wrong, about, left, met, asked, splits)
+@dataclass(frozen=True)
+class Replayed:
+    """What one study gives for the tables, and whether the whole front reaches the goals on it."""
+
+    about: tuple[str, ...]
+    gains: list[tuple[str, ...]]
+    wrong: tuple[str, ...]
+    met: dict[str, bool]
+
+
+def replayed(study: recorded.Recorded, splits: int, draws: int, seed: int) -> Replayed:
+    begin, replay = time.monotonic(), Replay(study)
+    found = {split: outcomes(replay, *split, splits, seed) for split in sizes(study)}
+    ratios = [one[NOW].gain / one[BEFORE].gain for one in found.values()]
+    gains = [
+        (study.name, f"{search:,} + {certify:,}", *(said(one[rule]) for rule in RULES), f"{ratio:.2f}")
+        for ((search, certify), one), ratio in zip(found.items(), ratios, strict=True)
+    ]
+    many = draws if replay.flips else max(draws // 5, 1)  # the test of other scores takes milliseconds
+    shares, plans = worst_cases(replay, many, seed)
+    most = float(binom.ppf(1 - 0.001 / max(plans, 1), many, ALPHA)) / many
+    told = (f"{one.worst:.1%}; {one.mean:.1%}" for one in shares.values())
+    met = {"gain": min(ratios) >= GOAL["gain"]}
+    if plans:
+        met["false"] = shares[NOW].worst <= most
+    if USUAL in found:
+        met["nothing"] = found[USUAL][NOW].nothing <= GOAL["nothing"]
+    recorded.say(study.name, f"replayed in {time.monotonic() - begin:.0f} s")
+    return Replayed(described(replay), gains, (study.name, f"{plans} x {many:,}", *told, f"{most:.1%}"), met)
 
 
 def described(replay: Replay) -> tuple[str, ...]:
     study = replay.study
-    score = f"{study.metric} {study.before.mean():.4f}"
-    plans = f"{len(study.costs)}" + (f" ({study.left_out} left out)" if study.left_out else "")
+    kinds = [f"{study.kinds.count(kind)} {kind}" for kind in dict.fromkeys(study.kinds)]
+    plans = ", ".join(kinds) + (f" ({study.left_out} left out)" if study.left_out else "")
     keep = int((replay.drops.mean(axis=1) < replay.max_drop).sum())
     return (
-        study.name, study.words, score, f"{len(study.before):,}", plans, str(keep), f"{replay.max_drop:g}",
-        f"{best_possible(replay):.2f}", f"{study.seconds:.0f}",
+        study.name, study.words, f"{study.metric} {study.before.mean():.4f}", f"{len(study.before):,}", plans, str(keep),
+        f"{replay.max_drop:g}", f"{best_possible(replay):.2f}", f"{study.seconds:.0f}",
     )  # fmt: skip
 
 
-def lines(
-    gains: list[tuple[str, ...]], wrong: list[tuple[str, ...]], about: list[tuple[str, ...]], left: list[str],
-    met: dict[str, int], asked: dict[str, int], splits: int,
-) -> list[str]:  # fmt: skip
+def lines(all_: list[Replayed], left: list[str], splits: int) -> list[str]:
+    def reached(goal: str) -> str:
+        known = [one.met[goal] for one in all_ if goal in one.met]
+        return f"{sum(known)} of {len(known)}"
+
     heads = (
         "study",
         "what",
@@ -342,16 +333,20 @@ def lines(
         "recorded in s",
     )
     told = [
-        *results.table(heads, about), "",
+        *results.table(heads, [one.about for one in all_]), "",
         f"{splits} splits each. Geometric mean of the certified gain over the stock plan (1 where nothing is certified); "
         "share of splits with nothing; share certified falsely (the true drop on all rows is the budget or more).", "",
-        *results.table(("study", "rows: search + certify", *RULES, f"{NOW} / {BEFORE}"), gains), "",
+        *results.table(
+            ("study", "rows: search + certify", *RULES, f"{NOW} / {BEFORE}"), [row for one in all_ for row in one.gains]
+        ), "",
         f"Where a plan's true drop is just the budget ({MANY:,} rows to certify on): share of draws in which a plan with such "
         "a drop, or a larger one, passes: of the worst plan; of all.", "",
-        *results.table(("study", "plans x draws", *RULES, "5% and Monte-Carlo error"), wrong), "",
-        f"Goals of the whole front: {GOAL['gain']:g} times the gain of five levels, in every row: {met['gain']} of {asked['gain']} "
-        f"studies; false at most 5% (and Monte-Carlo error at 99.9%): {met['false']} of {asked['false']}; nothing in at most "
-        f"{GOAL['nothing']:.0%} of splits with {MANY:,} rows to certify on: {met['nothing']} of {asked['nothing']}.",
+        *results.table(
+            ("study", "plans x draws", *RULES, ALONE, "5% and Monte-Carlo error"), [one.wrong for one in all_]
+        ), "",
+        f"Goals of the whole front: {GOAL['gain']:g} times the gain of five levels, in every row: {reached('gain')} studies; "
+        f"false in at most 5% (and Monte-Carlo error at 99.9%) of draws: {reached('false')}; nothing in at most "
+        f"{GOAL['nothing']:.0%} of splits with {MANY:,} rows to certify on: {reached('nothing')}.",
     ]  # fmt: skip
     return [*told, "", f"Not recorded: {', '.join(left)}."] if left else told
 
@@ -363,7 +358,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--room", type=Path, default=recorded.ROOM)
     parser.add_argument("--small", action="store_true", help="record few rows: a try of the code, not a study")
     parser.add_argument("--splits", type=int, default=300)
-    parser.add_argument("--draws", type=int, default=1000, help="for each plan whose drop is made the budget")
+    parser.add_argument("--draws", type=int, default=500, help="for each plan whose drop is made the budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dry", action="store_true", help="print, and leave RESULTS.md as it is")
     given = parser.parse_args()
@@ -373,8 +368,7 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def record_all(given: argparse.Namespace) -> int:
-    made = 0
+def record_all(given: argparse.Namespace) -> None:
     for name in given.names:
         if recorded.recorded(name, given.room) is not None:
             recorded.say(name, "is recorded")
@@ -385,8 +379,6 @@ def record_all(given: argparse.Namespace) -> int:
             recorded.say(name, f"left out: {error}")
             continue
         recorded.say(name, f"{len(study.costs)} plans on {len(study.before):,} rows, {study.seconds:.0f} s")
-        made += 1
-    return made
 
 
 def main() -> int:
@@ -394,7 +386,12 @@ def main() -> int:
     if given.verb == "record":
         record_all(given)
         return 0
-    told = replayed(given.names, given.room, given.splits, given.draws, given.seed)
+    known = {name: recorded.recorded(name, given.room) for name in given.names}
+    jobs = [(study, given.splits, given.draws, given.seed) for study in known.values() if study is not None]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core has a study of its own
+    with multiprocessing.get_context("spawn").Pool(min(usable_cores(), max(len(jobs), 1))) as pool:
+        found = pool.starmap(replayed, jobs, chunksize=1)
+    told = lines(found, [name for name, study in known.items() if study is None], given.splits)
     if given.dry:
         print("\n".join(told))
     else:
