@@ -10,7 +10,7 @@ import pytest
 
 import llm_moments as lm
 from llm_moments import stats
-from llm_moments.improve.odds import chance, sequence
+from llm_moments.improve.odds import chance, sequence, thinned
 from llm_moments.measure import blocks, measure, rows_of
 from tests.fakes import make_texts
 
@@ -44,9 +44,22 @@ def test_odds_of_other_scores_fall_with_the_drop() -> None:
 
 
 def test_candidates_go_from_the_surest_to_the_fastest() -> None:
-    plans = [("bold", 1.0, 0.65), ("fast", 2.0, 0.8), ("slow", 4.0, 0.99), ("slower", 5.0, 0.999), ("bad", 0.1, 0.1)]
-    assert sequence(plans) == ["slow", "fast", "bold"]
-    assert sequence([("only", 1.0, 0.2)]) == []
+    plans = [
+        ("bold", 1.0, 0.65), ("fast", 2.0, 0.8), ("slow", 4.0, 0.99), ("slower", 5.0, 0.999), ("bad", 0.5, 0.1),
+        ("beaten", 3.0, 0.7), ("hardly faster", 1.98, 0.79), ("hopeless", 0.1, 0.001),
+    ]  # fmt: skip
+    assert sequence(plans) == ["slower", "slow", "fast", "bold", "bad"]
+    assert sequence([("only", 1.0, 0.2)]) == ["only"]
+    assert sequence([("a", 2.0, 1.0), ("b", 1.0, 1.0)]) == ["b"]  # as sure, and faster
+    assert sequence([]) == []
+
+
+def test_where_time_is_short_candidates_are_spread_over_the_whole_order() -> None:
+    assert thinned([1.0] * 5, 10.0) == [0, 1, 2, 3, 4]
+    assert thinned([1.0] * 9, 5.0) == [0, 2, 4, 6, 8]
+    assert thinned([9.0, 9.0, 9.0], 1.0) == [0, 2]
+    assert thinned([9.0], 1.0) == [0]
+    assert thinned([], 1.0) == []
 
 
 def test_building_an_engine_is_no_part_of_a_plans_cost(
@@ -82,9 +95,10 @@ def test_blocks_are_as_long_as_the_whole_and_keep_the_order_of_rows(order: str, 
 
 
 def test_a_budget_that_is_too_short_is_said_at_once(trained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llm_moments.improve import improve
+    from llm_moments.improve import baseline, improve
 
-    monkeypatch.setattr(improve, "run_seconds", lambda pipe, values: 2.0 * len(values))
+    for module in (improve, baseline):
+        monkeypatch.setattr(module, "run_seconds", lambda pipe, values: 2.0 * len(values))
     start = time.monotonic()
     found = lm.improve(trained_model, make_texts(400), budget="20s")
     assert time.monotonic() - start < 20

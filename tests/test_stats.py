@@ -496,6 +496,8 @@ def test_needed_examples_know_their_limits() -> None:
     assert (stats.needed_examples(0.0001, 0.3, 0.3) or 0) > 10**8
     assert stats.needed_examples_for_scores(0.01, 0.02, 0.1) is None
     assert stats.needed_examples_for_scores(0.01, 0.0, 0.0) == 299
+    assert stats.needed_examples_for_scores(0.05, 0.05 - 1e-17, 0.1) is None  # a rounding apart
+    assert stats.needed_examples(0.05, 0.05 - 1e-17, 0.0) is None
     with pytest.raises(ValueError, match="rates"):
         stats.needed_examples(0.01, 0.9, 0.2)
     with pytest.raises(ValueError, match="power"):

@@ -9,7 +9,7 @@ _PUBLIC = {
     "Answer": "tasks.classification",
     "Certificate": "improve.certify",
     "Example": "core",
-    "Improvement": "improve.improve",
+    "Improvement": "improve.improvement",
     "MomentsError": "errors",
     "Pipeline": "core",
     "Plan": "core",

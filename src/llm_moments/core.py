@@ -37,11 +37,13 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One input (a text, or a pair of texts), its reference answer if there is one, and an id."""
+    """One input (a text, or a pair of texts), its reference answer if there is one, an id, and the group (a user, a
+    document, a speaker) whose rows are not independent of one another."""
 
     input: Any
     reference: Any = None
     id: Any = None
+    group: Any = None
 
 
 @dataclass

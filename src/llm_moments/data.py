@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -83,7 +83,8 @@ class Data:
         while True:
             try:
                 number, row = next(source)
-                yield self._example(number, row)
+                example, group = self._example(number, row), row.get(self.columns.get("group") or "")
+                yield example if group is None else replace(example, group=group)
             except StopIteration:
                 return
             except BadRow as bad:
@@ -161,7 +162,7 @@ class Data:
 def read(
     path: str | Path, *, text: str | None = None, pair: str | None = None, label: str | None = None,
     id: str | None = None, encoding: str | None = None, on_error: str = "fail", limit: int | None = None,
-    max_chars: int = MAX_CHARS,
+    max_chars: int = MAX_CHARS, group: str | None = None,
 ) -> Data:  # fmt: skip
     """The examples of a CSV, TSV, JSONL, JSON, Parquet, text or Orange file, a folder of class folders, or stdin (-)."""
     file = Path(path)
@@ -173,12 +174,26 @@ def read(
     rows = reader(file, encoding)
     # A pipe is read once: what is peeked at would be lost, and its only column is known.
     peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
+    peeked = _without(peeked, group, path, text=text, pair=pair, label=label) if group else peeked
     sounds = _sound_column(peeked, text)
     images = None if sounds else _image_column(peeked, text)
     columns = find_columns(peeked, path, sounds, text=sounds or images or text, pair=pair, label=label, id=id)
     columns["text"] = columns["text"] or "text"
+    if group:
+        columns["group"] = group
     name = "stdin" if str(path) == "-" else str(path)
     return Data(name, columns, rows, on_error, limit, max_chars, bool(images), bool(sounds))
+
+
+def _without(rows: Sequence[Any], group: str, path: Any, **named: str | None) -> list[Any]:
+    """The rows without the column of groups, which is neither text nor label, unless it is named so."""
+    if group in named.values():
+        return list(rows)
+    find_columns(rows, path, group=group)
+    return [
+        row if getattr(row, "problem", None) is not None else {k: v for k, v in row.items() if k != group}
+        for row in rows
+    ]
 
 
 def _sound_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
@@ -287,21 +302,19 @@ def _numeric(value: str) -> bool:
 # --------------------------------------------------------------------------- identity and splits
 
 
-def example_key(example: Example) -> bytes:
-    """Hash of the input alone: exact duplicates share it, whatever their id or label."""
-    value = example.input if isinstance(example.input, str) else json.dumps(example.input, default=str)
-    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
-
-
 def split(examples: Iterable[Example], *, fractions: Mapping[str, float], seed: int = 0) -> dict[str, list[Example]]:
-    """Parts by a hash of the input: the same for every order of the rows; duplicates stay together."""
+    """Parts by a hash of the normalised input or its group: the same for every order of the rows; equal and near-equal
+    rows and rows of one group stay together."""
+    from llm_moments.independent import units
+
+    examples = list(examples)
     parts: dict[str, list[Example]] = {name: [] for name in fractions}
     edges, total = [], 0.0
     for name, share in fractions.items():
         total += share
         edges.append((total, name))
-    for example in examples:
-        digest = hashlib.sha256(seed.to_bytes(8, "big") + example_key(example)).digest()
+    for example, unit in zip(examples, units(examples), strict=True):
+        digest = hashlib.sha256(seed.to_bytes(8, "big") + unit.tobytes()).digest()
         place = int.from_bytes(digest[:8], "big") / 2**64 * total
         parts[next((name for edge, name in edges if place < edge), edges[-1][1])].append(example)
     return parts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.core import Example, Pipeline
 from llm_moments.errors import DataError
+from llm_moments.independent import has_group, units
 
 HEALING = {"calibrate": 0.05, "heal": 0.35, "search": 0.2, "certify": 0.4}
 PARTS = {"calibrate": 0.05, "search": 0.35, "certify": 0.6}
@@ -20,11 +22,17 @@ PARTS = {"calibrate": 0.05, "search": 0.35, "certify": 0.6}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Inputs with their references, or without: then the baseline's own answers are the references."""
+    """Inputs with their references, or without: then the baseline's own answers are the references.
+
+    units: uint64 [n], the same for rows that are not independent (independent.py); None: all are. Each unit counts
+    once: drops, flips and means are of units, and so is the number of examples that is asked for.
+    """
 
     pipe: Pipeline
     values: Sequence[Any]
     references: Sequence[Any] | None
+    units: np.ndarray | None = None
+    grouped: bool = False  # by a column, too
 
     def __len__(self) -> int:
         return len(self.values)
@@ -47,14 +55,71 @@ class Evaluation:
             return task.agreement(outputs, baseline, model)
         return task.scores(outputs, self.references, model)
 
-    def drop(self, before: np.ndarray, after: np.ndarray) -> stats.Bound:
+    @cached_property
+    def independent(self) -> int:
+        """How many of the rows are independent of one another."""
+        return len(self) if self.units is None else len(np.unique(self.units))
+
+    @property
+    def told(self) -> str:
+        """How many rows there are, and what of them was found to hang together."""
+        if self.independent == len(self):
+            return f"{len(self):,} rows, all independent"
+        what = (
+            "groups (with equal and near-equal inputs)" if self.grouped else "inputs (but for case, marks and numbers)"
+        )
+        return f"{len(self):,} rows, {self.independent:,} independent {what}; each counts once"
+
+    def drop(self, before: np.ndarray, after: np.ndarray, *, confidence: float = 0.95) -> stats.Bound:
         """Bounds for the drop from one array of scores [n] to the other, in the range that such scores have."""
         told = getattr(self.pipe.task, "bounds", None)  # a task may leave it to the scores themselves
-        return stats.drop_bound(before, after, bounds=told(self.pipe.model) if told else None)
+        bounds = told(self.pipe.model) if told else None
+        if self.independent == len(self):
+            return stats.drop_bound(before, after, confidence=confidence, bounds=bounds)
+        return stats.unit_drop_bound(before, after, self.units, confidence=confidence, bounds=bounds)
+
+    def drops(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """float64 [units]: the drop of each independent unit."""
+        return before - after if self.independent == len(self) else stats.unit_drops(before, after, self.units)
+
+    def flips(self, before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+        """(harmful, beneficial): how many units became worse, and how many better."""
+        drops = self.drops(before, after)
+        return int((drops > 0).sum()), int((drops < 0).sum())
+
+    def mean(self, scores: np.ndarray) -> float:
+        """Of units."""
+        return float((scores if self.independent == len(self) else stats.unit_means(scores, self.units)).mean())
+
+    def needs(self, before: np.ndarray, after: np.ndarray, max_drop: float, confidence: float = 0.95) -> int | None:
+        """How many independent examples would prove a drop below max_drop, if others are like these; None: no number."""
+        drops, n = self.drops(before, after), self.independent
+        if np.isin(drops, (-1.0, 0.0, 1.0)).all():
+            worse, better = self.flips(before, after)
+            return stats.needed_examples(max_drop, worse / n, better / n, confidence=confidence)
+        return stats.needed_examples_for_scores(
+            max_drop, float(drops.mean()), float(drops.std()), confidence=confidence
+        )
 
     def take(self, rows: Sequence[int]) -> Evaluation:
         references = None if self.references is None else [self.references[i] for i in rows]
-        return Evaluation(self.pipe, [self.values[i] for i in rows], references)
+        units = None if self.units is None else self.units[np.asarray(rows, int)]
+        return Evaluation(self.pipe, [self.values[i] for i in rows], references, units, self.grouped)
+
+    def few(self, count: int) -> Evaluation:
+        """So many rows: the first of each unit before any second one, so that they tell the most."""
+        if self.units is None or count >= len(self) or self.independent == len(self):
+            return self.take(range(min(count, len(self))))
+        return self.take(sorted(np.argsort(earlier(self.units), kind="stable")[:count].tolist()))
+
+
+def earlier(units: np.ndarray) -> np.ndarray:
+    """int [n]: how many rows of its own unit come before each."""
+    order = np.argsort(units, kind="stable")
+    _, starts, counts = np.unique(units[order], return_index=True, return_counts=True)
+    before = np.empty(len(units), int)
+    before[order] = np.arange(len(units)) - np.repeat(starts, counts)
+    return before
 
 
 def assumption(bound: stats.Bound) -> str:
@@ -78,7 +143,7 @@ def gather(data: Any, *, judge: Pipeline | None = None, **options: Any) -> tuple
     if isinstance(data, str | Path):
         data = readers.read(data, **options)
     name = str(getattr(data, "path", None) or "examples")
-    examples = [x if isinstance(x, Example) else Example(*_plain(x)) for x in data]
+    examples = [x if isinstance(x, Example) else _made(x) for x in data]
     if not examples:
         raise DataError(f"{name}: there is no example in it")
     return (examples if judge is None else _judging(judge, examples, data, name)), name
@@ -133,6 +198,10 @@ MADE_OF = {
 }
 
 
+def _made(value: Any) -> Example:
+    return Example(*_plain(value), group=value.get("group") if isinstance(value, dict) else None)
+
+
 def _plain(value: Any) -> tuple[Any, Any]:
     if isinstance(value, dict):
         for asked, answers in MADE_OF.items():
@@ -148,21 +217,22 @@ def evaluation(pipe: Pipeline, examples: Sequence[Example]) -> Evaluation:
     """All examples if none or all have references; those that have one if most do."""
     known = [e for e in examples if _has_reference(e)]
     used = list(known if len(known) * 2 > len(examples) else examples)
+    which, grouped = units(used), any(map(has_group, used))
     if prepare := getattr(pipe.task, "prepared", None):  # inputs and references that belong together
         used = [prepare(example) for example in used]
     values = [pipe.task.normalise(e.input) for e in used]
+    references = None
     if used and len(known) * 2 > len(examples):
-        return Evaluation(pipe, values, pipe.task.references([e.reference for e in used], pipe.model))
-    return Evaluation(pipe, values, None)
+        references = pipe.task.references([e.reference for e in used], pipe.model)
+    return Evaluation(pipe, values, references, which, grouped)
 
 
 def split(pipe: Pipeline, examples: Sequence[Example], *, heal: bool = False) -> dict[str, Evaluation]:
-    """Calibration, search and certification split, by a hash of the input; with heal one to learn from, too."""
+    """Calibration, search and certification split, by a hash of the normalised input or its group; with heal one to
+    learn from, too."""
     from llm_moments import data as readers
 
     parts = readers.split(examples, fractions=HEALING if heal else PARTS)
     labelled = evaluation(pipe, examples).labelled
     made = {name: evaluation(pipe, part) for name, part in parts.items()}
-    if not labelled:
-        made = {name: Evaluation(pipe, part.values, None) for name, part in made.items()}
-    return made
+    return made if labelled else {name: replace(part, references=None) for name, part in made.items()}

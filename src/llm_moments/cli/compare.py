@@ -24,6 +24,7 @@ def compare(
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
+    group_column: o.Group = None,
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
@@ -38,12 +39,13 @@ def compare(
     from llm_moments.improve.compare import compare as held
 
     fmt = o.output_format(format, json_)
-    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
+    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)
     with o.progress(fmt) as tick:
         found = held(
             a, b, examples, max_drop=max_drop, progress=tick, device=device, task=task, metric=metric, plan=asked
         ).to_dict()
     o.tell_skipped(examples)
+    o.tell_counted(found["counted"])
     if fmt == "json":
         o.print_json(found)
     elif fmt == "human":

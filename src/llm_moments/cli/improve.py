@@ -57,6 +57,7 @@ def improve(
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
+    group_column: o.Group = None,
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
@@ -90,7 +91,7 @@ def improve(
             {
                 "--plan": plan, "--trust-remote-code": trust_remote_code or None, "--heal": heal or None, "--heal-data": heal_data, "--first": first,
                 "--objective": objective if objective != "throughput" else None, "--csv": csv, "--parquet": parquet,
-                "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard, **(asked or {}),
+                "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard, "--group-column": group_column, **(asked or {}),
             },
             "--train",
         )  # fmt: skip
@@ -104,7 +105,7 @@ def improve(
     from llm_moments.improve.improve import improve as search
 
     o.free(csv, parquet, data=data, overwrite=True)
-    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
+    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
     with o.progress(fmt) as tick:
@@ -121,6 +122,7 @@ def improve(
             first=first,
         )
     o.tell_skipped(examples)
+    o.tell_counted(done.certificate.counted)
     o.write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
     found = done.to_dict()
     if fmt == "json":

@@ -43,6 +43,13 @@ Pair = Annotated[
 Label = Annotated[
     str | None, typer.Option("--label-column", envvar="MOMENTS_LABEL_COLUMN", help="The column of references.")
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--group-column", envvar="MOMENTS_GROUP_COLUMN",
+        help="The column of users, documents or speakers, whose rows are not independent: each counts once.",
+    ),
+]  # fmt: skip
 Encoding = Annotated[
     str | None, typer.Option("--encoding", envvar="MOMENTS_ENCODING", help="Of a text file that is not UTF-8.")
 ]
@@ -140,11 +147,11 @@ def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
 
 def read_data(
     path: str, text: str | None = None, pair: str | None = None, label: str | None = None,
-    encoding: str | None = None, on_error: str = "fail", limit: int | None = None,
+    encoding: str | None = None, on_error: str = "fail", limit: int | None = None, group: str | None = None,
 ) -> Any:  # fmt: skip
     from llm_moments.data import read
 
-    return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit)
+    return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit, group=group)
 
 
 def free(*outputs: Path | None, data: str, overwrite: bool = False) -> None:
@@ -165,6 +172,12 @@ def tell_skipped(data: Any) -> None:
         print(f"skipped rows: {kinds}", file=sys.stderr)
         for line in data.reported[:5]:
             print(f"  {line}", file=sys.stderr)
+
+
+def tell_counted(counted: str) -> None:
+    """Rows that are not independent of one another, where there are any."""
+    if counted:
+        print(f"counted once: {counted}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

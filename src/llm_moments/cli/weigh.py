@@ -51,6 +51,7 @@ def weigh(
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
+    group_column: o.Group = None,
     encoding: o.Encoding = None,
     on_error: o.OnError = "fail",
     limit: o.Limit = None,
@@ -82,7 +83,15 @@ def weigh(
     if train:
         from llm_moments.cli.training import refuse, settings_named, weighed
 
-        refuse({"--plan": plan, "--trust-remote-code": trust_remote_code or None, **(asked or {})}, "--train")
+        refuse(
+            {
+                "--plan": plan,
+                "--trust-remote-code": trust_remote_code or None,
+                "--group-column": group_column,
+                **(asked or {}),
+            },
+            "--train",
+        )
         columns = (text_column, pair_column, label_column, encoding, on_error)
         examples = o.read_data(data, *columns, limit)
         judged = o.read_data(evaluate, *columns) if evaluate else None
@@ -105,13 +114,14 @@ def weigh(
 
     refuse({"--eval": evaluate, "--seeds": seeds}, without="--train")
     o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
-    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit)
+    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)
     from llm_moments.weigh.weigh import weigh as ablate
 
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
     with o.progress(fmt) as tick:
         worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, budget=budget, progress=tick)
     o.tell_skipped(examples)
+    o.tell_counted(worths.about["counted"])
     o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
     if out:
         from llm_moments.atomic import write_atomic

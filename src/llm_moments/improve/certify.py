@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments import stats
+from llm_moments.core import Pipeline, Plan
 from llm_moments.evaluation import Evaluation, assumption
 
 CONFIDENCE = 0.95
@@ -22,7 +22,8 @@ class Certificate:
     drop and drop_high: points of the score, 1 = all. looks: how many candidates have been held
     against the certification split, in an order fixed before, up to the first that failed: so each may
     spend the whole error (stats.fixed_sequence). hand_speedup: over the plan set by hand. assumes: what the
-    bound of the drop takes for granted, in words; empty where that is nothing.
+    bound of the drop takes for granted, in words; empty where that is nothing. baseline: how it departs from the stock
+    plan; empty where it is that. answers: how the baseline's answers were computed, if not by the baseline itself.
     """
 
     certified: bool
@@ -53,6 +54,10 @@ class Certificate:
     environment: Mapping[str, Any]
     created: str = ""
     assumes: str = ""
+    baseline: str = ""
+    answers: str = ""
+    independent: int | None = None  # of the certification rows; None: not told (older certificates)
+    counted: str = ""  # where not all rows are: how many, and what of them counts once
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "certificate", "format": 1, **asdict(self)}
@@ -65,26 +70,41 @@ class Certificate:
         """The claim, or why there is none, as sentences."""
         if not self.certified:
             more = f" About {self.needs:,} certification examples would be enough." if self.needs else ""
-            return f"Not certified: {self.reason}{more}"
+            counted = f" The certification has {self.counted}." if self.counted else ""
+            return f"Not certified: {self.reason}{more}{counted}{self.baseline and f' {self.baseline}'}"
         behind = ""
         if self.hand_speedup is not None and self.hand_speedup < 0.95:
             behind = (
                 f" A plan set by hand (sorted, cut where the model was trained, best single engine) is {1 / self.hand_speedup:.1f} "
                 "times faster than this one, but it was not expected to keep the answers."
             )
-        of = "the references" if self.labelled else "the original's own answers (no references were given)"
+        of = "the references" if self.labelled else "the baseline's own answers (no references were given)"
+        more = "".join(f" {said}" for said in (self.baseline, self.answers, self.assumes) if said)
         return (
             f"With {self.confidence:.0%} confidence the {self.metric} against {of} drops by less than "
-            f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.n_certify:,} examples "
+            f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.counted or f'{self.n_certify:,} examples'}, "
             f"not used for anything else; {self.harmful} answers changed for worse, {self.beneficial} for better), and "
             f"with {self.confidence:.0%} confidence {self.objective} is at least {self.speedup_low:.1f} times better "
-            f"(measured {self.speedup:.1f}).{self.assumes and f' {self.assumes}'}{behind}"
+            f"(measured {self.speedup:.1f}).{more}{behind}"
         )
 
     def _repr_html_(self) -> str:
         from llm_moments.render.notebook import certificate_html
 
         return certificate_html(self)
+
+
+def named(pipe: Pipeline) -> str:
+    """What the baseline is, where it is not the plan that transformers' own pipeline follows: a claim over a crippled
+    plan must not read like one over the model."""
+    changes = Plan(pipe.task.stock(pipe.model)).changes(pipe.plan)
+    if not changes:
+        return ""
+    said = ", ".join(f"{name}={value}" for name, value in changes.items())
+    return (
+        f"The baseline is the plan that was given ({said[:200]}), not the stock plan: what that plan loses to it is no part "
+        "of this claim."
+    )
 
 
 @dataclass(frozen=True)
@@ -107,13 +127,8 @@ def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, 
     """The test of `drop < max_drop` on examples that nothing was chosen by. outputs: [n, classes]."""
     before, after = part.scores(baseline, baseline), part.scores(outputs, baseline)
     bound = part.drop(before, after)
-    harmful, beneficial = stats.flips(before, after)
-    n, diffs = len(before), before - after
-    if set(np.unique(diffs)) <= {-1.0, 0.0, 1.0}:
-        needs = stats.needed_examples(max_drop, harmful / n, beneficial / n, confidence=CONFIDENCE)
-    else:
-        needs = stats.needed_examples_for_scores(max_drop, bound.estimate, float(diffs.std()), confidence=CONFIDENCE)
+    harmful, beneficial = part.flips(before, after)
     return Look(
-        key, bound.high < max_drop, bound.estimate, bound.high, float(after.mean()), float(before.mean()),
-        harmful, beneficial, needs, assumption(bound),
+        key, bound.high < max_drop, bound.estimate, bound.high, part.mean(after), part.mean(before),
+        harmful, beneficial, part.needs(before, after, max_drop, CONFIDENCE), assumption(bound),
     )  # fmt: skip

@@ -49,6 +49,8 @@ class Comparison:
     top1: float | None = None  # share of those tokens at which both find the same one likeliest
     along_tokens: int | None = None
     beside: dict[str, tuple[float, float]] | None = None  # figures of all answers together, of A and of B
+    independent: int | None = None  # rows that are; scores, drop and flips are of these
+    counted: str = ""  # where not all are: how many, and what of them counts once
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "comparison", "format": 1, **asdict(self)}
@@ -75,17 +77,18 @@ def compare(
     outputs_b = _in_order_of(one, two, outputs_b)
     before, after = part.scores(outputs_a, outputs_a), part.scores(outputs_b, outputs_a)
     bound = part.drop(before, after)
-    harmful, beneficial = stats.flips(before, after)
+    harmful, beneficial = part.flips(before, after)
     speed = _speed(one, two, part.values, {"a": cost_a, "b": cost_b}, rounds, tick)
     same = one.task.argmax_equal(outputs_a, outputs_b, one.model)
     spread = one.task.divergence(outputs_a, outputs_b, one.model)
     along = along_answers(one, two, part.values, outputs_a)
     return Comparison(
-        _name(a), _name(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
+        _name(a), _name(b), part.metric, len(part), part.mean(before), part.mean(after), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
         speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop, assumption(bound),
         kl=along.kl if along else None, top1=along.top1 if along else None,
         along_tokens=along.tokens if along else None, beside=_beside(part, outputs_a, outputs_b),
+        independent=part.independent, counted=part.told if part.independent < len(part) else "",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""One search over one search split: plans are tried, judged against the original, and put in order."""
+"""One search over one search split: plans are tried, judged against the baseline, and put in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_moments.engines.base import engine_class, follows, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.evaluation import Evaluation
-from llm_moments.improve.odds import chance, sequence
+from llm_moments.improve.odds import APART, chance, sequence
 from llm_moments.improve.study import Study, Trial
 from llm_moments.measure import measure
 
@@ -23,7 +23,7 @@ Tick = Callable[[float | None, str], None]
 STREAMS = 4  # most batches at a time that plans begin with, a core each; `tune` tries others
 QUICK = 96  # most rows on which engines and lossless variants are timed before whole splits are
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
-GAIN = 1.02  # times the original from which a plan is worth a certification: less is noise
+GAIN = 1.02  # times the baseline from which a plan is worth a certification: less is noise
 GOOD = 0.6  # chance to pass the certification from which a plan is worth working on
 
 
@@ -111,8 +111,14 @@ class Search:
         return self._odds[trial.key]
 
     def odds_of(self, outputs: np.ndarray) -> float:
-        drops = self.base_scores - self.part.scores(outputs, self.baseline)
-        return chance(drops, self.n_certify, self.max_drop)
+        return chance(self._drops(outputs), self.n_certify, self.max_drop)
+
+    def drops(self, trial: Trial) -> np.ndarray:
+        """float64 [n]: what each independent example of the search split loses under the plan."""
+        return self._drops(self.outputs(trial))
+
+    def _drops(self, outputs: np.ndarray) -> np.ndarray:
+        return self.part.drops(self.base_scores, self.part.scores(outputs, self.baseline))
 
     def good(self) -> list[Trial]:
         """Plans worth working on, fastest first."""
@@ -124,22 +130,19 @@ class Search:
         base = self.baseline[: len(outputs)]
         return bool(task.close(outputs, base, model, LOSSLESS).all())
 
-    def best_lossless(self) -> Trial:
-        """The fastest of the plans that gave the original's answers; checked on what they answered."""
+    def best_lossless(self) -> Trial | None:
+        """The fastest of the plans that gave the baseline's answers; checked on what they answered."""
         trials = [t for t in self.study.trials.values() if t.lossless and t.status == "ok" and self.same_answers(t)]
-        return min(trials, key=lambda t: t.cost or float("inf"))
+        return min(trials, key=lambda t: t.cost or float("inf"), default=None)
 
     def candidates(self) -> list[Trial]:
-        """Plans in the order of their certification: the surest first, then ever faster ones.
-
-        Where no plan is sure to pass, the lossless one goes first.
-        """
+        """Plans in the order of their certification: the lossless ones, then the front in chance to pass and cost."""
         keys = sequence((t.key, t.cost or 0.0, self.odds(t)) for t in self.whole() if self._gains(t))
         trials = [self.study.trials[key] for key in keys]
         safe = self.best_lossless()
-        if (not trials or self.odds(trials[0]) < 0.97) and self._gains(safe):
-            trials = [safe, *(t for t in trials if (t.cost or 0.0) < (safe.cost or 0.0))]
-        return trials
+        if safe is None or not self._gains(safe):
+            return trials
+        return [safe, *(t for t in trials if (t.cost or 0.0) < APART * (safe.cost or 0.0))]
 
     def _gains(self, trial: Trial) -> bool:
         return trial.plan != self.stock.plan.to_dict() and (trial.gain is None or trial.gain > GAIN)
@@ -160,14 +163,18 @@ class Search:
         return self.stock.plan.with_(**{**changes, self.stock.task.extent.knob: length, **more})
 
     def answer_as_stock(self) -> None:
-        """The original's answers, from a sorted run of the same engine: the same numbers, sooner."""
+        """The baseline's answers, from a sorted run of the same engine: the same numbers, sooner."""
         fast = self.stock.plan.with_(**self.stock.task.sorts)
-        trial = self.try_plan(fast, "original, sorted", lossless=True)
+        trial = self.try_plan(fast, "baseline, sorted", lossless=True)
         if trial.status != "ok":
-            raise EngineError(f"the original cannot be run: {trial.reason}")
-        self.baseline = self.outputs(trial)
-        self.base_scores = self.part.scores(self.baseline, self.baseline)
-        cost = trial.cost or 1.0
+            raise EngineError(f"the baseline cannot be run: {trial.reason}")
+        self.judge_by(self.outputs(trial), trial.cost or 1.0)
+
+    def judge_by(self, baseline: np.ndarray, cost: float) -> None:
+        """The baseline's outputs on the search split, and seconds an example of the way they came about."""
+        self.baseline = baseline
+        self.base_scores = self.part.scores(baseline, baseline)
+        self._odds.clear()
         if self.objective in ("throughput", "latency"):
             self.quick_rows = int(np.clip(0.015 * self.left() / cost, 16, QUICK))
 

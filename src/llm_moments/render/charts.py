@@ -129,7 +129,7 @@ def front(study: Sequence[Any], certificate: Any) -> Any:
     done = [t for t in study if t.status == "ok" and t.gain and t.gain > 0 and t.drop is not None]
     if not done:
         return None
-    from llm_moments.improve.improve import front as best_of
+    from llm_moments.improve.improvement import front as best_of
 
     budget = None if certificate is None else 100 * certificate.max_drop
     low, top = _seen([100 * t.drop for t in done], budget)

@@ -153,7 +153,11 @@ def show_improvement(found: Mapping[str, Any], console: Console) -> None:
     from llm_moments.improve.study import Trial
 
     show_trials([Trial(**t) for t in found["front"]], console)
+    show_elsewhere(found.get("elsewhere") or (), console)
     show_certificate(Certificate.from_dict(found["certificate"]), console)
+    for said in ("stands", "nearly"):
+        if found.get(said):
+            say(console, found[said])
     if isinstance(found.get("healing"), str):
         say(console, found["healing"])
     say(console, f"{found['trials']} plans tried in {number(found['seconds'], ',.0f')} s")
@@ -162,13 +166,27 @@ def show_improvement(found: Mapping[str, Any], console: Console) -> None:
         say(console, f"report:   {found['artefact']}/report.html", whole=True)
 
 
+def show_elsewhere(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What other budgets would bring, as the search split lets expect."""
+    if not rows:
+        return
+    table = table_of(
+        "expected at other budgets, not certified", ("drop below",), ("times", "examples that prove it"), ("plan",)
+    )
+    for one in rows:
+        many = f"{one['rows']:,}{'' if one['enough'] else ' (more than there are)'}"
+        table.add_row(f"{one['max_drop']:g}", number(one["speedup"], ".1f"), many, safe(plan_in_short(one["plan"])))
+    console.print(table)
+    say(console, f"to have one of them certified: {rows[0]['command']}", whole=True)
+
+
 def show_certificate(certificate: Any, console: Console) -> None:
     c = certificate
     low, high = number(c.speedup_low, ".1f"), number(c.drop_high, "+.4f")
     rows = [("certified", "yes" if c.certified else "no")]
     if c.speedup is not None:
         rows += [
-            (f"{c.objective}, times the original", f"{number(c.speedup, '.1f')} (at least {low})"),
+            (f"{c.objective}, times the baseline", f"{number(c.speedup, '.1f')} (at least {low})"),
             ("  of these without touching an answer", number(c.lossless_speedup, ".1f")),
             (
                 "  over a careful plan set by hand",
@@ -176,9 +194,9 @@ def show_certificate(certificate: Any, console: Console) -> None:
             ),
         ]
     if c.drop is not None:
-        changed = f"{number(c.harmful, 'd')}, {number(c.beneficial, 'd')} of {c.n_certify:,}"
+        changed = f"{number(c.harmful, 'd')}, {number(c.beneficial, 'd')} of {c.independent or c.n_certify:,}"
         rows += [
-            (f"{c.metric}, original and now", f"{number(c.baseline_score, '.4f')} and {number(c.score, '.4f')}"),
+            (f"{c.metric}, baseline and now", f"{number(c.baseline_score, '.4f')} and {number(c.score, '.4f')}"),
             ("drop", f"{number(c.drop, '+.4f')}, at most {high} (budget {c.max_drop:g})"),
             ("answers changed for worse, better", changed),
         ]
@@ -189,7 +207,7 @@ def show_certificate(certificate: Any, console: Console) -> None:
 
 def show_trials(trials: Sequence[Any], console: Console) -> None:
     """Only those that no other beats: a search has too many for a terminal."""
-    from llm_moments.improve.improve import front
+    from llm_moments.improve.improvement import front
 
     best = front(list(trials))
     if not best:
@@ -220,7 +238,7 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         ("drop", f"{number(found['drop'], '+.4f')} ({drop})"),
         (
             "answers changed for worse, better",
-            f"{number(found['harmful'], 'd')}, {number(found['beneficial'], 'd')} of {found['n']:,}",
+            f"{number(found['harmful'], 'd')}, {number(found['beneficial'], 'd')} of {found.get('independent') or found['n']:,}",
         ),
         *((f"{name}, A and B", f"{a:.4f} and {b:.4f}") for name, (a, b) in (found.get("beside") or {}).items()),
         ("same answer", number(found["agreement"], ".2%")),
@@ -229,8 +247,9 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         ("budget", within),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
-    if found.get("assumes"):
-        say(console, found["assumes"])
+    for note in (found.get("counted"), found.get("assumes")):
+        if note:
+            say(console, note)
 
 
 def _along(found: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -38,7 +38,8 @@ details{margin:.5rem 0}summary{cursor:pointer}li{margin:.2rem 0}
 
 def report(
     *, session: Any = None, after: Any = None, worths: Any = None, study: Sequence[Any] | None = None, certificate: Any = None,
-    training: Any = None, learning: Any = None, faster: Any = None, title: str = "llm-moments",
+    training: Any = None, learning: Any = None, faster: Any = None, elsewhere: Sequence[Mapping[str, Any]] = (), nearly: str = "",
+    title: str = "llm-moments",
 ) -> str:  # fmt: skip
     """The page, from whatever results are given. after: the session of the improved plan; learning and faster: of weigh
     and of improve with --train."""
@@ -50,6 +51,8 @@ def report(
         parts += [_claim(certificate), _section("Before and after", draw(charts.before_after, certificate))]
     if study:
         parts.append(_section("Every plan that was tried", draw(charts.front, study, certificate), _trials(study)))
+    if elsewhere or nearly:
+        parts.append(_section("What else could be had", _elsewhere(elsewhere, nearly)))
     if training is not None:
         parts.append(_section("How it learnt", draw(charts.curves, training), _learnt(training)))
     if faster is not None:
@@ -61,7 +64,7 @@ def report(
 
         parts += [_section(head, inner) for head, inner in sections(learning, draw)]
     if session is not None:
-        head = "Where the time goes" if after is None else "Where the time went in the original"
+        head = "Where the time goes" if after is None else "Where the time went in the baseline"
         parts.append(_steps(head, session, draw))
     if after is not None:
         parts.append(_steps("Where it goes now", after, draw))
@@ -138,13 +141,13 @@ def _folded(summary: str, inner: str, opened: bool = False) -> str:
 
 def _claim(c: Any) -> str:
     figures = (
-        (number(c.speedup, ".1f", "×"), f"{c.objective}, times the original"),
+        (number(c.speedup, ".1f", "×"), f"{c.objective}, times the baseline"),
         (number(c.speedup_low, ".1f", "×"), f"at least, with {c.confidence:.0%} confidence"),
         (number(percent(c.drop), "+.2f"), f"points of {c.metric} lost, measured"),
         (number(percent(c.drop_high), "+.2f"), f"points lost at most (budget {c.max_drop * 100:g})"),
     )
     big = "".join(f"<div><b>{escape(v)}</b><span>{escape(said)}</span></div>" for v, said in figures if v != "-")
-    kind, head = ("", _headline(c)) if c.certified else (" no", "Not certified: the original is kept")
+    kind, head = ("", _headline(c)) if c.certified else (" no", "Not certified: the baseline is kept")
     return (
         f'<div class="claim{kind}"><h2>{escape(head)}</h2><div class="big">{big}</div><p>{escape(c.words())}</p></div>'
     )
@@ -168,6 +171,20 @@ def _trials(study: Sequence[Any]) -> str:
         table = _free(html_table(("plan", "stage", "reason"), bad))
         parts.append(_folded(f"{len(bad)} plans not available, and why", table, len(bad) <= 8))
     return "".join(parts)
+
+
+def _elsewhere(rows: Sequence[Mapping[str, Any]], nearly: str) -> str:
+    said = f"<p>{escape(nearly)}</p>" if nearly else ""
+    if not rows:
+        return said
+    note = '<p class="note">As the search split lets expect, not certified; the examples are all that the file would need.</p>'
+    cells = [
+        (f"{one['max_drop']:g}", number(one["speedup"], ".1f", "×"), f"{one['rows']:,}", "yes" if one["enough"] else "no",
+         plan_in_short(one["plan"]), one["command"])
+        for one in rows
+    ]  # fmt: skip
+    heads = ("drop below", "times the baseline", "examples that would prove it", "enough here", "plan", "command")
+    return said + note + _wide(html_table(heads, cells))
 
 
 def _steps(head: str, session: Any, draw: _Pictures) -> str:
@@ -233,16 +250,17 @@ def _plans(c: Any) -> str:
         kind = "same" if old == new else "changed"
         cells = "".join(f"<td>{escape(text)}</td>" for text in (f"{step}.{knob}", value(old), value(new)))
         rows.append(f'<tr class="{kind}">{cells}</tr>')
-    head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("choice", "original", "now"))
+    head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("choice", "baseline", "now"))
     return _free(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
 
 
 def _facts(c: Any) -> str:
     facts: Mapping[str, Any] = {
         "model": c.model, "digest of its weights": c.model_digest, "data": c.data, "scored by": c.metric,
-        "scored against": "references" if c.labelled else "the original's own answers",
-        "certification examples": f"{c.n_certify:,}", "answers changed for worse": c.harmful,
-        "answers changed for better": c.beneficial, "score, original": number(c.baseline_score, ".4f"),
-        "score, now": number(c.score, ".4f"), "candidates held against the split": c.looks, "made": c.created or None,
+        "scored against": "references" if c.labelled else "the baseline's own answers",
+        "certification examples": c.counted or f"{c.n_certify:,}", "answers changed for worse": c.harmful,
+        "answers changed for better": c.beneficial, "score, baseline": number(c.baseline_score, ".4f"),
+        "score, now": number(c.score, ".4f"), "candidates held against the split": c.looks,
+        "the baseline": c.baseline or "the stock plan", "its answers": c.answers or "its own", "made": c.created or None,
     }  # fmt: skip
     return _free(html_table(("", ""), [(name, value(fact)) for name, fact in facts.items()]))

@@ -135,4 +135,5 @@ def improvement_html(found: Mapping[str, Any]) -> str:
     words = certificate_html(Certificate.from_dict(found["certificate"]))
     tried = f"{found['trials']} plans tried in {number(found['seconds'], ',.0f')} s"
     place = f"; the artefact is in {found['artefact']}" if found["artefact"] else ""
-    return f"{words}<p>{escape(tried + place)}</p>" + trials_html([Trial(**t) for t in found["front"]])
+    more = notes_html([said for said in (found.get("stands"), found.get("nearly")) if said])
+    return f"{words}{more}<p>{escape(tried + place)}</p>" + trials_html([Trial(**t) for t in found["front"]])

@@ -2,10 +2,12 @@
 
     answers.py    right/wrong answers: exact bound and p-value for a drop
     scores.py     any score of an example: bound, p-value, equivalence
+    units.py      scores of rows that are not independent: each unit of them counts once
     times.py      speed-up of paired times
     seeds.py      two ways of training, each with some seeds
     growth.py     what more data would bring
     planning.py   several tests: in a fixed order, or all at once; examples needed
+    sequential.py  looks at a third, two thirds and all of the rows
     outputs.py    how far two pipelines' outputs, or two rankings, are apart
 
 `low` and `high` of a Bound each hold on their own side with the stated confidence.
@@ -19,6 +21,7 @@ from llm_moments.stats.planning import fixed_sequence, holm, needed_examples, ne
 from llm_moments.stats.scores import drop_bound, drop_pvalue, equivalent, flips
 from llm_moments.stats.seeds import mean_bound, pooled_seed_variance, seeded_drop_bound
 from llm_moments.stats.times import ratio_interval
+from llm_moments.stats.units import unit_drop_bound, unit_drops, unit_means
 
 __all__ = [
     "Bound",
@@ -39,4 +42,7 @@ __all__ = [
     "rank_correlation",
     "ratio_interval",
     "seeded_drop_bound",
+    "unit_drop_bound",
+    "unit_drops",
+    "unit_means",
 ]

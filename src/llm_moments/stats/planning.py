@@ -11,6 +11,7 @@ import numpy as np
 from llm_moments.stats.answers import flip_pvalue, most_harmful, trinomial_chance
 from llm_moments.stats.bound import error_of
 
+NEVER = 1e15  # examples: the drop and the budget are a rounding apart
 MANY = 20_000  # expected flips from which the normal approximation is as good as the sum
 RARE = 40  # expected beneficial flips below which the exact test needs more than the score test
 
@@ -70,6 +71,8 @@ def needed_examples(
     alpha = error_of(confidence)
     spread = harmful_rate + beneficial_rate - (harmful_rate - beneficial_rate) ** 2
     least = _with_no_flips(max_drop, alpha)
+    if spread * (_z(alpha, power) / room) ** 2 > NEVER:
+        return None
     normal = max(int(np.ceil(spread * (_z(alpha, power) / room) ** 2)), least)
     if normal * (harmful_rate + beneficial_rate) > MANY:
         return normal
@@ -95,7 +98,8 @@ def needed_examples_for_scores(
     """The smallest n at which any score passes: `drop` is expected, `sd` the spread of paired differences.
 
     `largest` is the most that one example can lose (1, or 4 sd if that is more), for which rare, unseen
-    harm must be left room. Normal approximation of `drop_bound`. None if drop is not below max_drop.
+    harm must be left room. Normal approximation of `drop_bound`. None if drop is not below max_drop by
+    more than a rounding.
     """
     _check_rates(0.0, 0.0, power)
     if sd < 0 or not np.isfinite([max_drop, drop, sd]).all():
@@ -110,6 +114,8 @@ def needed_examples_for_scores(
         return bool(seen < (n + 1) * max_drop)
 
     least = _with_no_flips(max_drop / top, alpha) if top > 0 else 1
+    if max(sd * _z(alpha, power), top**0.5) / (max_drop - drop) > NEVER**0.5:
+        return None
     normal = int(np.ceil((sd * _z(alpha, power) / (max_drop - drop)) ** 2))
     return _smallest(enough, least, max(least, normal))
 

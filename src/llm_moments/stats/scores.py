@@ -44,10 +44,10 @@ def drop_bound(
     elsewhere draw; nothing is drawn here. ValueError names the score that is not finite or not within bounds.
     """
     before, after = paired(baseline_scores, candidate_scores)
-    if _right_or_wrong(before, after, bounds):
+    if right_or_wrong(before, after, bounds):
         return paired_flip_bound(*flips(before, after), len(before), confidence=confidence)
     alpha, drops = error_of(confidence), before - after
-    largest, known = _largest_drop(before, after, bounds)
+    largest, known = largest_drop(before, after, bounds)
     high, low = _highest(drops, largest, alpha), -_highest(-drops, largest, alpha)
     return Bound(float(drops.mean()), low, high, confidence, METHOD, len(drops), None if known else largest)
 
@@ -61,9 +61,9 @@ def drop_pvalue(
 ) -> float:
     """p-value of H0: true drop >= margin: < alpha exactly when `high` at confidence 1 - alpha is < margin."""
     before, after = paired(baseline_scores, candidate_scores)
-    if _right_or_wrong(before, after, bounds):
+    if right_or_wrong(before, after, bounds):
         return flip_pvalue(*flips(before, after), len(before), margin)
-    largest, _ = _largest_drop(before, after, bounds)
+    largest, _ = largest_drop(before, after, bounds)
     drops, times = np.unique(np.append(before - after, largest), return_counts=True)
     return weighted_mean_exceeds(drops, times, margin)
 
@@ -87,13 +87,13 @@ def flips(baseline_scores: Any, candidate_scores: Any) -> tuple[int, int]:
     return int((after < before).sum()), int((after > before).sum())
 
 
-def _right_or_wrong(before: np.ndarray, after: np.ndarray, bounds: Range | None) -> bool:
+def right_or_wrong(before: np.ndarray, after: np.ndarray, bounds: Range | None) -> bool:
     if bounds is not None and tuple(bounds) != (0, 1):
         return False
     return bool((((before == 0) | (before == 1)) & ((after == 0) | (after == 1))).all())
 
 
-def _largest_drop(before: np.ndarray, after: np.ndarray, bounds: Range | None) -> tuple[float, bool]:
+def largest_drop(before: np.ndarray, after: np.ndarray, bounds: Range | None) -> tuple[float, bool]:
     """The most that one example, seen or not, could lose, and whether that is known."""
     scores = np.concatenate([before, after])
     low, high = bounds or (0.0, 1.0)

@@ -41,7 +41,6 @@ def priced(
         change.step,
         change.choices,
         "unclear",
-        n=len(part),
         divergence=float(apart.mean()),
         **found,
         **saved,
@@ -50,10 +49,10 @@ def priced(
 
 def judged(part: Evaluation, before: np.ndarray, now: np.ndarray) -> dict[str, Any]:
     """The fields of a Worth that two arrays of scores [n] give."""
-    bound, flips = part.drop(before, now), stats.flips(before, now)
+    bound, flips = part.drop(before, now), part.flips(before, now)
     return {
         "drop": bound.estimate, "drop_low": bound.low, "drop_high": bound.high, "harmful": flips[0],
-        "beneficial": flips[1],
+        "beneficial": flips[1], "n": part.independent,
     }  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def _worth(base: Pipeline, part: Evaluation, outputs: np.ndarray, along: dict[in
     after = np.array([common_prefix(along[row][at].start, str(outputs[row])) for row in rows])
     found = judged(few, before, after)
     return Worth(
-        change.name, change.step, change.choices, "unclear", n=len(rows), kl=kl, nll=nll, ablated=False,
+        change.name, change.step, change.choices, "unclear", kl=kl, nll=nll, ablated=False,
         divergence=float(1 - after.mean()), **found,
     )  # fmt: skip
 

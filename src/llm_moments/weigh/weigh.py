@@ -82,7 +82,8 @@ def weigh(
     worths = [*layers.worths, *changed]
     scores = part.scores(outputs, outputs)
     return Worths(
-        with_verdicts(worths, max_drop), metric=part.metric, baseline_score=round(float(scores.mean()), 4), n=len(part),
+        with_verdicts(worths, max_drop), metric=part.metric, baseline_score=round(part.mean(scores), 4), n=len(part),
+        independent=part.independent, counted=part.told if part.independent < len(part) else "",
         labelled=part.labelled, rank_correlation=layers.rank_correlation, screen=layers.screen,
         replaced_by="identity on the hidden state" if layers.worths else "", seconds=round(time.monotonic() - begin, 1),
     )  # fmt: skip

@@ -1,0 +1,74 @@
+"""The baseline's answers from a float graph: the same, or asked of the baseline itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llm_moments as lm
+from llm_moments.improve import baseline
+from llm_moments.improve.baseline import StandIn
+from tests.fakes import make_texts
+
+
+@pytest.fixture
+def pipe(trained_model: Path) -> lm.Pipeline:
+    return lm.load(trained_model)
+
+
+def test_a_float_graph_that_equals_the_baseline_answers_in_its_place(pipe: lm.Pipeline) -> None:
+    by = baseline.stand_in(pipe, make_texts(60, seed=5), base_cost=10.0)
+    assert by.engine in ("openvino", "onnxruntime")
+    assert 0 < by.apart < 1e-4
+    assert by.held == 60
+    values = make_texts(90, seed=6)
+    outputs, asked = baseline.settled(pipe, by, baseline.on(pipe, by.engine).outputs(values), values)
+    expected = pipe.outputs(values)
+    assert (outputs.argmax(1) == expected.argmax(1)).all()
+    assert np.abs(outputs - expected).max() <= 2 * by.apart + 1e-6
+    assert asked < 10
+    assert f"{asked} rows" in by.words(asked, 90)
+
+
+def test_rows_that_rounding_could_turn_are_asked_of_the_baseline(pipe: lm.Pipeline) -> None:
+    values = make_texts(40, seed=7)
+    expected = pipe.outputs(values)
+    margins = pipe.task.margins(expected, pipe.model)
+    by = StandIn("openvino", apart=float(np.sort(margins)[5]) / baseline.ROOM, held=60, cost=0.1)
+    wrong = -expected  # of another mind everywhere: only rows with a small margin may be mended
+    outputs, asked = baseline.settled(pipe, by, wrong, values)
+    mended = np.isclose(outputs, expected, atol=1e-5).all(axis=1)
+    assert mended.sum() == asked == (pipe.task.margins(wrong, pipe.model) < baseline.ROOM * by.apart).sum()
+    outputs, asked = baseline.settled(pipe, by, np.full_like(expected, np.nan), values)
+    assert asked == 40
+    assert np.allclose(outputs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "why", ["few rows", "another answer", "too many near", "slower", "a cascade", "bf16", "no engine"]
+)
+def test_where_nothing_is_proved_equal_the_baseline_answers_itself(
+    pipe: lm.Pipeline, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, cost = make_texts(60, seed=5), 10.0
+    if why == "few rows":
+        rows = rows[:10]
+    elif why == "slower":
+        cost = 1e-9
+    elif why == "bf16":
+        pipe = pipe.with_(**{"forward.precision": "bf16"})
+    elif why == "a cascade":
+        pipe = pipe.with_(
+            lm.Plan({**pipe.plan.to_dict(), "cascade": {"threshold": 1.0, "cheap": {"truncate.max_length": 8}}})
+        )
+    elif why == "too many near":
+        monkeypatch.setattr(baseline, "ROOM", 1e9)
+    elif why == "no engine":
+        monkeypatch.setattr(baseline, "available", lambda: ["torch"])
+    else:
+        monkeypatch.setattr(baseline, "on", lambda pipe, engine: pipe.with_(**{"truncate.max_length": 4}))
+    by = baseline.stand_in(pipe, rows, cost)
+    assert by == StandIn(cost=cost)
+    assert by.words(0, 60) == ""
