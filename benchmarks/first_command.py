@@ -107,7 +107,7 @@ def lines(runs: list[Run], whole: str) -> list[str]:
     ]  # fmt: skip
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--busy", action="store_true", help="another process keeps one core busy")
@@ -131,8 +131,7 @@ def main() -> int:
         print("\n".join(told))
     else:
         results.write("The first command" + (" beside a busy process" if wanted.busy else ""), told)
-    return 0 if all(one.certified if wanted.busy else one.good for one in runs) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

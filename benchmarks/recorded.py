@@ -83,20 +83,25 @@ def record(kind: studies.Kind, room: Path, small: bool) -> Recorded:
     begin, folder = time.monotonic(), room / kind.name
     folder.mkdir(parents=True, exist_ok=True)
     model, rows = kind.made(folder, small)
-    say(kind.name, f"{len(rows):,} rows; searching")
     if small:  # few rows prove little
-        kind = replace(kind, budget=min(kind.budget, 60), answering=20, max_drop=0.2)
+        kind = replace(kind, answering=20, max_drop=0.2)
+    say(kind.name, f"{len(rows):,} rows; searching")
     done = lm.improve(model, rows, max_drop=kind.max_drop, budget=kind.budget, out=folder / "improved")
     say(kind.name, done.certificate.words())
     trials = [t for t in read_trials(folder / "improved" / "study") if t.status == "ok" and t.cost and t.gain]
     if not trials:
         raise studies.Missing(f"the search tried nothing: {done.certificate.reason}")
-    pipe = lm.load(model)
-    part = evaluation(pipe, rows)
-    stock = float(np.median([t.cost * t.gain for t in trials]))  # every gain is held against the same figure
+    study = all_rows(kind, lm.load(model), rows, trials, folder)
+    study = replace(study, seconds=time.monotonic() - begin)
+    study.save(folder)
+    return study
+
+
+def all_rows(kind: studies.Kind, pipe: Any, rows: studies.Rows, trials: list[Trial], folder: Path) -> Recorded:
+    part, place = evaluation(pipe, rows), folder / "answers"
+    stock = float(np.median([t.cost * t.gain for t in trials if t.cost and t.gain]))  # all are held against one figure
     plans = tried(pipe, trials)
     plans += filled(pipe, plans, part.values)
-    place = folder / "answers"
     place.mkdir(exist_ok=True)
     say(kind.name, f"the original answers all rows; then {len(plans)} plans, for {kind.answering:g} s at most")
     outputs = answered(place / "original", pipe.with_(**pipe.task.sorts), part.values)[0]
@@ -104,16 +109,13 @@ def record(kind: studies.Kind, room: Path, small: bool) -> Recorded:
     asked = [p for p in in_time(pipe, part, plans, place, kind.answering) if p.cost < stock]
     left = len(plans) - len(asked)
     asked = sorted([*asked, *foretold(pipe, part, asked)], key=lambda p: p.cost)
-    told = getattr(pipe.task, "bounds", None)
-    study = Recorded(
+    told, most = getattr(pipe.task, "bounds", None), pipe.task.pace.most
+    return Recorded(
         kind.name, kind.words, part.metric, kind.max_drop, told(pipe.model) if told else None,
-        (pipe.task.pace.most["search"], pipe.task.pace.most["certify"]), stock, left,
-        time.monotonic() - begin, part.scores(outputs, outputs), np.array([part.scores(p.outputs, outputs) for p in asked]),
-        np.array([p.cost for p in asked]), np.array([p.lossless for p in asked], bool), tuple(p.kind for p in asked),
-        tuple(p.words for p in asked),
+        (most["search"], most["certify"]), stock, left, 0.0, part.scores(outputs, outputs),
+        np.array([part.scores(p.outputs, outputs) for p in asked]), np.array([p.cost for p in asked]),
+        np.array([p.lossless for p in asked], bool), tuple(p.kind for p in asked), tuple(p.words for p in asked),
     )  # fmt: skip
-    study.save(folder)
-    return study
 
 
 # ---------------------------------------------------------------------------------------------- which plans

@@ -1,6 +1,6 @@
 """In which order candidates go to the certification: five levels against the whole front, replayed on recorded studies.
 
-    python benchmarks/sequences.py record [r8 r52 …] [--small]
+    python benchmarks/sequences.py record [r8 r52 …] [--small] [--budget SECONDS]
     python benchmarks/sequences.py replay [r8 r52 …] [--splits 300] [--draws 500] [--dry]
 
 `record` learns a model, lets `improve` search, and asks every plan that it found all rows (recorded.py, studies.py);
@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -33,11 +33,12 @@ from scipy.stats import binom
 from llm_moments import stats
 from llm_moments.environment import usable_cores
 from llm_moments.evaluation import PARTS
-from llm_moments.improve.odds import chance
+from llm_moments.improve.odds import APART, chance, sequence
 
 ALPHA = 0.05
 LEVELS = (0.97, 0.92, 0.85, 0.75, 0.6)  # the rule before: of the chance to pass, one candidate for each
-FASTER, GAIN = 0.97, 1.02  # share of the time of the one before; times the original from which a plan is looked at
+FASTER = 0.97  # share of the time of the one before
+GAIN = 1.02  # times the stock plan from which a plan is looked at
 MANY = 1000  # rows to certify on
 USUAL = int(PARTS["search"] / PARTS["certify"] * MANY), MANY
 TILTED = 8  # plans at most whose drop is made the budget
@@ -97,7 +98,9 @@ class Replay:
             return np.array([chance(drops, n_certify, self.max_drop) for drops in self.drops[:, drawn]])
         often, n = rows.astype(np.float32), int(rows.sum())
         worse, better = (np.rint(flips @ often).astype(int) for flips in (self.worse, self.better))
-        known = self._odds.setdefault((n, n_certify), np.full((n + 1, n + 1), np.nan, np.float32))
+        if (n, n_certify) not in self._odds:
+            self._odds[n, n_certify] = np.full((n + 1, n + 1), np.nan, np.float32)
+        known = self._odds[n, n_certify]
         for h, b in {*zip(worse.tolist(), better.tolist(), strict=True)}:
             if np.isnan(known[h, b]):
                 known[h, b] = chance(np.repeat([1.0, -1.0, 0.0], [h, b, n - h - b]), n_certify, self.max_drop)
@@ -137,15 +140,22 @@ def levels(draw: Draw) -> list[int]:
     return chosen
 
 
-def front(draw: Draw, faster: float = FASTER) -> list[int]:
-    """Candidates by the rule now: the lossless one, then all of the front, surest first, each 3% faster than the one before."""
+def front(draw: Draw) -> list[int]:
+    """Candidates by the rule now, as `Search.candidates` has them: the lossless one, then all of the front of
+    `sequence` that is faster."""
     replay, costs = draw.replay, draw.replay.study.costs
-    chosen = lossless(replay)
-    last = costs[chosen[-1]] if chosen else replay.study.stock / GAIN / faster
-    for plan in np.lexsort((costs, -draw.odds)).tolist():
-        if costs[plan] < faster * last:
+    able = np.flatnonzero(replay.gains > GAIN)
+    found = sequence(zip(able.tolist(), costs[able].tolist(), draw.odds[able].tolist(), strict=True))
+    safe = lossless(replay)
+    return safe + [p for p in found if not safe or costs[p] < APART * costs[safe[0]]]
+
+
+def spread(draw: Draw, faster: float) -> list[int]:
+    """Of those the ones that are so much faster than the one before: fewer looks, and larger steps."""
+    chosen: list[int] = []
+    for plan in draw.front:
+        if not chosen or draw.replay.study.costs[plan] < faster * draw.replay.study.costs[chosen[-1]]:
             chosen.append(plan)
-            last = costs[plan]
     return chosen
 
 
@@ -174,7 +184,7 @@ Rule = Callable[[Draw], list[int]]  # the plans that passed
 RULES: dict[str, Rule] = {
     "five levels": lambda draw: draw.passed(levels(draw)),
     "whole front": lambda draw: draw.passed(draw.front),
-    "front by 15%": lambda draw: draw.passed(front(draw, 0.85)),
+    "front by 15%": lambda draw: draw.passed(spread(draw, 0.85)),
     "one look": one_look,
     "fallback 80/20": fallback,
 }
@@ -357,6 +367,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="study", help=f"of {', '.join(studies.KINDS)}; default: all")
     parser.add_argument("--room", type=Path, default=recorded.ROOM)
     parser.add_argument("--small", action="store_true", help="record few rows: a try of the code, not a study")
+    parser.add_argument("--budget", type=float, help="seconds of each search, where a study's own will not do")
     parser.add_argument("--splits", type=int, default=300)
     parser.add_argument("--draws", type=int, default=500, help="for each plan whose drop is made the budget")
     parser.add_argument("--seed", type=int, default=0)
@@ -373,8 +384,10 @@ def record_all(given: argparse.Namespace) -> None:
         if recorded.recorded(name, given.room) is not None:
             recorded.say(name, "is recorded")
             continue
+        kind = studies.KINDS[name]
+        kind = replace(kind, budget=given.budget or kind.budget)
         try:
-            study = recorded.record(studies.KINDS[name], given.room, given.small)
+            study = recorded.record(kind, given.room, given.small)
         except studies.Missing as error:
             recorded.say(name, f"left out: {error}")
             continue
