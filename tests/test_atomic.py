@@ -14,6 +14,7 @@ import pytest
 
 from llm_moments.artefact import verify
 from llm_moments.atomic import recover, sibling, write_atomic
+from llm_moments.core import Plan
 from llm_moments.errors import WriteError
 from llm_moments.improve.study import Study, Trial
 from llm_moments.model import load
@@ -143,7 +144,7 @@ def test_a_disk_that_fills_up_while_the_answers_are_finished(
     with AnswerWriter(out, "one") as writer:
         writer.write([{"id": 1}])
         with monkeypatch.context() as patch:
-            patch.setattr("llm_moments.output.sync", _full)
+            patch.setattr("llm_moments.atomic.sync", _full)
             with pytest.raises(WriteError, match="disk is full.*kept in"):
                 writer.finish()
         assert os.listdir(tmp_path) == [f"a{kind}.partial"]
@@ -166,14 +167,16 @@ def test_a_full_disk_leaves_the_old_artefact(tiny_model: Path, tmp_path: Path, m
 
 def test_a_full_disk_keeps_the_trials_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(tmp_path / "study", {"q": 1})
-    study.add(Trial({}, "one", "s"), np.zeros((2, 2)))
-    monkeypatch.setattr("llm_moments.improve.study.np.save", _full)
-    with pytest.raises(WriteError, match=r"study.*disk is full.*kept"):
-        study.add(Trial({}, "two", "s"), np.zeros((2, 2)))
+    one, two = Plan(), Plan({"truncate": {"max_length": 8}})
+    study.add(Trial(one.to_dict(), one.key, "s"), np.zeros((2, 2)))
+    with monkeypatch.context() as patch:
+        patch.setattr("llm_moments.improve.study.os.replace", _full)
+        with pytest.raises(WriteError, match=r"study.*disk is full.*kept"):
+            study.add(Trial(two.to_dict(), two.key, "s"), np.zeros((2, 2)))
     monkeypatch.setattr("llm_moments.atomic.os.fsync", _full)
     with pytest.raises(WriteError, match=r"notes.json.*unchanged"):
         study.note("a", 1)
     monkeypatch.undo()
-    assert list(Study(tmp_path / "study", {"q": 1}).trials) == ["one"]
+    assert list(Study(tmp_path / "study", {"q": 1}).trials) == [one.key]
     with pytest.raises(WriteError, match="could not be written"):
         write_atomic(tmp_path / "study" / "study.json" / "below", "x")

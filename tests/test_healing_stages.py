@@ -18,6 +18,7 @@ from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial
 from llm_moments.model import load
 from llm_moments.train import distill as distilling
+from llm_moments.weigh.changes import inputs
 from tests.fakes import make_texts
 
 Asked = list[tuple[str, int]]
@@ -125,3 +126,19 @@ def test_the_healer_makes_each_of_them(trained_model: Path, tmp_path: Path, monk
         assert name == f"healed-{student}"
         assert pipe.with_(**{"forward.weights": name}).outputs(["a good film"]).shape == (1, 3)
     assert pipe.engines.variants["healed-int8"].notes["quantize"] == "int8"
+
+
+@pytest.mark.parametrize("left_out", [["forward"], ["truncate"], ["batch", "forward", "truncate"]])
+def test_a_plan_that_leaves_sections_out_is_searched_as_what_it_means(left_out: list[str], tiny_model: Path) -> None:
+    """`--plan FILE` may name one table only; who changes plans must know what the others are."""
+    whole = load(tiny_model)
+    plan = whole.plan
+    for step in left_out:
+        plan = plan.without(step)
+    pipe = load(tiny_model, plan=plan)
+    settled = pipe.settled()
+    assert settled.plan.settings("forward") == whole.plan.settings("forward")
+    assert settled.plan.get_choice("truncate.max_length") == whole.plan.get_choice("truncate.max_length")
+    assert settled.settled() is settled
+    np.testing.assert_array_equal(settled.outputs(["a good film"]), pipe.outputs(["a good film"]))
+    assert [c.name for c in inputs(pipe, make_texts(4))] == [c.name for c in inputs(whole, make_texts(4))]

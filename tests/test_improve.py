@@ -74,9 +74,10 @@ def test_each_choice_of_the_plan_is_weighed_by_taking_it_back(trained_model: Pat
         "precut.chars_per_token": 8,
     }
     chosen = stock.with_(**changes, **{"cascade.threshold": 0.5, "cascade.cheap": {"truncate.max_length": 12}})
-    taken = list(taken_back(stock.plan, chosen.plan))
-    assert [step for _, step, _ in taken] == ["cascade", "batch", "truncate", "precut", "forward"]
-    for _, _, plan in taken:
+    taken = list(taken_back(stock, chosen))
+    assert [back.step for back in taken] == ["cascade", "forward", "precut", "truncate", "batch"]
+    for back in taken:
+        plan = chosen.plan.with_(**back.choices)
         assert plan != chosen.plan
         assert plan.with_(**plan.changes(chosen.plan)) == chosen.plan
     part = evaluation(stock, list(read(toy_csv))[:64])

@@ -217,3 +217,31 @@ def test_a_bad_row_of_a_file_is_named_or_skipped(folders: tuple[Path, Path], tmp
     with pytest.raises(DataError, match=r"row 3.*'neither' is none of its 2 choices"):
         lm.compare(folders[0], folders[1], file, rounds=2, task="multiple-choice")
     assert lm.compare(folders[0], folders[1], file, rounds=2, task="multiple-choice", on_error="skip").n == 3
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_rows_of_two_three_and_four_choices_are_compared_and_weighed(
+    folders: tuple[Path, Path], labelled: bool
+) -> None:
+    rows = [
+        Example({"prompt": prompt, "choices": [text.strip() for text in TEXTS[:count]]}, 0 if labelled else None, at)
+        for at, (prompt, count) in enumerate(zip(PROMPTS, (2, 3, 4, 2), strict=True))
+    ]
+    if labelled:
+        rows[1] = Example(rows[1].input, 1, 1)
+    task = {"task": "multiple-choice"}
+    answers = [[lm.load(folder, **task)(row.input).label for row in rows] for folder in folders]  # one row at a time
+    found = lm.compare(*folders, rows, **task, rounds=5)
+    assert found.agreement == np.mean([a == b for a, b in zip(*answers, strict=True)])
+    assert np.isfinite([found.drop, found.drop_low, found.drop_high, found.divergence]).all()
+    same = lm.compare(folders[0], folders[0], rows, **task, rounds=5)
+    assert (same.drop, same.agreement, same.divergence) == (0, 1, 0)
+    pipe = lm.load(folders[0], **task)
+    worths = {w.name: w for w in lm.weigh(pipe, rows)}
+    without = [pipe.with_(**{"forward.skip_layers": [0]})(row.input).label for row in rows]
+    truth = [str(row.reference) for row in rows] if labelled else answers[0]
+    lost = np.mean([a == t for a, t in zip(answers[0], truth, strict=True)]) - np.mean(
+        [a == t for a, t in zip(without, truth, strict=True)]
+    )
+    assert worths["skip layer 0"].drop == pytest.approx(lost)
+    assert all(np.isfinite(w.divergence) for w in worths.values() if w.verdict != "unavailable")

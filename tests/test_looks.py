@@ -26,7 +26,7 @@ class Candidate:
     def __init__(self, scores: np.ndarray):
         self.scores, self.asked = scores, []
 
-    def __call__(self, rows: list[int]) -> np.ndarray:
+    def __call__(self, rows: list[int], at: int = 0) -> np.ndarray:
         self.asked += rows
         return self.scores[rows]
 

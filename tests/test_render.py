@@ -135,3 +135,21 @@ def test_scalars_for_tensorboard(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("improve/gain")] == [(0, 60.0), (1, 3.0)]
     assert "record/energy" not in tags  # not measured is left out, not 0
     assert len(list((tmp_path / "trials").iterdir())) == 2  # a run for each trial that was measured
+
+
+def test_a_disk_that_fills_up_ends_the_view_and_not_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from types import SimpleNamespace
+
+    from llm_moments.render.tensorboard import Live
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    loop = SimpleNamespace(position=SimpleNamespace(history=[{"update": 1, "loss": 0.5}], epoch=0))
+    with Live(tmp_path / "tb", {}) as live:
+        monkeypatch.setattr(live.writer, "add_scalar", full)
+        for _ in range(3):
+            live.update(loop)
+    assert capsys.readouterr().err.count("No space left") == 1

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from llm_moments import model_formats as formats
+from llm_moments import schema
 from llm_moments.atomic import recover, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline, Plan
-from llm_moments.errors import ArtefactError, MomentsError, OutputExists
-from llm_moments.model import Model, _read_json, checked_config
+from llm_moments.errors import ArtefactError, OutputExists, PlanError
+from llm_moments.model import Model, Notes, _read_json, checked_config
 
 MANIFEST = "MANIFEST.json"
 PLAN = "moments.toml"
@@ -33,7 +35,10 @@ def is_artefact(ref: Any) -> bool:
 def open_artefact(path: Path, *, trust_remote_code: bool = False) -> tuple[Model, Plan]:
     """Model and plan of an artefact whose every file has the size and hash its manifest states."""
     manifest = verify(path)
-    plan = Plan.from_toml((path / PLAN).read_text(encoding="utf-8"))
+    try:
+        plan = Plan.from_toml((path / PLAN).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, PlanError) as error:
+        raise ArtefactError(f"{path / PLAN} is not a plan: {error}") from error
     _tell_of_other_hardware(path)
     folder = path / "model"
     opened = formats.folder(folder, str(path)) or Model(folder, checked_config(folder, trust_remote_code))
@@ -51,6 +56,8 @@ def _tell_of_other_hardware(path: Path) -> None:
     if not (path / "certificate.json").exists():
         return
     there = _read_json(path / "certificate.json").get("environment", {})
+    if not isinstance(there, dict):
+        raise ArtefactError(f"{path / 'certificate.json'} is no certificate: its environment is {there!r:.40}")
     here = fingerprint()
     other = [f"{k}: {there.get(k)} there, {here[k]} here" for k in ("cpu", "cores", "flags") if there.get(k) != here[k]]
     if other:
@@ -65,22 +72,43 @@ def verify(path: Path) -> dict[str, Any]:
     """The manifest, once everything it names has been found as it says; ArtefactError otherwise."""
     if not (path / MANIFEST).exists():
         raise ArtefactError(f"{path} has no {MANIFEST}: saving it was interrupted. Make it again.")
-    try:
-        manifest = _read_json(path / MANIFEST)
-        files = dict(manifest["files"])
-    except (MomentsError, KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(f"{path / MANIFEST} is not a manifest: {error}") from error
-    if manifest.get("format") != FORMAT:
-        raise ArtefactError(f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}")
-    for name, expected in files.items():
+    manifest = schema.read(path / MANIFEST, "a manifest", _checked, ArtefactError)
+    if manifest["format"] != FORMAT:
+        raise ArtefactError(f"{path} has format {manifest['format']!r}; this version reads {FORMAT}")
+    for name, expected in manifest["files"].items():
         file = path / name
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise ArtefactError(f"{path / MANIFEST} names {name!r}, outside the artefact")
-        if not file.is_file():
-            raise ArtefactError(f"{path} lacks {name}, which its manifest names")
+        if not _inside(file, path):
+            raise ArtefactError(f"{path / MANIFEST} names {name!r:.200}, outside the artefact")
+        if not os.path.isfile(file):  # of a name that no system takes, too
+            raise ArtefactError(f"{path} lacks {name:.200}, which its manifest names")
         if sha256(file) != expected:
             raise ArtefactError(f"{file} is not what the manifest says (another sha256): it was changed or damaged")
-    return manifest
+    if PLAN not in manifest["files"]:
+        raise ArtefactError(f"{path / MANIFEST} names no {PLAN}, the plan. Make the artefact again.")
+    return dict(manifest)
+
+
+class Manifest(TypedDict):
+    """What a manifest says. files: SHA-256 by name."""
+
+    format: int
+    model_digest: str
+    model: NotRequired[str]
+    notes: NotRequired[dict[str, Any]]
+    files: dict[str, str]
+
+
+def _checked(data: Any) -> Manifest:
+    found = schema.convert(data, Manifest)
+    schema.least(found.get("notes", {}), Notes)
+    return found
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a NUL in the name; a loop of links
+        return False
 
 
 def sha256(path: Path) -> str:

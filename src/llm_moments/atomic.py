@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llm_moments.errors import InputError, WriteError
+from llm_moments.visible import ESCAPE
 
 FULL = "the disk is full; make room or choose another place"
 
@@ -50,21 +51,35 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
+@contextmanager
+def replacing(path: Path, kept: str = "What was there before is unchanged.") -> Iterator[Path]:
+    """A new file beside `path`, empty, that takes its place when the block ends well: all of it or nothing is seen.
+
+    Who may read it is as the user's umask says, or as it was of the file that was there.
+    """
+    with writing(path, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = _beside(path)
+        os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            if path.exists():
+                os.chmod(made, path.stat().st_mode & 0o777)
+            yield made
+            sync(made)
+            os.replace(made, path)
+        finally:
+            made.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name of nobody's, which fits where the name itself fits."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+
+
 def write_atomic(path: Path, text: str) -> None:
     """All of the text or none of it: sibling temporary file, fsync, rename."""
-    with writing(path, "What was there before is unchanged."):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with replacing(path) as made:
+        made.write_text(text, encoding="utf-8", errors=ESCAPE)
 
 
 @contextmanager
@@ -77,9 +92,9 @@ def sibling(path: Path, *, unless: str = "") -> Iterator[Path]:
     with writing(path, "Nothing was changed."):
         path.parent.mkdir(parents=True, exist_ok=True)
         recover(path)
-        made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        made = _beside(path)
+        made.mkdir()
         try:
-            made.chmod(0o755)
             yield made
             with _alone(path.parent):
                 if not (unless and (path / unless).exists()):

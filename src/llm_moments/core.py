@@ -108,6 +108,7 @@ class Knob:
 
     `values` are what a search tries; `valid` is the test a value from a file or the command line must
     pass. A lossless knob gives the same answers within the task's tolerance, whatever its value.
+    `idle`: choices of the same step beside which this one says nothing.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Knob:
     lossless: bool = False
     valid: Callable[[Any], bool] = lambda value: True
     means: str = ""
+    idle: Mapping[str, Any] = field(default_factory=dict)
 
 
 def one_of(*allowed: Any) -> Callable[[Any], bool]:
@@ -292,6 +294,18 @@ class Pipeline:
 
     def with_(self, plan: Plan | None = None, /, **changes: Any) -> Pipeline:
         return Pipeline(self.task, self.model, (plan or self.plan).with_(**changes), engines=self.engines)
+
+    def settled(self) -> Pipeline:
+        """The same, with engine, precision and extent (tokens, pixels) in its plan where that leaves them to their
+        defaults: who changes a plan one choice at a time must know what there is."""
+        stock = Plan(self.task.stock(self.model))
+        known = {f"forward.{knob.name}": knob.default for knob in self.task.knobs(self.model).get("forward", ())}
+        names = ["forward.engine", "forward.precision"]
+        if (extent := getattr(self.task, "extent", None)) is not None and stock.get_choice(extent.knob) is not None:
+            known[extent.knob] = stock.get_choice(extent.knob)
+            names.append(extent.knob)
+        missing = {name: known[name] for name in names if name in known and self.plan.get_choice(name) is None}
+        return self.with_(**missing) if missing else self
 
     def replace(self, name: str, step: Step) -> Pipeline:
         """The pipeline with another step in the place of the one called `name`."""

@@ -175,8 +175,9 @@ def read(
     # A pipe is read once: what is peeked at would be lost, and its only column is known.
     peeked = [{"text": ""}] if str(path) == "-" else _peek(rows, path)
     peeked = _without(peeked, group, path, text=text, pair=pair, label=label) if group else peeked
-    sounds = _sound_column(peeked, text)
-    images = None if sounds else _image_column(peeked, text)
+    rest = _without_ids(peeked, text, id)
+    sounds = _sound_column(rest, text)
+    images = None if sounds else _image_column(rest, text)
     columns = find_columns(peeked, path, sounds, text=sounds or images or text, pair=pair, label=label, id=id)
     columns["text"] = columns["text"] or "text"
     if group:
@@ -194,6 +195,12 @@ def _without(rows: Sequence[Any], group: str, path: Any, **named: str | None) ->
         row if getattr(row, "problem", None) is not None else {k: v for k, v in row.items() if k != group}
         for row in rows
     ]
+
+
+def _without_ids(rows: Sequence[Mapping[str, Any]], text: str | None, id: str | None) -> list[dict[str, Any]]:
+    """The columns among which an input is looked for: an id may be of any type, bytes or the name of a file, too."""
+    ids = {name for row in rows for name in row if name == id or (id is None and name.casefold().strip() in IDS)}
+    return [{name: value for name, value in row.items() if name not in ids - {text}} for row in rows]
 
 
 def _sound_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str | None:
@@ -268,12 +275,13 @@ def find_columns(
         label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if by_name.get(word) != made_from)
         return {"text": made_from, "pair": None, "label": label, "id": wanted.get("id") or known(IDS)}
     label = wanted.get("label") or known(word for word in LABEL if by_name.get(word) != wanted.get("text"))
-    text = wanted.get("text") or known(TEXT) or _longest(rows, [n for n in names if n != label])
+    ids = {wanted.get("id") or known(IDS)}
+    text = wanted.get("text") or known(TEXT) or _longest(rows, [n for n in names if n != label and n not in ids])
     if text is None:
         raise DataError(f"{path}: no column of texts among {', '.join(names)}. Name it with --text-column.")
     pair = wanted.get("pair") or (known(PAIR) if not wanted.get("text") else None)
     label = label if label != text else None
-    label = label or _repeated(rows, [n for n in names if n not in (text, pair)])
+    label = label or _repeated(rows, [n for n in names if n not in (text, pair) and n not in ids])
     return {"text": text, "pair": pair, "label": label, "id": wanted.get("id") or known(IDS)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -88,6 +89,7 @@ def peaks(refresh: bool = False) -> dict[str, float | None]:
     """
     from llm_moments.atomic import write_atomic
     from llm_moments.engines.base import cache_folder
+    from llm_moments.errors import WriteError
 
     key = hashlib.sha256(json.dumps([PEAKS, fingerprint()], sort_keys=True).encode()).hexdigest()[:12]
     file = cache_folder() / f"peaks-{key}.json"
@@ -98,16 +100,23 @@ def peaks(refresh: bool = False) -> dict[str, float | None]:
     for name, before in (kept or {}).items():  # a busy machine shows less than it can: what was once reached counts
         if name in measured and before is not None:
             measured[name] = max(before, measured[name] or 0.0)
-    write_atomic(file, json.dumps(measured))
+    try:
+        write_atomic(file, json.dumps(measured))
+    except WriteError:
+        pass  # they are as true without a place to keep them; they are measured again the next time
     return measured
 
 
 def _kept(file: Path) -> dict[str, float | None] | None:
+    from llm_moments import schema
+    from llm_moments.errors import DataError
+
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = schema.read(file, "peaks", lambda data: schema.convert(data, dict[str, float | None]))
+    except DataError:
         return None  # not measured yet, or not whole: measured again
-    return dict(found) if isinstance(found, dict) and set(PEAKS) <= set(found) else None
+    sound = all(value is None or (math.isfinite(value) and value > 0) for value in found.values())
+    return found if sound and set(PEAKS) <= set(found) else None
 
 
 def _measure_peaks(size: int = 1536, copied: int = 32 * 2**20) -> dict[str, float | None]:
@@ -189,8 +198,20 @@ def doctor() -> dict[str, Any]:
         "peaks": peaks(refresh=True) if torch_here else None,
         "engines": engines,
         "devices": _devices() if torch_here else ["cpu"],
-        "notes": [NEVER_TRIED],
+        "notes": [NEVER_TRIED, *_about_cache()],
     }
+
+
+def _about_cache() -> list[str]:
+    from llm_moments.engines.base import cache_folder
+
+    folder = cache_folder()
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    return [
+        f"The cache folder {folder} cannot be written: nothing is kept from one run to the next. MOMENTS_CACHE names another."
+    ]
 
 
 def _devices() -> list[str]:

@@ -223,11 +223,13 @@ def _parquet(file: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from llm_moments.arrow_values import rows_of
+
     number = 0
     try:
         with pq.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in rows_of(batch):
                     number += 1
                     yield number, row
     except (pa.ArrowException, OSError) as error:

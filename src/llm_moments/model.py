@@ -7,8 +7,9 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from llm_moments import schema
 from llm_moments.errors import ModelError, MomentsError
 
 if TYPE_CHECKING:
@@ -193,8 +194,27 @@ def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
         checked_config(path, trust_remote_code),
         trust_remote_code,
         source=str(ref),
-        notes=_read_json(path / NOTES) if (path / NOTES).exists() else {},
+        notes=_notes(path / NOTES),
     )
+
+
+class Notes(TypedDict, total=False):
+    """What the notes of a folder may say that is followed; they may say more."""
+
+    task: str
+    max_length: int
+    translate: dict[str, Any]
+
+
+def _notes(file: Path) -> dict[str, Any]:
+    """Of a model that `train` made; none elsewhere."""
+    if not file.exists():
+        return {}
+    return schema.read(file, "the notes of a model", lambda data: dict(schema.least(_named(data), Notes)), ModelError)
+
+
+def _named(data: Any) -> dict[str, Any]:
+    return schema.convert(data, dict[str, Any])
 
 
 def checked_config(path: Path, trust_remote_code: bool, *, weights: bool = True) -> dict[str, Any]:

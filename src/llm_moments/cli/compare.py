@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
 
 
 @asking
 def compare(
-    a: Annotated[str, typer.Argument(help="Model, artefact or hub id that counts as the original.")],
-    b: Annotated[str, typer.Argument(help="The one that is held against it.")],
+    a: Annotated[str, typer.Argument(parser=paths.text, help="Model, artefact or hub id that counts as the original.")],
+    b: Annotated[str, typer.Argument(parser=paths.text, help="The one that is held against it.")],
     data: o.DataOpt,
     max_drop: Annotated[
         float | None,

@@ -10,23 +10,30 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 
 
 def distill(
-    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A model folder, an artefact, or a hub id.")],
+    teacher: Annotated[
+        str, typer.Argument(metavar="TEACHER", parser=paths.text, help="A model folder, an artefact, or a hub id.")
+    ],
     data: o.DataOpt,
-    out: Annotated[Path, typer.Option("--out", help="The folder that the student is saved to.")],
+    out: Annotated[Path, typer.Option("--out", parser=paths.path, help="The folder that the student is saved to.")],
     student: Annotated[
         str,
         typer.Option(
             "--student",
+            parser=paths.text,
             help="What it keeps of the teacher: layers=half, layers=third, layers=3, layers=0,2,5; of each layer "
             "heads=half, neurons=half or their numbers; together as 'layers=3 heads=half neurons=half'; as-is for all. Or a "
             "model folder. Of images also width=half (third, quarter) of a cnn's channels, or cnn: a new one.",
         ),
     ] = "layers=half",
     evaluate: Annotated[
-        str | None, typer.Option("--eval", help="Examples to judge by; without labels, by the teacher's answers.")
+        str | None,
+        typer.Option(
+            "--eval", parser=paths.text, help="Examples to judge by; without labels, by the teacher's answers."
+        ),
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="By which both answers are softened.")] = 2.0,
     hidden: Annotated[float, typer.Option("--hidden", help="Weight of the hidden states; 0: answers only.")] = 0.0,
@@ -67,6 +74,7 @@ def distill(
 ) -> None:
     import sys
 
+    from llm_moments.cli.views import write_views
     from llm_moments.train.distill import distill as learn
 
     fmt = o.output_format(format, json_)
@@ -89,10 +97,10 @@ def distill(
     o.tell_skipped(examples)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    o.write_views(html=html, session=done.session, training=done)
     if fmt == "json":
         o.print_json(done.to_dict())
     elif fmt == "human":
         from llm_moments.render.console import show_training, terminal
 
         show_training(done, terminal())
+    write_views(html=html, session=done.session, training=done)

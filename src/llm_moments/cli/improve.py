@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
 
 
@@ -33,14 +34,16 @@ def improve(
         str, typer.Option("--budget", envvar="MOMENTS_BUDGET", help="Time for all of it: 90s, 10m, 1h.")
     ] = "10m",
     out: Annotated[
-        Path, typer.Option("--out", help="The artefact; the same command goes on with a study in it.")
+        Path,
+        typer.Option("--out", parser=paths.path, help="The artefact; the same command goes on with a study in it."),
     ] = Path("improved"),
     heal: Annotated[
         bool,
         typer.Option("--heal", help="Also teach models of a third or half of the layers, on a part of the examples."),
     ] = False,
     heal_data: Annotated[
-        str | None, typer.Option("--heal-data", metavar="FILE", help="Or on these, which need no labels.")
+        str | None,
+        typer.Option("--heal-data", metavar="FILE", parser=paths.text, help="Or on these, which need no labels."),
     ] = None,
     first: Annotated[
         str | None,
@@ -49,7 +52,9 @@ def improve(
         ),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Improve the training, not the answering.")] = False,
-    evaluate: Annotated[str | None, typer.Option("--eval", help="With --train: examples to judge by.")] = None,
+    evaluate: Annotated[
+        str | None, typer.Option("--eval", parser=paths.text, help="With --train: examples to judge by.")
+    ] = None,
     max_rise: Annotated[
         float | None,
         typer.Option("--max-rise", help="With --train: share by which the validation loss may rise; else 0.05."),
@@ -84,6 +89,7 @@ def improve(
     config: o.Config = None,
 ) -> None:
     from llm_moments.cli.training import faster, refuse, settings_named
+    from llm_moments.cli.views import write_views
 
     fmt = o.output_format(format, json_)
     if train:
@@ -104,7 +110,7 @@ def improve(
     refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
     from llm_moments.improve.improve import improve as search
 
-    o.free(csv, parquet, data=data, overwrite=True)
+    o.free(csv, parquet, data=data, overwrite=True, tensorboard=tensorboard)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)
     taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
@@ -123,7 +129,6 @@ def improve(
         )
     o.tell_skipped(examples)
     o.tell_counted(done.certificate.counted)
-    o.write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
     found = done.to_dict()
     if fmt == "json":
         o.print_json(found)
@@ -131,5 +136,6 @@ def improve(
         from llm_moments.render.console import show_improvement, terminal
 
         show_improvement(found, terminal())
+    write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
     if not done.certified:
         raise typer.Exit(3)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 import typer
 
 from llm_moments.cli import chat, compare, distill, doctor, improve, record, run, show, train, weigh
+from llm_moments.cli.screen import screens
 from llm_moments.errors import MomentsError
 
 INTERRUPTED = 130
@@ -29,24 +31,49 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with screens():
+        sys.exit(_code())
+
+
+def _code() -> int:
+    """The verb's exit code, when all that it has said is out."""
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        except SystemExit as stop:
+            code = stop.code
+        sys.stdout.flush()
     except MomentsError as error:
-        sys.exit(_said(error, error.exit_code))
+        return _said(error, error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+        _leave_stdout()
+        return 1
     except OSError as error:
-        sys.exit(_said(error, 1))
+        _leave_stdout()
+        return _said(error, 1)
+    except Exception:  # a fault of the program: shown here, since names in its message are no more to be trusted
+        traceback.print_exc()
+        return 1
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _leave_stdout() -> None:
+    """Nothing is tried again at the end with what could not be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _said(error: BaseException, code: int) -> int:
+    """A message may hold names and texts of others: its further lines never stand where a line of the program's could."""
     if os.environ.get("MOMENTS_DEBUG"):
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    first, *more = str(error).split("\n")
+    print("\n  ".join([f"error: {first}", *more]), file=sys.stderr)
     return code
 
 

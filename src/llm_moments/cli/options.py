@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,23 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm_moments.cli import paths
 from llm_moments.cli.settings import take
 
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline, Plan
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
-
 Config = Annotated[
     str | None,
-    typer.Option("--config", envvar="MOMENTS_CONFIG", metavar="FILE", is_eager=True, callback=take,
+    typer.Option("--config", envvar="MOMENTS_CONFIG", metavar="FILE", is_eager=True, callback=take, parser=paths.text,
                  help="Settings in TOML; the command line and MOMENTS_* variables come first."),
 ]  # fmt: skip
-ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, an artefact, or a hub id.")]
+ModelArg = Annotated[
+    str, typer.Argument(metavar="MODEL", parser=paths.text, help="A model folder, an artefact, or a hub id.")
+]
 DataOpt = Annotated[
     str,
     typer.Option(
-        "--data", envvar="MOMENTS_DATA", help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -."
+        "--data",
+        envvar="MOMENTS_DATA",
+        parser=paths.text,
+        help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -.",
     ),
 ]
 Text = Annotated[
@@ -59,7 +62,9 @@ OnError = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows.")]
 Device = Annotated[str, typer.Option("--device", envvar="MOMENTS_DEVICE", help="auto, cpu, cuda or mps.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One choice of the plan, such as truncate.max_length=64.")]
-PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan in TOML, in the place of the model's own.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", parser=paths.path, help="A plan in TOML, in the place of the model's own.")
+]
 Task = Annotated[
     str | None,
     typer.Option("--task", envvar="MOMENTS_TASK", help="What the model is for, if it could be for several things: chat, text-generation, …"),
@@ -76,10 +81,14 @@ Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from 
 Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Write a report that needs nothing but a browser.")]
-TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", help="Write scalars to this folder.")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")]
-Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet.")]
+Html = Annotated[
+    Path | None, typer.Option("--html", parser=paths.path, help="Write a report that needs nothing but a browser.")
+]
+TensorBoard = Annotated[
+    Path | None, typer.Option("--tensorboard", parser=paths.path, help="Write scalars to this folder.")
+]
+Csv = Annotated[Path | None, typer.Option("--csv", parser=paths.path, help="Write the table as CSV.")]
+Parquet = Annotated[Path | None, typer.Option("--parquet", parser=paths.path, help="Write the table as Parquet.")]
 
 
 def output_format(chosen: str, as_json: bool) -> str:
@@ -119,12 +128,9 @@ def _plan(file: Path) -> Plan:
 
 
 def print_pieces(pieces: Iterable[str]) -> None:
-    """Each piece as it comes; on a terminal without what would steer it (a model may write anything)."""
-    shown = sys.stdout.isatty()
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
+    """Each piece as it comes."""
     for piece in pieces:
-        print(CONTROL.sub("", piece) if shown else piece, end="", flush=True)
+        print(piece, end="", flush=True)
     print(flush=True)
 
 
@@ -154,15 +160,37 @@ def read_data(
     return read(path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit, group=group)
 
 
-def free(*outputs: Path | None, data: str, overwrite: bool = False) -> None:
-    """Before anything is done: no output is the file of examples, and none replaces what is there unasked."""
+def free(*outputs: Path | None, data: str, overwrite: bool = False, tensorboard: Path | None = None) -> None:
+    """Before anything is done: no output is the file of examples, none replaces what is there unasked, and each can be
+    written as far as one can tell."""
     from llm_moments.errors import InputError, OutputExists
 
-    for path in (p for p in outputs if p is not None and p.exists()):
-        if Path(data).exists() and path.samefile(data):
-            raise InputError(f"{path} is the file of examples itself; choose another place for what is written")
-        if not overwrite:
-            raise OutputExists(path)
+    for place in (p for p in outputs if p is not None):
+        if place.exists():
+            if Path(data).exists() and place.samefile(data):
+                raise InputError(f"{place} is the file of examples itself; choose another place for what is written")
+            if not overwrite:
+                raise OutputExists(place)
+            if place.is_dir():
+                raise InputError(f"{place} is a folder; name a file that may be written there")
+        _writable(place.parent)
+    if tensorboard is not None:
+        _writable(tensorboard)
+        from llm_moments.render.tensorboard import Scalars
+
+        Scalars.needed()
+
+
+def _writable(folder: Path) -> None:
+    import os
+
+    from llm_moments.errors import InputError
+
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; there can be nothing below it, such as {folder}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there} may not be written to; choose another place for what is written")
 
 
 def tell_skipped(data: Any) -> None:
@@ -181,7 +209,9 @@ def tell_counted(counted: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))
+    from llm_moments.tables import to_json
+
+    print(to_json(value, indent=1))
 
 
 @contextmanager
@@ -193,10 +223,18 @@ def progress(fmt: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from llm_moments.cli.screen import Screen, raw
+    from llm_moments.render.console import safe
+
+    console = Console(file=raw(sys.stderr), emoji=False)
     columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
+        sys.stdout, sys.stderr = (
+            Screen(sys.stdout),
+            Screen(sys.stderr),
+        )  # what is printed meanwhile stands above the bar
         task = bar.add_task("starting", total=1.0)
-        yield lambda done, message: bar.update(task, completed=done, description=message)
+        yield lambda done, message: bar.update(task, completed=done, description=safe(message))
 
 
 def _plain(fmt: str) -> Any:
@@ -210,34 +248,3 @@ def _plain(fmt: str) -> Any:
             print(f"{'' if done is None else f'{done:4.0%} '}{message}", file=sys.stderr)
 
     return tell
-
-
-def write_views(
-    *, html: Path | None = None, tensorboard: Path | None = None, csv: Path | None = None, parquet: Path | None = None,
-    **results: Any,
-) -> None:  # fmt: skip
-    """Writes the views that were asked for. results: session, worths, study, certificate, training."""
-    from llm_moments.atomic import write_atomic
-
-    if html:
-        from llm_moments.render.html import report
-
-        write_atomic(html, report(**results))
-    if tensorboard:
-        from llm_moments.render.tensorboard import write
-
-        write(tensorboard, **{name: result for name, result in results.items() if name not in ("training", "learning")})
-    if tensorboard and results.get("learning") is not None:
-        from llm_moments.render.learning import write_scalars
-
-        write_scalars(tensorboard, results["learning"])
-    if csv or parquet:
-        from llm_moments.render.table import rows, write_csv, write_parquet
-
-        learning = results.get("learning")
-        tables = [*(results.get(k) for k in ("session", "worths", "study")), learning.worths if learning else None]
-        table = rows(next(r for r in tables if r is not None))
-        if csv:
-            write_csv(table, csv)
-        if parquet:
-            write_parquet(table, parquet)

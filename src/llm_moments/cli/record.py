@@ -4,13 +4,13 @@ Example: moments record my-model --data reviews.csv --limit 500 --html cost.html
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
 
 
@@ -18,7 +18,7 @@ from llm_moments.cli.asking import asking
 def record(
     model: o.ModelArg,
     data: o.DataOpt,
-    out: Annotated[Path | None, typer.Option("--out", help="Save the session as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", parser=paths.path, help="Save the session as JSON.")] = None,
     depth: Annotated[
         int, typer.Option("--depth", min=0, max=2, help="0: steps; 1: layers; 2: attention and MLP too.")
     ] = 1,
@@ -34,7 +34,9 @@ def record(
     format: o.Format = "human",
     json_: o.Json = False,
     html: o.Html = None,
-    trace: Annotated[Path | None, typer.Option("--trace", help="Write a Chrome trace, which Perfetto opens.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", parser=paths.path, help="Write a Chrome trace, which Perfetto opens.")
+    ] = None,
     tensorboard: o.TensorBoard = None,
     csv: o.Csv = None,
     parquet: o.Parquet = None,
@@ -44,26 +46,22 @@ def record(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.views import write_views
     from llm_moments.record.record import record as observe
 
     fmt = o.output_format(format, json_)
-    o.free(out, html, trace, csv, parquet, data=data, overwrite=overwrite)
+    o.free(out, html, trace, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
     examples = o.read_data(data, text_column, pair_column, None, encoding, on_error, limit)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
     with o.progress(fmt) as tick:
         session = observe(pipe, examples, depth=depth, progress=tick)
     o.tell_skipped(examples)
-    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, session=session)
     if out:
         session.save(out)
-    if trace:
-        from llm_moments.atomic import write_atomic
-        from llm_moments.render.chrome_trace import chrome_trace
-
-        write_atomic(trace, json.dumps(chrome_trace(session)))
     if fmt == "json":
         o.print_json(session.to_dict())
     elif fmt == "human":
         from llm_moments.render.console import show_session, terminal
 
         show_session(session, terminal())
+    write_views(html=html, trace=trace, tensorboard=tensorboard, csv=csv, parquet=parquet, session=session)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,12 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
+from llm_moments.tables import to_json
+from llm_moments.visible import visible
+
+FILES = ("image-classification", "automatic-speech-recognition")  # tasks whose inputs are files
 
 
 @asking
@@ -27,10 +33,14 @@ def run(
         list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer, or sound files.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", envvar="MOMENTS_DATA", help="A file of inputs, or - for stdin.")
+        str | None,
+        typer.Option("--data", envvar="MOMENTS_DATA", parser=paths.text, help="A file of inputs, or - for stdin."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="answers.jsonl, .csv or .parquet; goes on after an interruption.")
+        Path | None,
+        typer.Option(
+            "--out", parser=paths.path, help="answers.jsonl, .csv, .tsv or .parquet; goes on after an interruption."
+        ),
     ] = None,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
@@ -50,6 +60,7 @@ def run(
 ) -> None:
     from llm_moments.data import given
     from llm_moments.errors import InputError
+    from llm_moments.watch import Watch
 
     fmt = o.output_format(format, json_)
     if inputs and data:
@@ -59,44 +70,56 @@ def run(
     o.free(out, data=data or "-", overwrite=True)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, asked=asked)
     columns = {"text": text_column, "pair": pair_column}
-    if inputs and len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
+    inputs = [_said(pipe, word) for word in inputs or ()]
+    if len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
         return
+    watch = None if inputs or (data or "-") == "-" else Watch(str(data), content=out is not None)
     if inputs:
         source = given(inputs, on_error=on_error, limit=limit)
     else:
         source = o.read_data(data or "-", **columns, encoding=encoding, on_error=on_error, limit=limit)
     if out is None:
-        count = _show(source, pipe, fmt)
+        count = _show(source, pipe, fmt, watch)
     else:
-        count = _to_file(pipe, source, _content(inputs, data), out, overwrite, fmt)
+        count = _to_file(pipe, source, watch.content if watch else _content(inputs), out, overwrite, fmt, watch)
     o.tell_skipped(source)
     if not count and not source.errors:
         raise InputError(f"{source.path}: there is no text in it")
 
 
-def _content(inputs: list[str] | None, data: str | None) -> str:
-    """What answers half written are known by: only those to the same content are gone on with."""
-    from llm_moments.data import fingerprint
+def _said(pipe: Any, word: str) -> str:
+    """A text of the command line as it was typed, whatever the locale takes its bytes for; or a path, as others are."""
+    if pipe.task.name in FILES:
+        return paths.text(word)
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
 
+
+def _content(inputs: list[str]) -> str:
+    """What answers half written are known by: only those to the same content are gone on with. Of a file: its `Watch`."""
     if inputs:
         return hashlib.sha256(repr(inputs).encode("utf-8", "surrogateescape")).hexdigest()
-    if (data or "-") != "-":
-        return fingerprint(data or "")
     return f"stdin at {time.time_ns()}"  # nobody knows whether the next pipe holds the same
 
 
-def _show(source: Any, pipe: Any, fmt: str) -> int:
+def _show(source: Any, pipe: Any, fmt: str, watch: Any) -> int:
     """Answers on stdout as they come; small windows, so that the first is soon there. Gives their number."""
     size, count = 1, 0
     rows = ((e.id, e.input) for e in source)
     while some := list(itertools.islice(rows, size)):
+        if watch:
+            watch.check("The answers so far are of what it was.", inside=False)
         for (number, asked), answer in zip(some, pipe.run([value for _, value in some]), strict=True):
             if fmt == "json":
-                print(json.dumps({"id": number, **row_of(answer)}, ensure_ascii=False), flush=size == 1)
+                print(to_json({"id": number, **row_of(answer)}), flush=size == 1)
             elif fmt == "human":
                 print(line_of(answer, asked), flush=size == 1)
         count += len(some)
         size = min(size * 2, pipe.window)
+    if watch:
+        watch.check("Begin again.")
     return count
 
 
@@ -122,10 +145,10 @@ def line_of(answer: Any, asked: Any) -> str:
         asked = str(asked["choices"][int(answer.label)]) if isinstance(asked["choices"], list) else ""
     shown = asked if isinstance(asked, str) else getattr(asked, "name", None) or " | ".join(map(str, asked))
     score = "" if answer.score is None else f"{answer.score:.3f}"
-    return f"{answer.label}\t{score}\t{' '.join(shown.split())[:80]}"
+    return f"{visible(answer.label)}\t{score}\t{visible(' '.join(shown.split())[:80])}"
 
 
-def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str) -> int:
+def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str, watch: Any) -> int:
     """Gives the number of answers in the file. told: what identifies the content of the source."""
     from llm_moments.formats import about_rows
     from llm_moments.output import AnswerWriter
@@ -135,10 +158,17 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
         [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
     )
     with AnswerWriter(out, key, overwrite=overwrite) as writer, o.progress(fmt) as tick:
-        if writer.done:
+        examples = iter(()) if writer.finished else writer.rest(iter(source))
+        if writer.dropped:
+            print(f"{writer.dropped:,} rows of {writer.partial} were damaged; they are answered again", file=sys.stderr)
+        if writer.done and not writer.finished:
             print(f"going on after {writer.done:,} finished rows", file=sys.stderr)
-        examples = itertools.islice(iter(source), writer.done, None)
+        kept = (
+            f"The rows finished before are kept in {writer.partial} for the file as it was; --overwrite begins again."
+        )
         for chunk in _chunks(examples, pipe.window):
+            if watch:
+                watch.check(kept, inside=False)
             rows: list[dict[str, Any]] = []
             try:
                 for example, answer in zip(chunk, pipe.run([e.input for e in chunk]), strict=True):
@@ -147,6 +177,8 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
                 writer.write(rows)
             share = None if total is None else min(writer.done / total, 1.0)
             tick(share, f"{writer.done:,} rows" + ("" if total is None else f" of about {total:,}"))
+        if watch and not writer.finished:
+            watch.check(kept)
         count = writer.done
         if not count and not source.errors:
             writer.partial.unlink()

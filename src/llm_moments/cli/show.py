@@ -4,17 +4,20 @@ Example: moments show improved/ --html report.html"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 
 
 def show(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A session.json, a worth.json, or an artefact folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", parser=paths.path, help="A session.json, a worth.json, or an artefact folder."),
+    ],
     format: o.Format = "human",
     json_: o.Json = False,
     html: o.Html = None,
@@ -23,9 +26,10 @@ def show(
     parquet: o.Parquet = None,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.views import write_views
+
     fmt = o.output_format(format, json_)
     results = _load(path)
-    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
     if fmt == "json":
         first = results.get("training") or next(iter(results.values()))
         o.print_json(first.to_dict())
@@ -33,9 +37,11 @@ def show(
         from llm_moments.render.console import terminal
 
         _print(results, terminal())
+    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
 
 
 def _load(path: Path) -> dict[str, Any]:
+    from llm_moments import schema
     from llm_moments.artefact import is_artefact, verify
     from llm_moments.errors import DataError
     from llm_moments.improve.certify import Certificate
@@ -50,29 +56,26 @@ def _load(path: Path) -> dict[str, Any]:
         verify(path)
         if not (path / "certificate.json").exists():
             raise DataError(f"{path} is an artefact without a certificate; there is nothing to show")
-        certificate = Certificate.from_dict(json.loads((path / "certificate.json").read_text(encoding="utf-8")))
+        certificate = schema.read(path / "certificate.json", "a certificate", Certificate.from_dict)
         return {"certificate": certificate, "study": read_trials(path / "study")}
     if (path / RUN).is_file():
         training = Training.load(path)
         return {"session": training.session, "training": training}
     if not path.is_file():
         raise DataError(f"{path} is neither a saved result, an artefact nor a model that `moments train` made")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+    kinds: dict[Any, tuple[str, Any]] = {
+        "session": ("session", Session), "worth": ("worths", Worths), "training-worth": ("learning", TrainingWorth),
+        "training-certificate": ("faster", TrainingCertificate), "certificate": ("certificate", Certificate),
+    }  # fmt: skip
+
+    def built(data: Any) -> dict[str, Any]:
         kind = data.get("kind") if isinstance(data, dict) else None
-        if kind == "session":
-            return {"session": Session.from_dict(data)}
-        if kind == "worth":
-            return {"worths": Worths.from_dict(data)}
-        if kind == "training-worth":
-            return {"learning": TrainingWorth.from_dict(data)}
-        if kind == "training-certificate":
-            return {"faster": TrainingCertificate.from_dict(data)}
-        if kind == "certificate":
-            return {"certificate": Certificate.from_dict(data)}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a saved result: {error}") from error
-    raise DataError(f"{path} is not a saved session, list of worth or certificate")
+        name, cls = kinds.get(kind, ("", None)) if isinstance(kind, str) else ("", None)
+        if cls is None:
+            raise DataError(f"its kind is {kind!r:.40}; known are {', '.join(kinds)}")
+        return {name: cls.from_dict(data)}
+
+    return schema.read(path, "a saved result", built)
 
 
 def _print(results: dict[str, Any], console: Any) -> None:

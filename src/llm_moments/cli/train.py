@@ -21,21 +21,28 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 
 
 def train(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder; or afresh: linear (words of texts), cnn (images).")
+        str,
+        typer.Argument(
+            metavar="MODEL", parser=paths.text, help="A model folder; or afresh: linear (words of texts), cnn (images)."
+        ),
     ],
     data: o.DataOpt,
-    out: Annotated[Path, typer.Option("--out", help="The folder that the model is saved to.")],
+    out: Annotated[Path, typer.Option("--out", parser=paths.path, help="The folder that the model is saved to.")],
     evaluate: Annotated[
-        str | None, typer.Option("--eval", help="Examples that the model is judged on after each epoch.")
+        str | None,
+        typer.Option("--eval", parser=paths.text, help="Examples that the model is judged on after each epoch."),
     ] = None,
     unlabelled: Annotated[
         str | None,
         typer.Option(
-            "--unlabelled", help="More examples; a first model labels them, and what it is sure of is learnt from."
+            "--unlabelled",
+            parser=paths.text,
+            help="More examples; a first model labels them, and what it is sure of is learnt from.",
         ),
     ] = None,
     pseudo_threshold: Annotated[
@@ -115,10 +122,16 @@ def train(
     ] = None,
     translate_there: Annotated[
         str | None,
-        typer.Option("--translate-there", metavar="DIR", help="For back-translation: the model to another language …"),
+        typer.Option(
+            "--translate-there",
+            metavar="DIR",
+            parser=paths.text,
+            help="For back-translation: the model to another language …",
+        ),
     ] = None,
     translate_back: Annotated[
-        str | None, typer.Option("--translate-back", metavar="DIR", help="… and the one back from it.")
+        str | None,
+        typer.Option("--translate-back", metavar="DIR", parser=paths.text, help="… and the one back from it."),
     ] = None,
     translate_languages: Annotated[
         str | None, typer.Option("--translate-languages", metavar="CODE,CODE", help="Where they know several: en,de.")
@@ -152,12 +165,13 @@ def train(
     import sys
     from contextlib import ExitStack
 
+    from llm_moments.cli.views import write_views
     from llm_moments.steps.augment import IMAGE, TEXT, parse
     from llm_moments.train.train import train as fine_tune
 
     fmt = o.output_format(format, json_)
     columns = (text_column, pair_column, label_column, encoding, on_error)
-    o.free(html, csv, parquet, data=data, overwrite=True)
+    o.free(html, csv, parquet, data=data, overwrite=True, tensorboard=tensorboard)
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {
@@ -193,10 +207,10 @@ def train(
     o.tell_skipped(examples)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    o.write_views(html=html, csv=csv, parquet=parquet, session=done.session, training=done)
     if fmt == "json":
         o.print_json(done.to_dict())
     elif fmt == "human":
         from llm_moments.render.console import show_training, terminal
 
         show_training(done, terminal())
+    write_views(html=html, csv=csv, parquet=parquet, session=done.session, training=done)

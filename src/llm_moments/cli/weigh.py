@@ -10,12 +10,14 @@ Example: moments weigh encoder/ --train --data train.csv --eval test.csv --budge
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
 
 
@@ -25,7 +27,9 @@ def weigh(
     data: o.DataOpt,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Save the list as JSON; with --train, a folder that also keeps the runs."),
+        typer.Option(
+            "--out", parser=paths.path, help="Save the list as JSON; with --train, a folder that also keeps the runs."
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")
@@ -37,14 +41,16 @@ def weigh(
         bool, typer.Option("--train", help="Weigh the steps of a training, not those of the plan.")
     ] = False,
     evaluate: Annotated[
-        str | None, typer.Option("--eval", help="With --train: examples to judge by; else a fifth of the data.")
+        str | None,
+        typer.Option("--eval", parser=paths.text, help="With --train: examples to judge by; else a fifth of the data."),
     ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
             "--budget",
             envvar="MOMENTS_BUDGET",
-            help="Time for all of it, of a model that makes texts, or with --train (else 10m there).",
+            help="Time for all of it, 10m if nothing is said; what promises most is measured first, and the end "
+            "names what was not, with the time that would do.",
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="With --train: runs of each change; else 3.")] = None,
@@ -79,8 +85,11 @@ def weigh(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.views import write_views
+
     fmt = o.output_format(format, json_)
     if train:
+        o.free(html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
         from llm_moments.cli.training import refuse, settings_named, weighed
 
         refuse(
@@ -101,7 +110,6 @@ def weigh(
                 exhaustive=exhaustive, out=out, tick=tick, device=device,
             )  # fmt: skip
         o.tell_skipped(examples)
-        o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found, worths=None)
         if fmt == "json":
             o.print_json(found.to_dict())
         elif fmt == "human":
@@ -109,21 +117,29 @@ def weigh(
             from llm_moments.render.learning import show
 
             show(found, terminal())
+        write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found)
         return
     from llm_moments.cli.training import refuse
 
     refuse({"--eval": evaluate, "--seeds": seeds}, without="--train")
-    o.free(out, html, csv, parquet, data=data, overwrite=overwrite)
+    o.free(out, html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)
+    from llm_moments.weigh.weigh import BUDGET
     from llm_moments.weigh.weigh import weigh as ablate
+    from llm_moments.weigh.worth import Interrupted
 
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
-    with o.progress(fmt) as tick:
-        worths = ablate(pipe, examples, max_drop=max_drop, exhaustive=exhaustive, budget=budget, progress=tick)
+    stopped = False
+    try:
+        with o.progress(fmt) as tick:
+            worths = ablate(
+                pipe, examples, max_drop=max_drop, exhaustive=exhaustive, budget=budget or BUDGET, progress=tick
+            )
+    except Interrupted as cut:
+        worths, stopped = cut.worths, True
     o.tell_skipped(examples)
     o.tell_counted(worths.about["counted"])
-    o.write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
-    if out:
+    if out:  # first of all: what comes after may fail
         from llm_moments.atomic import write_atomic
 
         write_atomic(out, json.dumps(worths.to_dict(), indent=1))
@@ -133,3 +149,18 @@ def weigh(
         from llm_moments.render.console import show_worths, terminal
 
         show_worths(worths, terminal())
+    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
+    if fmt != "quiet":
+        _tell_missing(worths.about)
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def _tell_missing(about: dict[str, Any]) -> None:
+    """On stderr, what there was no time for."""
+    if not (missing := about.get("not_measured")):
+        return
+    some = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+    would = about.get("budget_that_would_do")
+    cure = f"; about --budget {would} would do" if would else ""
+    print(f"not measured: {some}{cure}", file=sys.stderr)

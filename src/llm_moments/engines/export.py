@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llm_moments import schema
 from llm_moments.atomic import sibling
-from llm_moments.errors import EngineError, MomentsError
+from llm_moments.errors import DataError, EngineError, MomentsError
 
 NAMES = "fields.json"  # beside a built graph: its inputs, in order
 KEPT = "kept.json"  # and the layers that were found in it and stayed in float
@@ -36,12 +37,19 @@ def build(store: Path, make: Callable[[Path], Sequence[str]], kept: Sequence[str
             f"the graph in {store} does not say that {', '.join(kept)} stayed in float: an older version built it. "
             "Delete that folder, and it is built again (of an artefact: run `moments improve` again)."
         )
-    return list(json.loads((store / NAMES).read_text(encoding="utf-8")))
+    return _names(store / NAMES)
 
 
 def _kept(store: Path) -> list[str] | None:
     file = store / KEPT
-    return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    return _names(file) if file.is_file() else None
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        return schema.read(file, "a list of names", lambda data: schema.convert(data, list[str]))
+    except DataError as error:
+        raise EngineError(f"{error} Delete the folder {file.parent}, and the graph is built again.") from error
 
 
 def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:

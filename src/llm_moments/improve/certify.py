@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments import schema
 from llm_moments.core import Pipeline, Plan
+from llm_moments.errors import DataError
 from llm_moments.evaluation import Evaluation, assumption
 
 CONFIDENCE = 0.95
@@ -46,8 +48,8 @@ class Certificate:
     looks: int
     labelled: bool
     needs: int | None
-    plan: Mapping[str, Any]
-    baseline_plan: Mapping[str, Any]
+    plan: Mapping[str, Mapping[str, Any]]
+    baseline_plan: Mapping[str, Mapping[str, Any]]
     model: str
     model_digest: str
     data: str
@@ -64,7 +66,10 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
-        return cls(**{k: v for k, v in data.items() if k not in ("kind", "format")})
+        found = schema.result(data, "certificate", cls)
+        if found.certified and None in (found.drop, found.drop_high, found.speedup, found.speedup_low):
+            raise DataError("it says that it is certified, and lacks the figures of the claim")
+        return found
 
     def words(self) -> str:
         """The claim, or why there is none, as sentences."""

@@ -5,75 +5,83 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from llm_moments.core import Pipeline, Plan
+from llm_moments.change import Change, by_step, chosen, in_words, knobs_of, plain
+from llm_moments.core import Pipeline
 from llm_moments.engines.base import put_on
 from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluation import Evaluation
-from llm_moments.weigh.changes import Change
 from llm_moments.weigh.price import priced
 from llm_moments.weigh.verdict import with_verdicts
 from llm_moments.weigh.worth import Worth, Worths
 
+ENGINE = ("forward.engine", "forward.precision", "forward.calibration")
+ALONE = ("forward.weights",)  # stays when the engine is taken back: it is another model
+
 
 def weighed(stock: Pipeline, chosen: Pipeline, part: Evaluation, max_drop: float) -> Worths:
     """Each choice held against the chosen plan without it, on these examples: savings multiply."""
-    worths = list(_priced(stock.plan, chosen, part))
+    worths = list(_priced(stock, chosen, part))
     return Worths(
         with_verdicts(worths, max_drop), metric=part.metric, n=len(part), labelled=part.labelled,
         compared_with="the chosen plan with that choice alone taken back; savings are shares of its time",
     )  # fmt: skip
 
 
-def _priced(stock: Plan, chosen: Pipeline, part: Evaluation) -> Iterator[Worth]:
-    for name, step, back in taken_back(stock, chosen.plan):
+def _priced(stock: Pipeline, chosen: Pipeline, part: Evaluation) -> Iterator[Worth]:
+    for back in taken_back(stock, chosen):
+        forth = chosen.plan.with_(**back.choices).changes(chosen.plan)
         try:
-            without = chosen.with_(back)
+            without = chosen.with_(**back.choices)
             outputs = without.outputs(part.values)
-        except (EngineError, ModelError, PlanError):
-            continue  # a plan that cannot be without it
-        yield priced(without, part, outputs, Change(name, step, back.changes(chosen.plan)))
+        except (EngineError, ModelError, PlanError) as error:  # a plan that cannot be without it
+            yield Worth(back.name, back.step, forth, "unavailable", reason=str(error))
+            continue
+        yield priced(without, part, outputs, Change(back.name, forth, back.lossless, back.kind))
 
 
-def taken_back(stock: Plan, chosen: Plan) -> Iterator[tuple[str, str, Plan]]:
-    """What was chosen in words, its step, and the plan without it."""
-    if "cascade" in chosen:
-        yield "a cheap stage first", "cascade", chosen.without("cascade")
-    for step in ("batch", "truncate", "precut", "decode", "resize"):
-        old, new = stock.settings(step), chosen.settings(step)
-        if old != new:
-            yield _words(step, old, new), step, chosen.with_(**_back(step, old, new))
-    old, new = stock.settings("forward"), chosen.settings("forward")
-    if new.get("weights") != old.get("weights"):
-        yield f"the weights {new.get('weights')}", "forward", chosen.with_(**{"forward.weights": old.get("weights")})
-    old, new = ({k: v for k, v in one.items() if k != "weights"} for one in (old, new))
-    engines = [one.get("engine", "torch") for one in (old, new)]
-    precisions = [one.get("precision", "fp32") for one in (old, new)]
-    if engines[0] != engines[1]:
-        yield f"{engines[1]} {precisions[1]}, was {engines[0]}", "forward", chosen.with_(**_back("forward", old, new))
-    if precisions[0] != precisions[1]:
-        plain = {**put_on(engines[1], precisions[0]), "forward.calibration": None}
-        yield f"{precisions[1]}, was {precisions[0]}", "forward", chosen.with_(**plain)
-    for knob in (
-        ("streams", "kv_precision", "prefix_reuse", "draft") if "max_new_tokens" in chosen.settings("decode") else ()
-    ):
-        if new.get(knob) != old.get(knob):
-            said = f"{knob.replace('_', ' ')} {new.get(knob)}"
-            yield said, "forward", chosen.with_(**{f"forward.{knob}": old.get(knob)})
+def taken_back(stock: Pipeline, now: Pipeline) -> Iterator[Change]:
+    """Every choice in which the plan differs from the stock plan, named by what was chosen; `choices` take it back.
+
+    What there is to choose, its default and whether answers change by it is the knobs' to say: those of the task.
+    A step of which no knob changes an answer is one choice, as are an engine and what only it follows.
+    """
+    knobs = knobs_of(now)
+    old, new = chosen(stock, knobs), chosen(now, knobs)
+    said = {name: stock.plan.get_choice(name) for name in knobs if old[name] != new[name]}
+    if "cascade" in now.plan and now.plan["cascade"] != stock.plan.settings("cascade"):
+        names = [name for name in knobs if name.startswith("cascade.")]
+        yield Change(
+            "a cheap stage first", {n: stock.plan.get_choice(n) for n in names}, lossless=False, kind="cascade"
+        )
+    rest = {name: value for name, value in said.items() if not name.startswith("cascade.")}
+    if set(rest) & set(ENGINE):
+        yield from _engine(rest, old, new)
+    for step, names in by_step({name: None for name in rest if name not in ENGINE}):
+        if all(knob.lossless for name, knob in knobs.items() if name.startswith(f"{step}.")):
+            yield Change(_together(names, new, knobs), {name: rest[name] for name in names}, lossless=True, kind=step)
+            continue
+        for name in names:
+            words = in_words(name, new[name], knobs[name].default)
+            yield Change(
+                f"{words}, was {plain(old[name])}", {name: rest[name]}, lossless=knobs[name].lossless, kind=step
+            )
 
 
-def _back(step: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    return {f"{step}.{knob}": old.get(knob) for knob in {*old, *new} if old.get(knob) != new.get(knob)}
+def _engine(rest: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
+    engine, precision = new["forward.engine"], new["forward.precision"]
+    if "forward.engine" in rest:
+        all_of_it = {name: value for name, value in rest.items() if name.startswith("forward.") and name not in ALONE}
+        yield Change(f"{engine} {precision}, was {old['forward.engine']}", all_of_it, lossless=False, kind="forward")
+    if "forward.precision" in rest:
+        back = put_on(engine, old["forward.precision"])  # what only the precision follows goes with it
+        yield Change(
+            f"{precision}, was {old['forward.precision']}", {**back, "forward.calibration": None}, lossless=False,
+            kind="forward",
+        )  # fmt: skip
 
 
-def _words(step: str, old: dict[str, Any], new: dict[str, Any]) -> str:
-    if step == "batch":
-        return "rows sorted by length" if new.get("order") == "length" else f"{new.get('size', 32)} rows a batch"
-    if step == "precut":
-        return "texts cut before the tokenizer"
-    if step in ("decode", "resize"):
-        new = {name: value for name, value in new.items() if value != old.get(name)}
-        said = ", ".join(f"{name} {value}, was {old.get(name, 'none')}" for name, value in new.items())
-        return f"{step}: {said}"
-    side = new.get("side", "head")
-    kept = "" if side == old.get("side", "head") else f", {side} kept"
-    return f"cut at {new.get('max_length')} tokens, was {old.get('max_length')}{kept}"
+def _together(names: list[str], new: dict[str, Any], knobs: Any) -> str:
+    if len(names) == 1:
+        return in_words(names[0], new[names[0]], knobs[names[0]].default)
+    step = names[0].partition(".")[0]
+    return f"{step}: " + ", ".join(f"{name.partition('.')[2].replace('_', ' ')} {plain(new[name])}" for name in names)

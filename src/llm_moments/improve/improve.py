@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from llm_moments.improve.choices import weighed
 from llm_moments.improve.finals import ROUNDS, Timed, heats, timed
 from llm_moments.improve.heal import Healer, without
 from llm_moments.improve.improvement import Improvement
+from llm_moments.improve.ledger import Ledger
 from llm_moments.improve.looks import sequential_look
 from llm_moments.improve.odds import thinned
 from llm_moments.improve.place import STUDY, make_way, place, standing
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial, Trials
+from llm_moments.independent import input_key
 from llm_moments.measure import FEWEST, OBJECTIVES, SHORTEST, blocks, interleaved, run_seconds
 from llm_moments.model import load
 from llm_moments.record.record import observe
@@ -78,7 +80,7 @@ def improve(
         raise InputError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
     if not 0 < max_drop < 1:
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
-    pipe = load(model, device=device)
+    pipe = load(model, device=device).settled()
     if heal is not False and not getattr(pipe.task, "heals", False):
         raise InputError(f"healing is for classifiers of texts and images that have layers, not for {pipe.task.name}")
     if first is not None:
@@ -298,7 +300,7 @@ class _Run:
 
     def answers(self, name: str, by: StandIn, told: np.ndarray | None = None) -> np.ndarray:
         """The baseline's outputs on a split, kept in the study. told: the stand-in's, where they are known."""
-        key, part = f"baseline-{name}", self.parts[name]
+        key, part = name, self.parts[name]
         if key in self.study.trials:
             return self.study.outputs(key)
         self.tick(None, f"the baseline's answers to {len(part):,} examples")
@@ -340,35 +342,34 @@ class _Run:
         for at, key in enumerate(self.study.notes["sequence"]):
             trial = self.study.trials[key]
             if at == len(self.looks):
-                self.looks.append(self.looked(search.pipe(trial), at))
-                self.study.note("looks", [asdict(x) for x in self.looks])
+                found, outputs = self.looked(search.pipe(trial), at)
+                self.looks.append(found)
+                self.ledger().note(self.looks)
+                self.study.look(found, trial.plan, outputs)
             if not self.looks[at].passed:
                 break
             passed.append((trial, self.looks[at]))
         return passed
 
-    def looked(self, pipe: Pipeline, at: int) -> Look:
+    def looked(self, pipe: Pipeline, at: int) -> tuple[Look, np.ndarray]:
         """One candidate held against the split; of a model that answers slowly, in thirds."""
-        part, key, said = (
-            self.parts["certify"],
-            pipe.plan.key,
-            f"certifying on {len(self.parts['certify']):,} examples: candidate {at + 1}",
-        )
-        if not self.slow:
-            self.tick(None, said)
-            before, outputs = (
-                self.answers("certify", StandIn(**self.study.notes["stand_in"])),
-                self.told.get(("certify", key)),
-            )
-            return look(part, before, pipe.outputs(part.values) if outputs is None else outputs, key, self.max_drop)
-        return sequential_look(
-            part, self.base_rows, lambda rows: pipe.outputs([part.values[i] for i in rows]), key, self.max_drop,
-            told=lambda seen, of: self.tick(None, f"{said}, {seen:,} of them"),
-        ).look  # fmt: skip
+        part, key = self.parts["certify"], pipe.plan.key
+        said = f"certifying on {len(part):,} examples: candidate {at + 1}"
+        if self.slow:
+            found = sequential_look(
+                part, self.base_rows, lambda rows: pipe.outputs([part.values[i] for i in rows]), key, self.max_drop,
+                told=lambda seen, of: self.tick(None, f"{said}, {seen:,} of them"),
+            )  # fmt: skip
+            return found.look, found.outputs
+        self.tick(None, said)
+        outputs = self.told.get(("certify", key))
+        outputs = pipe.outputs(part.values) if outputs is None else outputs
+        before = self.answers("certify", StandIn(**self.study.notes["stand_in"]))
+        return look(part, before, outputs, key, self.max_drop), outputs
 
-    def base_rows(self, rows: list[int]) -> np.ndarray:
-        """The baseline's outputs for some rows of the certification split: no more of them than a look needs."""
-        key, part = f"baseline-certify-{rows[0]}-{len(rows)}", self.parts["certify"]
+    def base_rows(self, rows: list[int], at: int) -> np.ndarray:
+        """The baseline's outputs for the rows of one look at the certification split: no more of them than it takes."""
+        key, part = f"certify+{at}" if at else "certify", self.parts["certify"]
         if key not in self.study.trials:
             outputs = baseline.sorted_(self.pipe).outputs([part.values[i] for i in rows])
             self.study.add(Trial({}, key, "baseline", "held out"), outputs)
@@ -389,6 +390,12 @@ class _Run:
         if self.looks and not self.looks[-1].passed:
             failed = self.study.trials[self.looks[-1].key]
             self.nearly = elsewhere.nearly(self.looks[-1], failed.gain or 0.0, self.max_drop, have, said)
+
+    def ledger(self) -> Ledger:
+        """What has been looked at before of these certification examples, whatever the folder."""
+        part = self.parts["certify"]
+        rows = (input_key(value) for value in part.values)
+        return Ledger(self.pipe.model.digest, rows, max_drop=self.max_drop, metric=part.metric)
 
     # -- results
 
@@ -482,7 +489,7 @@ class _Run:
             labelled=part.labelled, needs=needs, plan=more["plan"].to_dict(), baseline_plan=self.pipe.plan.to_dict(),
             model=self.pipe.model.name, model_digest=self.pipe.model.digest, data=self.source,
             environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"),
-            assumes=seen.assumes if seen else "", baseline=named(self.pipe), answers=by.words(asked, len(part)),
+            assumes=" ".join(filter(None, (seen.assumes, self.ledger().words(self.looks)))) if seen else "", baseline=named(self.pipe), answers=by.words(asked, len(part)),
             independent=part.independent, counted=part.told if part.independent < len(part) else "", **speed,
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from llm_moments.stats.sequential import Looks, boundaries
 
 FUTILE = 0.05  # the chance to pass below which no more is answered
 Answer = Callable[[list[int]], np.ndarray]
+Base = Callable[[list[int], int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,17 @@ class Sequential:
 
 
 def sequential_look(
-    part: Evaluation, baseline: Answer, answer: Answer, key: str, max_drop: float, *, looks: int = 3,
+    part: Evaluation, baseline: Base, answer: Answer, key: str, max_drop: float, *, looks: int = 3,
     told: Callable[[int, int], Any] = lambda seen, of: None,
 ) -> Sequential:  # fmt: skip
     """The test of `drop < max_drop`. baseline, answer: the baseline's and the candidate's outputs for rows of the part,
-    each asked once for each row; told: rows that are answered, before each look, of how many."""
+    each asked once for each row (the baseline also gets the number of the look); told: rows that are answered, before each look, of how many."""
     plan = boundaries(part.independent, max_drop, looks=looks, confidence=CONFIDENCE)
     rows: list[int] = []
     made: list[np.ndarray] = []
     base: list[np.ndarray] = []
     for at, more in enumerate(portions(part, plan.n)):
-        rows, made, base = rows + more, [*made, np.asarray(answer(more))], [*base, np.asarray(baseline(more))]
+        rows, made, base = rows + more, [*made, np.asarray(answer(more))], [*base, np.asarray(baseline(more, at))]
         told(len(rows), len(part))
         outputs, seen, first = np.concatenate(made), part.take(rows), np.concatenate(base)
         before, after = seen.scores(first, first), seen.scores(outputs, first)

@@ -84,7 +84,7 @@ class _Run:
             self.base["max_length"] = min(self.base["max_length"], course.described.max_length)
         self.tried: list[dict[str, Any]] = []
         self.looks: list[TrainingLook] = []
-        sizes = course.kept("improve", {"budget": allowed, "max_rise": max_rise}, self.sizes)
+        sizes = course.kept("improve", {"budget": allowed, "max_rise": max_rise}, self.sizes, ("rows", "judged"))
         self.rows, self.judged = int(sizes["rows"]), int(sizes["judged"])
         search, certify = self.halves()
         self.search, self.certify = (p.take(range(min(self.judged, len(p)))) for p in (search, certify))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from llm_moments import schema
 from llm_moments.errors import DataError
 
 KIND = "training-certificate"
@@ -35,6 +35,13 @@ class TrainingLook:
     baseline_score: float
     seeds: int
     n: int
+
+
+class Tried(TypedDict):
+    name: str
+    faster: float | None
+    loss: float | None
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -80,19 +87,17 @@ class TrainingCertificate:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingCertificate:
-        known = {k: v for k, v in data.items() if k not in ("kind", "format", "words")}
-        return cls(**{**known, "looks": tuple(TrainingLook(**x) for x in data["looks"]), "tried": tuple(data["tried"])})
+        found = schema.result(data, KIND, cls, "words")
+        for one in found.tried:
+            schema.least(one, Tried)
+        if lost := [name for name in found.settings if name not in found.baseline]:
+            raise DataError(f"the baseline lacks the setting {lost[0]!r}")
+        return found
 
     @classmethod
     def load(cls, path: str | Path) -> TrainingCertificate:
         """DataError if the file is no such certificate."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            if data["kind"] != KIND:
-                raise ValueError(f"it is a {data['kind']}")
-            return cls.from_dict(data)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no certificate of a training plan: {error!r:.200}") from error
+        return schema.read(Path(path), "a certificate of a training plan", cls.from_dict)
 
     def report(self) -> str:
         from llm_moments.render.html import report

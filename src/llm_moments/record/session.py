@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from llm_moments import schema
 from llm_moments.atomic import write_atomic
-from llm_moments.errors import DataError, InputError
+from llm_moments.errors import InputError
 
-FORMAT = 1
 Kind = Literal["measured", "modelled", "unavailable"]
 
 
@@ -63,12 +63,6 @@ class StepCost:
         count = self.counts.get(what)
         return count / self.wall_s if count and self.wall_s > 0 else None
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> StepCost:
-        limit = Figure(**data["limit"]) if data.get("limit") else None
-        children = tuple(cls.from_dict(child) for child in data.get("children", ()))
-        return cls(**{**data, "limit": limit, "children": children})
-
 
 @dataclass(frozen=True)
 class Session:
@@ -82,23 +76,17 @@ class Session:
     figures: Mapping[str, Figure]
     model: str
     task: str
-    plan: Mapping[str, Any]
+    plan: Mapping[str, Mapping[str, Any]]
     environment: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     created: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "session", "format": FORMAT, **asdict(self)}
+        return {"kind": "session", "format": schema.FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Session:
-        if data.get("kind") != "session" or data.get("format") != FORMAT:
-            raise DataError(f"not a session of format {FORMAT}")
-        rest = {k: v for k, v in data.items() if k not in ("kind", "format")}
-        rest["root"] = StepCost.from_dict(data["root"])
-        rest["figures"] = {k: Figure(**v) for k, v in data["figures"].items()}
-        rest["notes"] = tuple(data["notes"])
-        return cls(**rest)
+        return schema.result(data, "session", cls)
 
     def save(self, path: str | Path) -> Path:
         write_atomic(Path(path), json.dumps(self.to_dict(), indent=1))
@@ -106,10 +94,7 @@ class Session:
 
     @classmethod
     def load(cls, path: str | Path) -> Session:
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a saved session: {error}") from error
+        return schema.read(Path(path), "a saved session", cls.from_dict)
 
     def combine(self, other: Session) -> Session:
         """Both recordings as one: times and counts add up, step by step."""

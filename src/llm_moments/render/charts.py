@@ -13,6 +13,7 @@ from typing import Any
 
 from llm_moments.record.session import Session, StepCost
 from llm_moments.render.text import number, percent, plan_in_short, ratio, share
+from llm_moments.visible import visible
 
 INK, FAINT, LINE = "#1c2430", "#5a6675", "#c9d0d8"
 BLUE, SKY, PALE, GREEN = "#0072B2", "#56B4E9", "#A6D8F2", "#009E73"
@@ -21,12 +22,12 @@ VERDICTS = {
     "free": (GREEN, "circle"), "cheap": (ORANGE, "diamond"), "needed": (RED, "square"),
     "harmful": (BLUE, "star"), "helps": (BLUE, "triangle-up"), "unclear": (GREY, "circle-open"),
 }  # fmt: skip
-WIDTH = 1080  # of the picture area of the page on a laptop, for what is placed by hand
 MOST_BARS = 60
 
 
 def short(name: str, most: int = 34) -> str:
     """Escaped for plotly, which would read its own markup in a name, and cut to fit."""
+    name = visible(name)
     return escape(name if len(name) <= most else name[: most - 1] + "…")
 
 
@@ -51,14 +52,14 @@ def new_figure(height: int, **layout: Any) -> Any:
     return figure
 
 
-def side_labels(figure: Any, names: Sequence[str], depths: Sequence[int]) -> None:
+def side_labels(figure: Any, names: Sequence[str], depths: Sequence[int], most: int = 34) -> None:
     """Names of bars from the left edge on, indented: plotly's own labels stand to the right and lose it."""
-    margin = max((7.2 * min(len(n), 34) + 16 * d for n, d in zip(names, depths, strict=True)), default=60) + 22
+    margin = max((7.2 * min(len(n), most) + 16 * d for n, d in zip(names, depths, strict=True)), default=60) + 22
     figure.update_layout(margin={"l": min(margin, 330)})
     for at, (name, depth) in enumerate(zip(names, depths, strict=True)):
         figure.add_annotation(
             x=0, xref="paper", xanchor="left", xshift=-min(margin, 330) + 4 + 16 * depth, y=at, yref="y",
-            text=short(name), showarrow=False, align="left", font={"color": INK if depth == 0 else FAINT},
+            text=short(name, most), showarrow=False, align="left", font={"color": INK if depth == 0 else FAINT},
         )  # fmt: skip
     figure.update_yaxes(range=[len(names) - 0.5, -0.5], showticklabels=False, showgrid=False)
 
@@ -91,18 +92,20 @@ def before_after(c: Any) -> Any:
         )
     side_labels(figure, names, [0] * len(known))
     figure.update_xaxes(
-        title_text=f"{escape(c.objective)}, times better than the original", range=[0, max(values) * 1.1]
+        title_text=f"{short(c.objective)}, times better than the original", range=[0, max(values) * 1.1]
     )
     figure.update_layout(margin={"t": 6})
     return figure
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10 …; over more than three decades the powers of ten alone."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
+    steps = (1, 2, 5) if high / low <= 1000 else (1,)
+    return [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
 
 
-def _bars(points: Sequence[Any], value: str, low: str, high: str, colour: str, factor: float = 1.0) -> dict[str, Any]:
+def bars(points: Sequence[Any], value: str, low: str, high: str, colour: str, factor: float = 1.0) -> dict[str, Any]:
     """Error bars; a bound that is not known is not drawn."""
 
     def far(point: Any, end: str) -> float:
@@ -135,43 +138,58 @@ def front(study: Sequence[Any], certificate: Any) -> Any:
     low, top = _seen([100 * t.drop for t in done], budget)
     figure = new_figure(470)
     figure.update_layout(showlegend=True)
-    best = best_of(done)
+    best = [t for t in best_of(done) if 100 * (t.drop or 0.0) <= top]
     figure.add_scatter(
-        x=[t.gain for t in best], y=[min(100 * (t.drop or 0.0), top) for t in best], mode="lines", name="best known",
+        x=[t.gain for t in best], y=[100 * (t.drop or 0.0) for t in best], mode="lines", name="no plan beats these",
         line={"color": "#9aa5b1", "width": 1.5, "dash": "dot"}, hoverinfo="skip",
     )  # fmt: skip
+    shown = {t.key for t in best} | {t.key for t in done if certificate is not None and t.plan == certificate.plan}
     groups = {
-        ("same answers (lossless)", BLUE, "rgba(0,114,178,.3)", "square"): [t for t in done if t.lossless],
-        ("set by hand", PINK, "rgba(204,121,167,.4)", "diamond"): [t for t in done if t.stage == "by hand" and not t.lossless],
-        ("found by the search", ORANGE, "rgba(230,159,0,.3)", "circle"): [
-            t for t in done if t.stage != "by hand" and not t.lossless
-        ],
+        ("same answers (lossless)", BLUE, "square"): [t for t in done if t.lossless],
+        ("set by hand", PINK, "diamond"): [t for t in done if t.stage == "by hand" and not t.lossless],
+        ("found by the search", ORANGE, "circle"): [t for t in done if t.stage != "by hand" and not t.lossless],
     }  # fmt: skip
-    for (name, colour, bar, symbol), some in groups.items():
-        if some:
-            _plans(figure, some, top, name, colour, bar, symbol)
+    for (name, colour, symbol), some in groups.items():
+        inside = [t for t in some if 100 * t.drop <= top]
+        beyond = [t for t in some if 100 * t.drop > top]
+        for part, mark in ((inside, symbol), (beyond, "triangle-up-open")):
+            if part:
+                legend = {"name": name, "showlegend": part is inside or not inside, "legendgroup": name}
+                _plans(figure, part, top, colour, mark, legend, shown)
     _choice(figure, done, certificate, low, top)
     _gain_axis(figure, [t.gain for t in done])
-    figure.update_yaxes(title_text="points of score lost (95% bounds)", range=[low, top * 1.04])
+    figure.update_yaxes(title_text="points of score lost (95% bounds of the best)", range=[low, top * 1.04])
     return figure
 
 
-def _plans(figure: Any, some: Sequence[Any], top: float, name: str, colour: str, bar: str, symbol: str) -> None:
+def _plans(
+    figure: Any, some: Sequence[Any], top: float, colour: str, symbol: str, legend: dict[str, Any], shown: set[str]
+) -> None:
+    """Intervals are drawn of the plans that no other beats, and of the chosen one; of all others the hover tells them."""
     said = [
-        f"{short(plan_in_short(t.plan), 90)}<br>{t.gain:.1f} times, {100 * t.drop:+.2f} points "
-        f"({number(percent(t.drop_low), '+.2f')} to {number(percent(t.drop_high), '+.2f')})<br>{escape(t.stage)}"
+        f"{short(plan_in_short(t.plan), 90)}<br>{t.gain:.1f} times ({number(t.gain_low, '.1f')} to "
+        f"{number(t.gain_high, '.1f')}), {100 * t.drop:+.2f} points "
+        f"({number(percent(t.drop_low), '+.2f')} to {number(percent(t.drop_high), '+.2f')})<br>{short(t.stage, 90)}"
         for t in some
     ]  # fmt: skip
-    over = [100 * t.drop > top for t in some]
+    open_, known = symbol.endswith("-open"), [t.key in shown for t in some]
     figure.add_scatter(
-        x=[t.gain for t in some], y=[top if o else 100 * t.drop for t, o in zip(some, over, strict=True)], mode="markers",
-        name=name, text=said, hovertemplate="%{text}<extra></extra>", cliponaxis=False,
+        x=[t.gain for t in some], y=[min(100 * t.drop, top) for t in some], mode="markers", **legend,
+        text=said, hovertemplate="%{text}<extra></extra>", cliponaxis=False,
         marker={
-            "size": 9, "color": colour, "symbol": ["triangle-up-open" if o else symbol for o in over],
-            "line": {"width": [2 if o else 0.8 for o in over], "color": [colour if o else "white" for o in over]},
+            "size": [11 if k else 8 for k in known], "color": colour, "symbol": symbol,
+            "opacity": [1.0 if k or open_ else 0.55 for k in known],
+            "line": {"width": 2 if open_ else 0.8, "color": colour if open_ else "white"},
         },
-        error_y=_bars(some, "drop", "drop_low", "drop_high", bar, 100), error_x=_bars(some, "gain", "gain_low", "gain_high", bar),
     )  # fmt: skip
+    best = [t for t in some if t.key in shown and not open_]
+    if best:
+        figure.add_scatter(
+            x=[t.gain for t in best], y=[100 * t.drop for t in best], mode="markers", hoverinfo="skip", showlegend=False,
+            legendgroup=legend["legendgroup"], marker={"size": 1, "color": colour},
+            error_y=bars(best, "drop", "drop_low", "drop_high", colour, 100),
+            error_x=bars(best, "gain", "gain_low", "gain_high", colour),
+        )  # fmt: skip
 
 
 def _choice(figure: Any, done: Sequence[Any], certificate: Any, low: float, top: float) -> None:
@@ -260,32 +278,6 @@ def _fitting(session: Session) -> list[tuple[int, StepCost, float]]:
     return [step for step in found if step[0] <= deepest][: 2 * MOST_BARS]
 
 
-def worth(worths: Any) -> Any:
-    """What each change saves against what it loses, by verdict."""
-    known = [w for w in worths if w.saving is not None and w.drop is not None]
-    if not known:
-        return None
-    figure = new_figure(470)
-    figure.update_layout(showlegend=True)
-    for verdict, (colour, symbol) in VERDICTS.items():
-        some = [w for w in known if w.verdict == verdict]
-        if some:
-            figure.add_scatter(
-                x=[100 * w.saving for w in some], y=[100 * w.drop for w in some], mode="markers", name=verdict,
-                marker={"size": 10, "color": colour, "symbol": symbol, "line": {"width": 1}}, text=[short(w.name, 90) for w in some],
-                hovertemplate="%{text}<br>saves %{x:.0f}%, loses %{y:+.2f} points<extra>" + verdict + "</extra>",
-                error_y=_bars(some, "drop", "drop_low", "drop_high", colour, 100),
-                error_x=_bars(some, "saving", "saving_low", "saving_high", colour, 100),
-            )  # fmt: skip
-    xs = _span([(100 * w.saving, percent(w.saving_low), percent(w.saving_high)) for w in known])
-    ys = _span([(100 * w.drop, percent(w.drop_low), percent(w.drop_high)) for w in known])
-    _names(figure, known, xs, ys)
-    figure.add_hline(y=0, line={"color": "#9aa5b1", "width": 1})
-    figure.update_xaxes(title_text="time saved, % of the original", range=xs)
-    figure.update_yaxes(title_text="points of score lost (95% bounds)", range=ys)
-    return figure
-
-
 def curves(training: Any) -> Any:
     """Loss and learning rate by update, and the score after each epoch, one below the other."""
     from plotly.subplots import make_subplots
@@ -313,36 +305,3 @@ def curves(training: Any) -> Any:
 def _line(history: Sequence[Any], name: str) -> tuple[list[float], list[float]]:
     known = [(entry["update"], entry[name]) for entry in history if name in entry]
     return [x for x, _ in known], [y for _, y in known]
-
-
-def _span(points: Sequence[tuple[float | None, ...]]) -> list[float]:
-    every = [value for point in points for value in point if value is not None] + [0.0]
-    low, high = min(every), max(every)
-    room = 0.06 * (high - low) or 1.0
-    return [low - room, high + room]
-
-
-def _names(figure: Any, known: Sequence[Any], xs: Sequence[float], ys: Sequence[float]) -> None:
-    """Names beside the points, as many as stand free of each other; the rest is in the hover and the table."""
-    wide, tall = WIDTH / (xs[1] - xs[0]), 388 / (ys[1] - ys[0])
-    spots = [(wide * (100 * w.saving - xs[0]), tall * (100 * w.drop - ys[0])) for w in known]
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
-    for w, (x, y) in sorted(zip(known, spots, strict=True), key=lambda pair: -abs(pair[0].drop)):
-        long = 6.8 * min(len(w.name), 26)
-        right = 9 + wide * 100 * max((w.saving_high or w.saving) - w.saving, 0)
-        left = 9 + wide * 100 * max(w.saving - (w.saving_low or w.saving), 0)
-        for dx, dy in ((right, 0), (-left - long, 0), (8, 14), (8, -14), (-8 - long, 14), (-8 - long, -14)):
-            box = (x + dx, y + dy - 8, x + dx + long, y + dy + 8)
-            inside = box[0] >= 0 and box[1] >= 0 and box[2] <= WIDTH and box[3] <= 388
-            if inside and not any(_meet(box, other) for other in taken):
-                taken.append(box)
-                figure.add_annotation(
-                    x=100 * w.saving, y=100 * w.drop, text=short(w.name, 26), showarrow=False, yshift=dy,
-                    font={"size": 12, "color": FAINT}, xanchor="left" if dx > 0 else "right",
-                    xshift=dx if dx > 0 else dx + long,
-                )  # fmt: skip
-                break
-
-
-def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -27,6 +27,7 @@ from llm_moments.render.text import (
     value,
 )
 from llm_moments.render.text import verdict as verdict_of
+from llm_moments.visible import visible
 
 __all__ = [
     "number", "figure", "plan_in_short", "show_certificate", "show_comparison", "show_doctor", "show_improvement",
@@ -46,15 +47,14 @@ COLOURS = {
 
 def terminal() -> Console:
     """Standard output; wide enough for every column when it is a file or a pipe, and never in its way."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for a letter that it lacks
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    file = getattr(sys.stdout, "raw", sys.stdout)  # colours steer a terminal on purpose; all else goes through `safe`
+    console = Console(file=file, emoji=False)
+    return console if console.is_terminal else Console(file=file, emoji=False, width=160)
 
 
 def safe(thing: Any) -> str:
     """A text from outside: neither rich's markup nor a control sequence of the terminal gets through."""
-    return escape("".join(c if c.isprintable() else " " for c in str(thing)))
+    return escape(visible(thing))
 
 
 def say(console: Console, line: str, whole: bool = False) -> None:
@@ -271,7 +271,7 @@ def show_doctor(found: Mapping[str, Any], console: Console) -> None:
     console.print(facts("this machine", [*rows, ("devices", ", ".join(found["devices"]))]))
     engines = table_of("engines", ("engine", "version", "precisions", "install"))
     for name, engine in found["engines"].items():
-        precisions = ", ".join(engine["precisions"])
+        precisions = safe(", ".join(engine["precisions"]))
         engines.add_row(safe(name), safe(engine["version"] or "-"), precisions, safe(engine["cure"] or "found"))
     console.print(engines)
     for note in found["notes"]:

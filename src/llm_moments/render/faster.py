@@ -61,23 +61,21 @@ def differences(c: Any) -> Sequence[tuple[str, str, str]]:
 
 
 def sections(c: Any, draw: Any) -> list[tuple[str, str]]:
-    from html import escape
-
-    from llm_moments.render.notebook import html_table
+    from llm_moments.render.notebook import html_table, shown
 
     head = (
         "Certified: the same validation loss in less time" if c.certified else "Not certified: the usual plan is kept"
     )
     best, big = c.best, ""
     if best is not None:
-        shown = (
+        figures = (
             (f"{best.speedup:.2f}×", "faster, measured"),
             (f"{best.speedup_low:.2f}×", "at least, with 95% confidence"),
         )
-        big = "".join(f"<div><b>{v}</b><span>{said}</span></div>" for v, said in shown)
+        big = "".join(f"<div><b>{v}</b><span>{said}</span></div>" for v, said in figures)
     claim = (
-        f'<div class="claim{"" if c.certified else " no"}"><h2>{escape(head)}</h2><div class="big">{big}</div>'
-        f"<p>{escape(c.words())}</p></div>"
+        f'<div class="claim{"" if c.certified else " no"}"><h2>{shown(head)}</h2><div class="big">{big}</div>'
+        f"<p>{shown(c.words())}</p></div>"
     )
     wide = '<div class="wide">{}</div>'.format
     changed = html_table(("setting", "usual", "now"), differences(c)) if differences(c) else ""

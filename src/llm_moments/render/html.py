@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from llm_moments.render import charts
+from llm_moments.render import charts, worth_charts
 from llm_moments.render.notebook import (
     about_html,
     figures_html,
     html_table,
     notes_html,
+    shown,
     steps_html,
     trials_html,
     worths_html,
@@ -70,7 +70,7 @@ def report(
         parts.append(_steps("Where it goes now", after, draw))
     if worths is not None:
         head = "What each change would save and lose" if certificate is None else "What each choice of the plan brings"
-        parts.append(_worths(head, worths, draw))
+        parts.append(_worths(head, worths, draw, certificate is not None))
     if certificate is not None:
         parts += [
             _section("The plan, before and after", _plans(certificate)),
@@ -84,8 +84,8 @@ def report(
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
-        f"{draw.script()}</head><body><h1>{escape(title)}</h1>{draw.missing()}{body}</body></html>"
+        f'<meta name="viewport" content="width=device-width"><title>{shown(title)}</title><style>{STYLE}</style>'
+        f"{draw.script()}</head><body><h1>{shown(title)}</h1>{draw.missing()}{body}</body></html>"
     )
 
 
@@ -119,12 +119,12 @@ class _Pictures:
         return f"<script>{get_plotlyjs()}</script>"
 
     def missing(self) -> str:
-        return "" if self.plotly else f'<p class="note">{escape(PLOTS_MISSING, quote=False)}</p>'
+        return "" if self.plotly else f'<p class="note">{PLOTS_MISSING}</p>'
 
 
 def _section(head: str, *parts: str) -> str:
     inner = "".join(parts)
-    return f"<section><h2>{escape(head)}</h2>{inner}</section>" if inner else ""
+    return f"<section><h2>{shown(head)}</h2>{inner}</section>" if inner else ""
 
 
 def _wide(table: str) -> str:
@@ -136,7 +136,7 @@ def _free(table: str) -> str:
 
 
 def _folded(summary: str, inner: str, opened: bool = False) -> str:
-    return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{inner}</details>"
+    return f"<details{' open' if opened else ''}><summary>{shown(summary)}</summary>{inner}</details>"
 
 
 def _claim(c: Any) -> str:
@@ -146,11 +146,9 @@ def _claim(c: Any) -> str:
         (number(percent(c.drop), "+.2f"), f"points of {c.metric} lost, measured"),
         (number(percent(c.drop_high), "+.2f"), f"points lost at most (budget {c.max_drop * 100:g})"),
     )
-    big = "".join(f"<div><b>{escape(v)}</b><span>{escape(said)}</span></div>" for v, said in figures if v != "-")
+    big = "".join(f"<div><b>{shown(v)}</b><span>{shown(said)}</span></div>" for v, said in figures if v != "-")
     kind, head = ("", _headline(c)) if c.certified else (" no", "Not certified: the baseline is kept")
-    return (
-        f'<div class="claim{kind}"><h2>{escape(head)}</h2><div class="big">{big}</div><p>{escape(c.words())}</p></div>'
-    )
+    return f'<div class="claim{kind}"><h2>{shown(head)}</h2><div class="big">{big}</div><p>{shown(c.words())}</p></div>'
 
 
 def _headline(c: Any) -> str:
@@ -174,7 +172,7 @@ def _trials(study: Sequence[Any]) -> str:
 
 
 def _elsewhere(rows: Sequence[Mapping[str, Any]], nearly: str) -> str:
-    said = f"<p>{escape(nearly)}</p>" if nearly else ""
+    said = f"<p>{shown(nearly)}</p>" if nearly else ""
     if not rows:
         return said
     note = '<p class="note">As the search split lets expect, not certified; the examples are all that the file would need.</p>'
@@ -193,12 +191,17 @@ def _steps(head: str, session: Any, draw: _Pictures) -> str:
     return _section(head, draw(charts.waterfall, session), figures_html(session), notes_html(session.notes), table)
 
 
-def _worths(head: str, worths: Any, draw: _Pictures) -> str:
+def _worths(head: str, worths: Any, draw: _Pictures, of_plan: bool) -> str:
     if not worths:
         return _section(head, '<p class="note">No change was weighed.</p>')
-    hidden = sum(w.saving is None or w.drop is None for w in worths)
-    note = f'<p class="note">{hidden} changes without both figures are in the table only.</p>' if hidden else ""
-    parts = (draw(charts.worth, worths), note, _wide(worths_html(worths)), _free(about_html(worths)))
+    shown = sum(w.saving is not None and w.drop is not None for w in worths)
+    drawn = min(shown, worth_charts.LARGEST) if of_plan else shown
+    which = "the largest effects are drawn" if drawn < shown else "changes with both figures are drawn"
+    note = (
+        f'<p class="note">{drawn} of {len(worths)}: {which}; all are in the table.</p>' if drawn < len(worths) else ""
+    )
+    chart = worth_charts.choices if of_plan else worth_charts.worth
+    parts = (draw(chart, worths), note, _wide(worths_html(worths)), _free(about_html(worths)))
     return _section(head, *parts)
 
 
@@ -248,7 +251,7 @@ def _plans(c: Any) -> str:
     for step, knob in names:
         old, new = (plan.get(step, {}).get(knob) for plan in (c.baseline_plan, c.plan))
         kind = "same" if old == new else "changed"
-        cells = "".join(f"<td>{escape(text)}</td>" for text in (f"{step}.{knob}", value(old), value(new)))
+        cells = "".join(f"<td>{shown(text)}</td>" for text in (f"{step}.{knob}", value(old), value(new)))
         rows.append(f'<tr class="{kind}">{cells}</tr>')
     head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("choice", "baseline", "now"))
     return _free(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")

@@ -22,7 +22,7 @@ def show(result: Any, console: Any) -> None:
     show_worths(result.worths, console)
     table = table_of("learning curve", (), CURVE_HEADS)
     for row in curve_rows(result):
-        table.add_row(*row)
+        table.add_row(*map(safe, row))
     console.print(table)
     say(console, result.curve.words())
     say(console, words(result.about))
@@ -134,7 +134,7 @@ def curve_picture(result: Any) -> Any:
     figure.update_xaxes(
         title_text="examples learnt from (log)", type="log", tickvals=ticks, ticktext=[f"{t:,.0f}" for t in ticks]
     )
-    figure.update_yaxes(title_text=result.about.get("metric", "score"))
+    figure.update_yaxes(title_text=charts.short(result.about.get("metric", "score")))
     return figure
 
 
@@ -153,13 +153,13 @@ def changes_picture(result: Any) -> Any:
             "type": "data", "symmetric": False, "thickness": 1.2, "width": 4, "color": charts.INK,
             "array": [100 * (w.drop_high - w.drop) for w in known], "arrayminus": [100 * (w.drop - w.drop_low) for w in known],
         },
-        hovertext=[f"{w.name}: {100 * w.drop:+.2f} points, saves {number(percent(w.saving), '.0f')}%, {w.verdict}" for w in known],
+        hovertext=[f"{charts.short(w.name, 90)}: {100 * w.drop:+.2f} points, saves {number(percent(w.saving), '.0f')}%, {charts.short(w.verdict)}" for w in known],
         hoverinfo="text",
     )  # fmt: skip
     names = [f"{w.name} (saves {number(w.saving, '.0%')})" for w in known]
     charts.side_labels(figure, names, [0] * len(known))
     figure.add_vline(x=0, line={"color": charts.LINE})
-    figure.update_xaxes(title_text=f"points of {result.about.get('metric', 'score')} lost (95% bounds)")
+    figure.update_xaxes(title_text=f"points of {charts.short(result.about.get('metric', 'score'))} lost (95% bounds)")
     figure.update_layout(margin={"t": 6})
     return figure
 

@@ -23,9 +23,15 @@ from llm_moments.render.text import (
     value,
 )
 from llm_moments.render.text import verdict as verdict_of
+from llm_moments.visible import visible
 
 _NUMBER = re.compile(r"[-+<]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?[%*×]?|-|[-+\d.,]+ (to|/) [-+\d.,]+|[-+\d.,]+ / -")
 INDENT = "\u2003"
+
+
+def shown(thing: object) -> str:
+    """Text in a page: neither markup nor a mark that turns the line round gets through."""
+    return escape(visible(thing))
 
 
 def html_table(head: Sequence[str], body: Sequence[Sequence[Any]]) -> str:
@@ -35,7 +41,7 @@ def html_table(head: Sequence[str], body: Sequence[Sequence[Any]]) -> str:
     align = [' style="text-align:left"' if text else ' style="text-align:right"' for text in left]
 
     def row(cells: Sequence[Any], tag: str) -> str:
-        inner = (f"<{tag}{a}>{escape(str(cell))}</{tag}>" for cell, a in zip(cells, align, strict=True))
+        inner = (f"<{tag}{a}>{shown(cell)}</{tag}>" for cell, a in zip(cells, align, strict=True))
         return f"<tr>{''.join(inner)}</tr>"
 
     top = f"<thead>{row(head, 'th')}</thead>" if any(head) else ""
@@ -62,7 +68,7 @@ def figures_html(session: Any) -> str:
 
 
 def notes_html(notes: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(str(note))}</li>' for note in notes)}</ul>" if notes else ""
+    return f"<ul>{''.join(f'<li>{shown(note)}</li>' for note in notes)}</ul>" if notes else ""
 
 
 def session_html(session: Any) -> str:
@@ -112,7 +118,7 @@ def about_html(worths: Any) -> str:
 
 def certificate_html(certificate: Any) -> str:
     head = "Certified" if certificate.certified else "No certificate"
-    return f"<p><strong>{head}.</strong> {escape(certificate.words())}</p>"
+    return f"<p><strong>{head}.</strong> {shown(certificate.words())}</p>"
 
 
 def trials_html(trials: Sequence[Any]) -> str:
@@ -136,4 +142,4 @@ def improvement_html(found: Mapping[str, Any]) -> str:
     tried = f"{found['trials']} plans tried in {number(found['seconds'], ',.0f')} s"
     place = f"; the artefact is in {found['artefact']}" if found["artefact"] else ""
     more = notes_html([said for said in (found.get("stands"), found.get("nearly")) if said])
-    return f"{words}{more}<p>{escape(tried + place)}</p>" + trials_html([Trial(**t) for t in found["front"]])
+    return f"{words}{more}<p>{shown(tried + place)}</p>" + trials_html([Trial(**t) for t in found["front"]])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llm_moments.atomic import write_atomic
+from llm_moments import tables
+from llm_moments.atomic import replacing
 from llm_moments.record.session import Session, StepCost
+from llm_moments.visible import visible
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a sheet takes for the beginning of one (OWASP, CSV injection)
 
 
 def rows(result: Any) -> list[dict[str, Any]]:
@@ -41,27 +42,19 @@ def _plain(value: Any) -> Any:
     return json.dumps(value, default=str) if isinstance(value, dict | list | tuple) else value
 
 
-def _names(table: Iterable[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in table for name in row))
-
-
 def write_csv(table: Sequence[dict[str, Any]], path: str | Path) -> None:
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, fieldnames=_names(table), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_atomic(Path(path), stream.getvalue())
+    """For people, who open it as a sheet: a text that the sheet would run as a formula gets an apostrophe before it."""
+    with replacing(Path(path)) as made:
+        tables.write_csv(lambda: table, made, shown=in_sheet)
+
+
+def in_sheet(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = visible(value, keep="\n")
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def write_parquet(table: Sequence[dict[str, Any]], path: str | Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    whole = Path(path)
-    whole.parent.mkdir(parents=True, exist_ok=True)
-    part = whole.with_name(f".{whole.name}.{os.getpid()}")
-    try:
-        pq.write_table(pa.Table.from_pylist([{n: row.get(n) for n in _names(table)} for row in table]), part)
-        os.replace(part, whole)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(Path(path)) as made:
+        tables.write_parquet(lambda: table, made)

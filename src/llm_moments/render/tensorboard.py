@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_moments.errors import EngineMissing
 from llm_moments.record.session import StepCost
 from llm_moments.render.text import value
+from llm_moments.visible import visible
 
 
 def write(
@@ -37,9 +41,9 @@ def write(
 def _trial(folder: Path, trial: Any) -> None:
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-    knobs = {f"{step}.{knob}": _knob(v) for step, inner in trial.plan.items() for knob, v in inner.items()}
+    knobs = {visible(f"{step}.{knob}"): _knob(v) for step, inner in trial.plan.items() for knob, v in inner.items()}
     with Scalars(folder) as writer:
-        writer.write(hparams_pb({**knobs, "stage": trial.stage}, trial_id=trial.key))
+        writer.write(hparams_pb({**knobs, "stage": visible(trial.stage)}, trial_id=visible(trial.key)))
         writer.scalars("trial", 0, _some(trial, "gain", "score", "drop"))
 
 
@@ -48,7 +52,7 @@ def _some(thing: Any, *names: str) -> dict[str, float | None]:
 
 
 def _knob(setting: Any) -> Any:
-    return setting if isinstance(setting, bool | int | float | str) else value(setting)
+    return setting if isinstance(setting, bool | int | float) else visible(value(setting))
 
 
 def _paths(step: StepCost, above: str = "") -> Iterator[tuple[str, StepCost]]:
@@ -62,30 +66,48 @@ def _paths(step: StepCost, above: str = "") -> Iterator[tuple[str, StepCost]]:
 
 
 class Scalars:
-    """TensorBoard's own event files; neither torch nor TensorFlow is needed for them."""
+    """TensorBoard's own event files; neither torch nor TensorFlow is needed for them. Its record writer is used rather
+    than its event writer, whose thread keeps an error of the disk to itself and prints a traceback."""
 
-    def __init__(self, folder: Path) -> None:
+    @staticmethod
+    def needed() -> tuple[Any, Any, Any]:
+        """The parts of the package that are used; EngineMissing without it."""
         try:
             from tensorboard.compat.proto import event_pb2, summary_pb2
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
             raise EngineMissing("tensorboard", "tensorboard") from error
+        return event_pb2, summary_pb2, RecordWriter
+
+    def __init__(self, folder: Path) -> None:
+        event_pb2, summary_pb2, RecordWriter = self.needed()
         self.event, self.summary = event_pb2.Event, summary_pb2.Summary
-        self.file = EventFileWriter(str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{time.monotonic_ns()}"
+        self.stream = (folder / name).open("wb")
+        self.file = RecordWriter(self.stream)
 
     def __enter__(self) -> Scalars:
+        try:
+            self._add(self.event(wall_time=time.time(), file_version="brain.Event:2"))
+        except OSError:
+            self.stream.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        self.stream.close()
+
+    def _add(self, event: Any) -> None:
+        self.file.write(event.SerializeToString())
 
     def write(self, summary: Any, step: int = 0) -> None:
-        self.file.add_event(self.event(wall_time=time.time(), step=step, summary=summary))
+        self._add(self.event(wall_time=time.time(), step=step, summary=summary))
 
     def scalars(self, group: str, step: int, values: Mapping[str, float | None]) -> None:
         """What was not measured is left out: TensorBoard has no way to show it but as a number."""
         known = {name: v for name, v in values.items() if v is not None}
-        said = [self.summary.Value(tag=f"{group}/{name}", simple_value=v) for name, v in known.items()]
+        said = [self.summary.Value(tag=visible(f"{group}/{name}"), simple_value=v) for name, v in known.items()]
         if said:
             self.write(self.summary(value=said), step)
 
@@ -102,21 +124,37 @@ class Live:
         self.settings = {name: _knob(v) for name, v in settings.items() if v is not None}
         self.histograms, self.told, self.epoch = histograms, 0, 0
         self.loop: Any = None
+        self.lost = False
 
     def __enter__(self) -> Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-
         if self.loop is not None:
             self.update(self.loop)  # the last epoch's score comes after the last update
-        summary = hparams_pb(self.settings)
-        self.writer._get_file_writer().add_summary(summary)
-        self.writer.close()
+        self._kept(self._close)
+
+    def _close(self) -> None:
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        if not self.lost:
+            self.writer._get_file_writer().add_summary(hparams_pb(self.settings))
+            self.writer.close()
 
     def update(self, loop: Any) -> None:
-        """Writes what is new in the loop's history."""
+        """Writes what is new in the loop's history. A disk that is full ends the view, not the training."""
+        self._kept(lambda: self._update(loop))
+
+    def _kept(self, write: Callable[[], None]) -> None:
+        if self.lost:
+            return
+        try:
+            write()
+        except OSError as error:
+            self.lost = True
+            print(f"warning: {self.writer.log_dir} gets no more scalars: {error}", file=sys.stderr)
+
+    def _update(self, loop: Any) -> None:
         self.loop, history = loop, loop.position.history
         for entry in history[self.told :]:
             for name in ("loss", "score", "learning_rate", "norm"):

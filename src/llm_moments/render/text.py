@@ -109,7 +109,8 @@ def plan_in_short(plan: Mapping[str, Any]) -> str:
     return " ".join(map(str, words))
 
 
-def _extent(changes: Mapping[str, Any]) -> str:
+def _extent(changes: Any) -> str:
+    changes = changes if isinstance(changes, Mapping) else {}
     if "resize.size" in changes:
         return f"{changes['resize.size']} pixels"
     return f"{changes.get('truncate.max_length', 'the same')} tokens"

@@ -20,9 +20,9 @@ LEAST_S = 0.1  # speech that is shorter is a click
 
 VAD = (
     Knob("kind", "off", KINDS, False, one_of(*KINDS), "off: all is speech; energy: what is louder than the noise; silero: a small network"),
-    Knob("threshold", 0.5, (0.35, 0.5, 0.65), False, share(0.01, 0.99), "probability from which it is speech"),
-    Knob("gap", 2.0, (0.5, 1.0, 2.0), False, share(0.05, 30), "seconds of silence that end a span of speech"),
-    Knob("pad", 0.5, (0.2, 0.5), False, share(0, 5), "seconds kept before and after speech"),
+    Knob("threshold", 0.5, (0.35, 0.5, 0.65), False, share(0.01, 0.99), "probability from which it is speech", {"kind": "off"}),
+    Knob("gap", 2.0, (0.5, 1.0, 2.0), False, share(0.05, 30), "seconds of silence that end a span of speech", {"kind": "off"}),
+    Knob("pad", 0.5, (0.2, 0.5), False, share(0, 5), "seconds kept before and after speech", {"kind": "off"}),
 )  # fmt: skip
 CHUNK = (
     Knob("length", HEARD_S, (30.0, 20.0, 12.0), False, share(1, HEARD_S), "most seconds of a chunk, 1 to 30"),

@@ -57,7 +57,7 @@ class Decode:
         Knob("top_k", 0, (), False, whole(0), "drawn from so many likeliest tokens; 0: all"),
         Knob("repetition_penalty", 1.0, (), False, share(0.01, 100), "above 1: tokens that were there are less likely"),
         Knob("beams", 1, (1, 2, 4, 5), False, whole(1, 64), "answers that are followed at a time"),
-        Knob("length_penalty", 1.0, (0.6, 1.0), False, share(-10, 10), "of beams: above 0 longer answers are better"),
+        Knob("length_penalty", 1.0, (0.6, 1.0), False, share(-10, 10), "of beams: above 0 longer answers are better", {"beams": 1}),
         Knob("seed", 0, (), False, whole(0), "of drawn tokens"),
         Knob("stop", [], (), False, _texts, "texts that end an answer, not part of it"),
         Knob("lookup", 0, (0, 3, 5, 10), True, whole(0, 64), "tokens guessed from the prompt at a time (prompt lookup); the answer is the same"),

@@ -24,7 +24,7 @@ def _rising(value: Any) -> bool:
 FALLBACK = (
     Knob("temperatures", [], ([], [0.2, 0.4, 0.6, 0.8, 1.0]), False, _rising, "rising, such as [0.2, 0.4]: drawn with these where the answer is bad; []: never"),
     Knob("beams", 0, (0, 5), False, whole(0, 64), "0, or beams for answers whose mean log-probability is below `sure`"),
-    Knob("sure", -0.5, (-0.3, -0.5, -0.7), False, share(-100, 0), "mean log-probability from which an answer is not asked for again with beams"),
+    Knob("sure", -0.5, (-0.3, -0.5, -0.7), False, share(-100, 0), "mean log-probability from which an answer is not asked for again with beams", {"beams": 0}),
     Knob("logprob", -1.0, (), False, share(-100, 0), "mean log-probability below which an answer is bad"),
     Knob("compression", 2.4, (), False, share(1, 1000), "an answer that zlib makes shorter by more than this factor is bad: it repeats itself"),
     Knob("silence", 0.6, (), False, share(0, 1), "above this probability of silence a bad answer is no speech"),

@@ -55,7 +55,7 @@ class Resize:
     knobs: tuple[Knob, ...] = (
         Knob("size", 224, SIZES, False, whole(1, 4096), "height in pixels of what the model is given"),
         Knob("fit", "crop", ("crop", "squash"), False, one_of("crop", "squash"), "crop: the middle; squash: everything, out of shape"),
-        Knob("crop", 1.0, (1.0, 0.95, 0.9, 0.875), False, _share, "share of the shorter side that crop keeps, 0.1 to 1"),
+        Knob("crop", 1.0, (1.0, 0.95, 0.9, 0.875), False, _share, "share of the shorter side that crop keeps, 0.1 to 1", {"fit": "squash"}),
         Knob("resample", "bilinear", ("bilinear", "bicubic", "box", "nearest"), False, one_of(*RESAMPLE), f"one of {', '.join(RESAMPLE)}"),
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ SPEECH = (
     Knob("language", "", (), False, lambda v: isinstance(v, str), "a code such as en; '': found out from each sound's first chunk, where the model knows several"),
     Knob("task", "transcribe", (), False, one_of("transcribe", "translate"), "transcribe, or translate: into English"),
     Knob("timestamps", False, (False, True), False, one_of(False, True), "true: the model writes times, so that segments are phrases; false: segments are chunks"),
-    Knob("words", False, (), True, one_of(False, True), "true: each segment has its words with their times (one more pass of the decoder)"),
+    Knob("words", False, (False, True), True, one_of(False, True), "true: each segment has its words with their times (one more pass of the decoder)"),
 )  # fmt: skip
 Segment = dict[str, Any]
 

@@ -21,10 +21,11 @@ from llm_moments.core import Batch, Example, Knob, Plan, Recorder, Step
 from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.prompt import Dialogue, Messages
 from llm_moments.tasks.chat import Chat, TextGeneration, dialogue_of
-from llm_moments.tasks.generation import whole_text
+from llm_moments.tasks.generation import Try, whole_text
 
 SAME = 1e-3  # nats per token: differences below are rounding, and the answer counts as the same
 MOST = 1000  # choices of a row
+DECODING = ("decode.", "batch.", "forward.streams", "forward.prefix_reuse", "forward.draft")  # a likelihood takes none
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +120,46 @@ class _Likelihood(TextGeneration):
         last = LogLikelihood(plan.settings("forward"), engines, dialogue_of(model), model.max_length)
         return [Split(), *before, last]
 
+    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+        """Nothing is decoded: knobs of decoding may be set and have no value that is worth a try."""
+        known = super().knobs(model)
+        return {
+            step: [replace(k, values=()) if f"{step}.{k.name}".startswith(DECODING) else k for k in knobs]
+            for step, knobs in known.items()
+        }
+
+    def tries(self, model: Any, plan: Plan) -> list[Try]:
+        return _without_decoding(super().tries(model, plan))
+
+    def priced_changes(self, model: Any, plan: Plan) -> list[Try]:
+        return _without_decoding(super().priced_changes(model, plan))
+
     def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
         return self.argmax_equal(outputs, baseline, model).astype(np.float64)
 
     def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
         """float64 [n]: mean distance of the texts' log-probabilities per token, in nats."""
-        apart = np.abs(per_token(outputs) - per_token(others))
-        return np.asarray(np.nanmean(apart, axis=1))
+        return np.asarray(np.nanmean(_apart(outputs, others), axis=1))
 
     def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
-        return np.asarray(np.nanmax(np.abs(per_token(outputs) - per_token(others)), axis=1) <= max(within, SAME))
+        return np.asarray(np.nanmax(_apart(outputs, others), axis=1) <= max(within, SAME))
+
+
+def _without_decoding(tries: list[Try]) -> list[Try]:
+    return [one for one in tries if not any(name.startswith(DECODING) for name in one[1])]
 
 
 def per_token(outputs: np.ndarray) -> np.ndarray:
     """float64 [n, texts]: log-probability per token; NaN where there is no text."""
     sums, tokens = outputs[:, :, 0], outputs[:, :, 1]
     return np.divide(sums, tokens, out=np.full(sums.shape, np.nan), where=tokens > 0)
+
+
+def _apart(outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """float64 [n, texts]: how far log-probabilities per token are apart. The same rows are wider where they were among
+    others with more texts; what is over holds nothing."""
+    width = min(outputs.shape[1], others.shape[1])
+    return np.abs(per_token(outputs[:, :width]) - per_token(others[:, :width]))
 
 
 class _OfReference(_Likelihood):

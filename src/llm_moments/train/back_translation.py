@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm_moments import schema
 from llm_moments.atomic import write_atomic
 from llm_moments.core import NULL, Recorder
-from llm_moments.errors import InputError, MomentsError
+from llm_moments.errors import DataError, InputError, MomentsError
 from llm_moments.train.weather import plain
 
 NAME = "back-translation"
@@ -44,8 +46,15 @@ class BackTranslation:
         self.pipes = [_translator(self.there, self.pair), _translator(self.back, self.pair[::-1])]
         if self.folder is not None:
             self.folder = self.folder / self.key
-            for file in sorted(self.folder.glob("*.json")):
-                self._take(json.loads(file.read_text(encoding="utf-8")))
+            self._kept()
+
+    def _kept(self) -> None:
+        """What was translated before; a damaged file is told, and its texts are translated again."""
+        for file in sorted(self.folder.glob("*.json")) if self.folder is not None else ():
+            try:
+                self._take(schema.read(file, "a list of translations", _checked))
+            except DataError as error:
+                print(f"note: {error} Its texts are translated again.", file=sys.stderr)
 
     @property
     def pair(self) -> Sequence[str]:
@@ -77,7 +86,8 @@ class BackTranslation:
                 self._take(made)
                 if self.folder is not None:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    write_atomic(self.folder / f"{len(self.known):09d}.json", json.dumps(made))
+                    said = json.dumps(made)
+                    write_atomic(self.folder / f"{hashlib.sha256(said.encode()).hexdigest()[:20]}.json", said)
             recorder.count(**self.counts(texts))
         self.seconds += time.perf_counter() - start
         for pipe in self.pipes:
@@ -129,6 +139,14 @@ def too_long(pipe: Any, sentences: Sequence[str]) -> list[str]:
     source = str(pipe.plan.settings("translate").get("source_lang", ""))
     ids = languages_of(pipe.model).encode(sentences, source) if sentences else []
     return [s for s, row in zip(sentences, ids, strict=True) if len(row) > most]
+
+
+def _checked(data: Any) -> dict[str, tuple[str, str]]:
+    """Each text with its other wording, or with why there is none."""
+    made = schema.convert(data, dict[str, tuple[str, str]])
+    if wrong := [why for result, why in made.values() if not result and why not in ("same", "empty", "too_long")]:
+        raise DataError(f"{wrong[0]!r:.40} is no reason for there being no translation")
+    return made
 
 
 def _translator(folder: str, pair: Sequence[str]) -> Any:

@@ -7,13 +7,15 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from llm_moments import schema
 from llm_moments.atomic import remove, sibling, sync
-from llm_moments.errors import ArtefactError, WriteError
+from llm_moments.errors import ArtefactError, DataError, WriteError
 
 STATE, WEIGHTS, OPTIMISER = "state.json", "weights.safetensors", "optimiser.safetensors"
 KEPT = 2  # the last ones; should one be damaged, the one before it is gone on from
@@ -32,9 +34,9 @@ def save(folder: Path, step: int, module: Any, optimizer: Any, scheduler: Any, p
         state = {
             "format": 1, "step": step, "position": dict(position), "optimiser": plain,
             "schedule": _plain(scheduler.state_dict()),
-            "files": {name: _digest(made / name) for name in (WEIGHTS, OPTIMISER)},
+            "files": {name: digest(made / name) for name in (WEIGHTS, OPTIMISER)},
         }  # fmt: skip
-        (made / STATE).write_text(json.dumps(state), encoding="utf-8")
+        (made / STATE).write_text(json.dumps({**state, "digest": _sealed(state)}), encoding="utf-8")
         for file in made.iterdir():
             sync(file)
     for old in list(found(folder))[KEPT:]:
@@ -63,12 +65,15 @@ def found(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("step-*"), reverse=True)
 
 
-def latest(folder: Path) -> Path | None:
-    """The last checkpoint whose files are what was written; ArtefactError if there are some but none is whole."""
+def latest(folder: Path, position: Any = dict) -> Path | None:
+    """The last checkpoint whose files are what was written; ArtefactError if there are some but none is whole.
+
+    position: the type of what the loop keeps of its own.
+    """
     damaged = []
     for path in found(folder):
         try:
-            _verified(path)
+            _verified(path, position)
         except ArtefactError as error:
             damaged.append(str(error))
         else:
@@ -78,37 +83,72 @@ def latest(folder: Path) -> Path | None:
     return None
 
 
-def restore(path: Path, module: Any, optimizer: Any, scheduler: Any) -> dict[str, Any]:
+def restore(path: Path, module: Any, optimizer: Any, scheduler: Any, position: Any = dict) -> dict[str, Any]:
     """Puts all states back and gives the position; ArtefactError for a damaged one or another model's."""
     import torch
     from safetensors.torch import load_file, load_model
 
-    state = _verified(path)
+    state = _verified(path, position)
     tensors = load_file(path / OPTIMISER)
     try:
         load_model(module, path / WEIGHTS)
         random = tensors.pop("random")
-        optimizer.load_state_dict(_deep(tensors, state["optimiser"]))
+        optimizer.load_state_dict(_deep(tensors, state.optimiser))
         _laid_out(optimizer)
-        scheduler.load_state_dict(state["schedule"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        scheduler.load_state_dict(dict(state.schedule))
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArtefactError(f"{path} is a checkpoint of another model or optimiser: {error!s:.300}") from error
     torch.set_rng_state(random)
-    return dict(state["position"])
+    return dict(state.position)
 
 
-def _verified(path: Path) -> dict[str, Any]:
+class Optimiser(TypedDict):
+    rest: dict[str, dict[str, Any]]
+    groups: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is written of a checkpoint beside its tensors. digest: of all the rest; an older version's has none."""
+
+    step: int
+    position: Mapping[str, Any]
+    optimiser: Optimiser
+    schedule: Mapping[str, Any]
+    files: Mapping[str, str]
+    format: Literal[1]
+    digest: str = ""
+
+
+def _verified(path: Path, position: Any) -> _State:
+    def checked(data: Any) -> _State:
+        state = schema.convert(data, _State)
+        if state.digest and state.digest != _sealed({k: v for k, v in data.items() if k != "digest"}):
+            raise DataError("it is not what was written")
+        schema.convert(state.position, position)
+        return state
+
+    state = schema.read(path / STATE, "the state of a checkpoint", checked, ArtefactError)
+    for name in (WEIGHTS, OPTIMISER):
+        if not intact(path / name, state.files.get(name, "")):
+            raise ArtefactError(f"{path / name} is not what was written")
+    return state
+
+
+def _sealed(state: Mapping[str, Any]) -> str:
+    said = json.loads(json.dumps(state))  # as it is read: a number as a name becomes a text
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def intact(file: Path, expected: str) -> bool:
+    """Whether a file is there and has that digest."""
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        for name, digest in state["files"].items():
-            if _digest(path / name) != digest:
-                raise ArtefactError(f"{path / name} is not what was written")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ArtefactError(f"{path} is no whole checkpoint: {error!r:.200}") from error
-    return dict(state)
+        return digest(file) == expected
+    except OSError:
+        return False
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments import schema
 from llm_moments.atomic import write_atomic
 from llm_moments.core import Example, Pipeline
 from llm_moments.engines.base import Engines
@@ -62,8 +63,7 @@ class Run:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Run:
-        known = {**data, "blocks": tuple(BlockVitals(**b) for b in data["blocks"])}
-        return cls(**{**known, "scores": tuple(data["scores"]), "losses": tuple(data["losses"])})
+        return schema.convert(data, cls)
 
 
 @dataclass
@@ -145,7 +145,10 @@ class Course:
         judged = self.part if part is None else part
         file = self._file(changes, seed, rows, judged, watch)
         if file is not None and file.is_file():
-            return Run.from_dict(json.loads(file.read_text(encoding="utf-8")))
+            try:
+                return schema.read(file, "a run that was made", Run.from_dict)
+            except DataError as error:
+                tick(None, f"{error} It is made again.")
         made = self._made(changes, seed, rows, judged, watch, tick)
         if file is not None:
             write_atomic(file, json.dumps(made.to_dict()))
@@ -182,15 +185,17 @@ class Course:
         asked = json.dumps([self.question, plain(dict(changes)), seed, rows, values, watch], sort_keys=True)
         return self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:20]}.json"
 
-    def kept(self, name: str, asked: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was decided for this question before, or now: timings differ from call to call, decisions must not."""
+    def kept(
+        self, name: str, asked: Mapping[str, Any], make: Callable[[], dict[str, int]], sizes: Sequence[str]
+    ) -> dict[str, int]:
+        """The sizes decided for this question before, or now: timings differ from call to call, decisions must not."""
         if self.folder is None:
             return make()
         digest = hashlib.sha256(json.dumps([self.question, plain(dict(asked))], sort_keys=True).encode()).hexdigest()
         file = self.folder / f"{name}-{digest[:20]}.json"
         if not file.is_file():
             write_atomic(file, json.dumps(make()))
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return schema.read(file, "what was decided for these runs", lambda data: _sizes(data, sizes))
 
     def pace(self, updates: int = 4, **changes: Any) -> tuple[float, float, float]:
         """Seconds of one run's beginning, of an example to train on and of one to judge by; its updates are thrown away."""
@@ -218,6 +223,13 @@ class Course:
         some, start = self.values[:16], time.perf_counter()
         self.back.of(some)
         return (time.perf_counter() - start) / max(len(some), 1)
+
+
+def _sizes(data: Any, names: Sequence[str]) -> dict[str, int]:
+    found = schema.convert(data, dict[str, int])
+    if wrong := [name for name in names if found.get(name, 0) < 1]:
+        raise DataError(f"it has no {wrong[0]}")
+    return found
 
 
 RUNS = "runs"

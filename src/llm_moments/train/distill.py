@@ -77,7 +77,7 @@ def distill(
     if images:
         distill_images.usual(base, student, settings)
     else:
-        settings.setdefault("max_length", base.plan["truncate"]["max_length"])
+        settings.setdefault("max_length", base.settled().plan["truncate"]["max_length"])
     settings.setdefault("learning_rate", 3e-4)
     settings.setdefault("dropout", 0.0)  # what the teacher says of each row is regularisation enough
     parts = parts_of(student)
@@ -165,7 +165,7 @@ def made_of(
     from llm_moments.engines.torch_eager import load_module
     from llm_moments.train.prune import narrowed
 
-    short = base.with_(**{"truncate.max_length": min(length, base.plan["truncate"]["max_length"])})
+    short = base.with_(**{"truncate.max_length": min(length, base.settled().plan["truncate"]["max_length"])})
     if parts.layers is None:
         module, described = load_module(base.model), base.model
         kept = list(range(layer_count(module)))

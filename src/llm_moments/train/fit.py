@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from llm_moments import schema
 from llm_moments.atomic import held, recover, remove, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline
 from llm_moments.environment import fingerprint
@@ -61,16 +62,11 @@ class Training:
     @classmethod
     def load(cls, folder: str | Path) -> Training:
         """What `train` left in a model folder; DataError if that is nothing."""
-        try:
-            found = json.loads((Path(folder) / RUN).read_text(encoding="utf-8"))
-            told = found["training"]
-            session = Session.from_dict(told["session"]) if told["session"] else None
-            return cls(
-                Path(folder), session, told["history"], tuple(told["warnings"]), told["evaluation"], told["settings"],
-                told["seconds"], told.get("expansion") or {},
-            )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder} holds no finished training: {error!r:.200}") from error
+        found = schema.read(Path(folder) / RUN, "a finished training", _saved)
+        session = Session.from_dict(found.session) if found.session else None
+        return cls(
+            Path(folder), session, found.history, found.warnings, found.evaluation, found.settings, found.seconds, found.expansion,
+        )  # fmt: skip
 
     def report(self) -> str:
         from llm_moments.render.html import report
@@ -81,6 +77,56 @@ class Training:
         from llm_moments.render.notebook import training_html
 
         return training_html(self)
+
+
+class Judged(TypedDict):
+    """What an evaluation says at least."""
+
+    data: str
+    n: int
+    metric: str
+    score: float
+
+
+class Expanded(TypedDict):
+    """What an expansion says at least, where there was one."""
+
+    labelled: int
+    unlabelled: int
+    known_already: int
+    threshold: float
+    by_class: dict[str, int]
+
+
+class Entry(TypedDict):
+    epoch: float
+    update: float
+
+
+@dataclass(frozen=True)
+class _Saved:
+    out: str
+    settings: Mapping[str, Any]
+    seconds: float
+    warnings: tuple[str, ...]
+    evaluation: Mapping[str, Any] | None
+    history: list[dict[str, float]]
+    session: Mapping[str, Any] | None
+    expansion: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _saved(data: Any) -> _Saved:
+    if not isinstance(data, dict) or "training" not in data:
+        raise DataError("it tells of no finished training")
+    found = schema.result(data["training"], "training", _Saved)
+    for entry in found.history:
+        schema.least(entry, Entry)
+    for part, said in ((found.evaluation, Judged), (found.expansion, Expanded)):
+        if part:
+            schema.least(part, said)
+    if found.session:
+        Session.from_dict(found.session)
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from llm_moments.core import NULL, Batch, Pipeline, Recorder
-from llm_moments.errors import EngineError, InputError
+from llm_moments.errors import ArtefactError, EngineError, InputError
 from llm_moments.evaluation import Evaluation
 from llm_moments.train import checkpoints
 from llm_moments.train.augment import Augment, oversampled
@@ -23,6 +23,7 @@ from llm_moments.train.weather import Barometer, TrainingStopped
 
 Tick = Callable[[float | None, str], None]
 WINDOW = 50  # batches whose rows are grouped by length; the groups then come in any order
+DIGEST = "sha256"  # beside the weights of the best epoch
 TOLD = 10  # updates from one entry of the history to the next
 WHOLE = 1 << 30
 
@@ -105,6 +106,19 @@ class Position:
     best: float | None = None
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Place(TypedDict):
+    """What a checkpoint must hold of a run: every value of its position, and what its barometer has seen."""
+
+    epoch: int
+    batches: int
+    updates: int
+    best: float | None
+    best_epoch: int
+    history: list[dict[str, float]]
+    losses: list[float]
+    start: float
 
 
 class Loop:
@@ -352,10 +366,10 @@ class Loop:
 
     def resume(self) -> bool:
         """Goes on from the last whole checkpoint, if there is one."""
-        path = checkpoints.latest(self.folder) if self.folder else None
+        path = checkpoints.latest(self.folder, Place) if self.folder else None
         if path is None:
             return False
-        position = checkpoints.restore(path, self.module, self.optimizer, self.schedule)
+        position = checkpoints.restore(path, self.module, self.optimizer, self.schedule, Place)
         self.barometer = Barometer(position.pop("losses"), position.pop("start"))
         self.position = Position(**position)
         return True
@@ -368,13 +382,17 @@ class Loop:
         assert self.folder is not None
         with sibling(self.folder / "best") as made:
             save_model(self.module, str(made / checkpoints.WEIGHTS))
+            (made / DIGEST).write_text(checkpoints.digest(made / checkpoints.WEIGHTS), encoding="utf-8")
 
     def take_best(self) -> None:
-        """Puts the weights of the best epoch back, where early stopping kept them."""
+        """Puts the weights of the best epoch back, where early stopping kept them; ArtefactError for damaged ones."""
         from safetensors.torch import load_model
 
         file = self.folder / "best" / checkpoints.WEIGHTS if self.folder else None
         if self.settings.early_stopping and file is not None and file.exists():
+            told = file.with_name(DIGEST)
+            if told.is_file() and not checkpoints.intact(file, told.read_text(encoding="utf-8", errors="replace")):
+                raise ArtefactError(f"{file}, the weights of the best epoch, is damaged. Begin anew with --overwrite.")
             load_model(self.module, file)
 
     # -- recording

@@ -1,104 +1,180 @@
-"""Every single change of a plan that `weigh` prices."""
+"""Every single change of a plan that `weigh` prices: what the task offers for these data, then the rest of its knobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llm_moments.core import Pipeline
-from llm_moments.engines.base import available, engine_class, follows, put_on
+from llm_moments.change import Change, chosen, in_words, knobs_of
+from llm_moments.core import Knob, Pipeline
+from llm_moments.engines.base import PLAIN, available, engine_class, follows, put_on
+from llm_moments.engines.generator import GENERATORS, Decoding
+from llm_moments.environment import usable_cores
 from llm_moments.steps.truncate import LENGTHS
 from llm_moments.tasks.extents import PIXELS, WORDS
 
+__all__ = ["Change", "every_change", "inputs", "lengths", "others", "parts", "precisions", "skips"]
 
-@dataclass(frozen=True)
-class Change:
-    name: str
-    step: str
-    choices: dict[str, Any]
+# How much of an input or an answer there is depends on the data: a task says which amounts are worth a try.
+# A window bounds what is held in memory.
+AMOUNTS = ("truncate.max_length", "context.max_tokens", "decode.max_new_tokens", "batch.window")
+
+
+def every_change(pipe: Pipeline, values: Sequence[Any], layers: int = 0) -> tuple[list[Change], list[Change]]:
+    """What is priced before the layers, and after them. values: some of the data; layers: how many the model has."""
+    task = pipe.task
+    if hasattr(task, "priced_changes"):
+        told = task.priced_changes(pipe.model, pipe.plan)
+        first = [*(Change(name, choices, lossless) for name, choices, lossless in told), *inputs(pipe, values)]
+        after: list[Change] = []
+    else:
+        first, after = [*inputs(pipe, values), *precisions(pipe)], list(parts(pipe, layers))
+    return list(_once(first)), list(_once([*after, *others(pipe, first)], first))
+
+
+def _once(changes: Iterable[Change], known: Iterable[Change] = ()) -> Iterator[Change]:
+    """Each once, and under a name of its own."""
+    seen = [one.choices for one in known]
+    names = {one.name for one in known}
+    for change in changes:
+        if change.choices not in seen and change.name not in names:
+            seen.append(change.choices)
+            names.add(change.name)
+            yield change
 
 
 def skips(layers: int) -> list[Change]:
-    return [Change(f"skip layer {i}", "forward", {"forward.skip_layers": [i]}) for i in range(layers)]
+    return [Change(f"skip layer {i}", {"forward.skip_layers": [i]}) for i in range(layers)]
+
+
+# -- less of each input
 
 
 def inputs(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
     """Less of each input: shorter texts, smaller images. values: some of the data."""
-    if pipe.task.extent is PIXELS:
+    pipe = pipe.settled()
+    extent = getattr(pipe.task, "extent", None)
+    if extent is PIXELS:
         yield from _images(pipe, values)
-        return
-    if pipe.task.extent is WORDS:
+    elif extent is WORDS:
         yield from _words(pipe, values)
-        return
-    if "truncate" in pipe.plan:
-        yield from lengths(pipe, max(int(a["attention_mask"].sum(1).max()) for a in pipe.arrays(values)))
+    elif extent is not None:
+        if "truncate" in pipe.plan:
+            yield from lengths(pipe, max(int(a["attention_mask"].sum(1).max()) for a in pipe.arrays(values)))
+    elif "truncate.max_length" in knobs_of(pipe):  # sources of a translation
+        yield from lengths(pipe, max(len(pipe.model.tokenizer(str(v))["input_ids"]) for v in values))
 
 
 def _words(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
     now = WORDS.of(pipe.plan)
     for count in pipe.task.rungs(pipe, values):
         if count and (not now or count < now):
-            yield Change(f"the first {count} words", "vectorize", {WORDS.knob: count})
+            yield Change(f"the first {count} words", {WORDS.knob: count})
     for choices in pipe.task.others(pipe, pipe.plan, values):
-        yield Change("single words only", "vectorize", dict(choices))
+        yield Change("single words only", dict(choices))
 
 
 def _images(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
     now = PIXELS.of(pipe.plan)
     for size in pipe.task.rungs(pipe, values):
         if size != now:
-            yield Change(f"images of {size} pixels", "resize", {PIXELS.knob: size})
+            yield Change(f"images of {size} pixels", {PIXELS.knob: size})
     for choices in pipe.task.others(pipe, pipe.plan, values):
         ((name, value),) = choices.items()
-        step, _, knob = name.partition(".")
-        yield Change(f"{knob} {value}", step, dict(choices))
+        yield Change(f"{name.partition('.')[2]} {value}", dict(choices))
     crop = pipe.plan.settings("resize")
     for share in [n for n in (1.0, 0.95, 0.9, 0.8) if crop.get("fit") == "crop" and n != crop.get("crop")]:
-        yield Change(f"crop {share}", "resize", {"resize.crop": share})
+        yield Change(f"crop {share}", {"resize.crop": share})
 
 
-def _parts(pipe: Pipeline) -> list[str]:
+def lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
+    """longest: tokens of the longest row of the data."""
+    now = int(pipe.plan.get_choice("truncate.max_length") or pipe.model.max_length)
+    rungs = [n for n in LENGTHS if 16 <= n < min(now, longest)]
+    for length in rungs:
+        yield Change(f"cut at {length} tokens", {"truncate.max_length": length})
+    if rungs and "truncate.side" in knobs_of(pipe):
+        middle = rungs[len(rungs) // 2]
+        for side in ("tail", "head+tail"):
+            choices = {"truncate.max_length": middle, "truncate.side": side}
+            yield Change(f"cut at {middle} tokens, {side}", choices)
+
+
+# -- engines, and parts of the model in another precision
+
+
+def precisions(pipe: Pipeline) -> Iterator[Change]:
+    engine, precision = _engine(pipe)
+    for other in [e for e in available() if e != "torch.compile"]:
+        for kind in engine_class(other).precisions:
+            if (other, kind) != (engine, precision) and kind not in ("fp16", "int8"):
+                yield Change(f"{other} {kind}", put_on(other, kind))
+
+
+def parts(pipe: Pipeline, layers: int) -> Iterator[Change]:
+    """layers: how many the model has."""
+    engine, precision = _engine(pipe)
+    named = ["embeddings", *(f"layer {i}" for i in range(layers)), "head"] if layers else []
+    if named and pipe.task.extent is PIXELS:  # a network for images need not have embeddings
+        named = _blocks(pipe)
+    if follows(engine_class(engine), "bf16_layers", precision):
+        for name in named:
+            yield Change(f"{name} in bf16", {"forward.bf16_layers": [name]})
+    if follows(engine_class(engine), "keep_float", precision):
+        kept = pipe.plan.settings("forward").get("keep_float", [])
+        for name in [part for part in named if part not in kept]:
+            yield Change(f"{name} kept in float", {"forward.keep_float": [*kept, name]})
+
+
+def _engine(pipe: Pipeline) -> tuple[str, str]:
+    now = chosen(pipe, knobs_of(pipe))
+    return now["forward.engine"], now["forward.precision"]
+
+
+def _blocks(pipe: Pipeline) -> list[str]:
     from llm_moments.engines.layers import blocks
     from llm_moments.engines.torch_eager import load_module
 
     return [block.name for block in blocks(load_module(pipe.model))]
 
 
-def lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
-    """longest: tokens of the longest row of the data."""
-    now = pipe.plan["truncate"]["max_length"]
-    rungs = [n for n in LENGTHS if 16 <= n < min(now, longest)]
-    for length in rungs:
-        yield Change(f"cut at {length} tokens", "truncate", {"truncate.max_length": length})
-    if rungs:
-        middle = rungs[len(rungs) // 2]
-        for side in ("tail", "head+tail"):
-            choices = {"truncate.max_length": middle, "truncate.side": side}
-            yield Change(f"cut at {middle} tokens, {side}", "truncate", choices)
+# -- the knobs that are left
 
 
-def precisions(pipe: Pipeline, layers: int) -> Iterator[Change]:
-    """layers: how many the model has."""
-    now = pipe.plan.settings("forward")
-    engine, precision = now.get("engine", "torch"), now.get("precision", "fp32")
-    for other in [e for e in available() if e != "torch.compile"]:
-        for kind in engine_class(other).precisions:
-            if (other, kind) != (engine, precision) and kind not in ("fp16", "int8"):
-                name = f"{other} {kind}"
-                yield Change(name, "forward", put_on(other, kind))
-    parts = ["embeddings", *(f"layer {i}" for i in range(layers)), "head"] if layers else []
-    if parts and pipe.task.extent is PIXELS:  # a network for images need not have embeddings
-        parts = _parts(pipe)
-    if follows(engine_class(engine), "bf16_layers", precision):
-        for name in parts:
-            yield Change(f"{name} in bf16", "forward", {"forward.bf16_layers": [name]})
-    if follows(engine_class(engine), "keep_float", precision):
-        kept = now.get("keep_float", [])
-        for name in [part for part in parts if part not in kept]:
-            yield Change(f"{name} kept in float", "forward", {"forward.keep_float": [*kept, name]})
+def others(pipe: Pipeline, known: Sequence[Change]) -> Iterator[Change]:
+    """Other values of every knob that says something beside this plan, and of which no change is known yet."""
+    knobs = knobs_of(pipe)
+    now, told = chosen(pipe, knobs), {name for one in known if len(one.choices) == 1 for name in one.choices}
+    extent = getattr(pipe.task, "extent", None)
+    if extent:
+        told |= {extent.knob, *(name for choices in extent.others for name in choices)}
+    for name, knob in knobs.items():
+        if name in told or name in AMOUNTS or name in ("forward.engine", "forward.precision"):
+            continue
+        if _says_something(pipe, name, knob, now):
+            for value in _values(name, knob, now[name]):
+                words = in_words(name, value, knob.default)
+                yield Change(words, {name: value}, knob.lossless)
 
 
-def step_of(choices: dict[str, Any]) -> str:
-    """The step that a change is of: the first one's, where it touches several."""
-    return next(iter(choices)).partition(".")[0]
+def _says_something(pipe: Pipeline, name: str, knob: Knob, now: Mapping[str, Any]) -> bool:
+    """Whether the engine follows it, and no other choice of its step makes it idle."""
+    step, _, bare = name.partition(".")
+    engine, precision = _engine(pipe)
+    if step == "forward" and bare in PLAIN and not follows(engine_class(engine), bare, precision):
+        return False
+    if step == "decode" and engine in GENERATORS and bare in Decoding.__dataclass_fields__:
+        cls: Any = engine_class(engine)
+        if bare not in cls.decodes:
+            return False
+    return all(now.get(f"{step}.{other}") != value for other, value in knob.idle.items())
+
+
+def _values(name: str, knob: Knob, now: Any) -> list[Any]:
+    """Of amounts that change no answer only the next lower and the next higher one: they are many."""
+    values = [value for value in knob.values if value != now and knob.valid(value)]
+    if name == "forward.threads":
+        values = [value for value in values if value < usable_cores()]
+    if not knob.lossless or not all(isinstance(v, int) and not isinstance(v, bool) for v in [now, *values]):
+        return values
+    return [*sorted(v for v in values if v < now)[-1:], *sorted(v for v in values if v > now)[:1]]

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from llm_moments import schema
 from llm_moments.atomic import write_atomic
 from llm_moments.errors import DataError
 from llm_moments.train.vitals import BlockVitals
@@ -52,6 +53,26 @@ class LearningCurve:
         )
 
 
+class TrueOf(TypedDict):
+    """What `about` must say: the figures are true of trainings of that length."""
+
+    rows: int
+    of_rows: int
+    epochs: int
+    updates: int
+    seeds: int
+    n: int
+    metric: str
+
+
+@dataclass(frozen=True)
+class _Saved:
+    about: Mapping[str, Any]
+    blocks: tuple[BlockVitals, ...]
+    worths: Mapping[str, Any]
+    curve: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class TrainingWorth:
     """blocks: gradient, movement and Fisher information; worths: each change and its price; about: what is true of all."""
@@ -69,10 +90,12 @@ class TrainingWorth:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingWorth:
-        curve = {name: value for name, value in data["curve"].items() if name != "words"}
-        curve["points"] = tuple(Point(**p) for p in curve["points"])
-        blocks = tuple(BlockVitals(**b) for b in data["blocks"])
-        return cls(blocks, Worths.from_dict(data["worths"]), LearningCurve(**curve), data["about"])
+        found = schema.result(data, KIND, _Saved)
+        curve = schema.convert({k: v for k, v in found.curve.items() if k != "words"}, LearningCurve)
+        schema.least(found.about, TrueOf)
+        if curve.gain is not None and not curve.points:
+            raise DataError("the curve has a gain, but no points")
+        return cls(found.blocks, Worths.from_dict(found.worths), curve, found.about)
 
     def save(self, path: str | Path) -> Path:
         write_atomic(Path(path), json.dumps(self.to_dict(), indent=1))
@@ -81,13 +104,7 @@ class TrainingWorth:
     @classmethod
     def load(cls, path: str | Path) -> TrainingWorth:
         """DataError if the file is no such result."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            if data["kind"] != KIND:
-                raise ValueError(f"it is a {data['kind']}")
-            return cls.from_dict(data)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no result of weigh --train: {error!r:.200}") from error
+        return schema.read(Path(path), "a result of weigh --train", cls.from_dict)
 
     def report(self) -> str:
         from llm_moments.render.html import report

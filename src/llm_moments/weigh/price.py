@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 
 from llm_moments import stats
+from llm_moments.change import Change
 from llm_moments.core import Pipeline
-from llm_moments.errors import EngineError, ModelError
+from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluation import Evaluation
 from llm_moments.measure import run_seconds
-from llm_moments.weigh.changes import Change
 from llm_moments.weigh.worth import Worth
 
 ROUNDS = 3  # pairs of times for each change
@@ -19,18 +20,18 @@ ROUNDS = 3  # pairs of times for each change
 
 def priced(
     base: Pipeline, part: Evaluation, outputs: np.ndarray, change: Change, *, timed: bool = True,
-    spread: np.ndarray | None = None,
+    spread: np.ndarray | None = None, block: int | None = None,
 ) -> Worth:  # fmt: skip
     """outputs: of the base on the part, [n, classes]. A change that cannot be made is `unavailable`.
 
-    spread: float64 [n], is given the divergence of each example.
+    spread: float64 [n], is given the divergence of each example. block: rows that are timed at a time.
     """
     try:
         changed = base.with_(**change.choices)
         after = changed.outputs(part.values)
-        speed = _times(base, changed, part.values) if timed else None
-    except (EngineError, ModelError) as error:
-        return Worth(change.name, change.step, change.choices, "unavailable", reason=str(error))
+        speed = _times(base, changed, part.values, block or base.task.pace.block) if timed else None
+    except (EngineError, ModelError, PlanError) as error:
+        return Worth(change.name, change.step, dict(change.choices), "unavailable", reason=str(error))
     apart = base.task.divergence(outputs, after, base.model)
     if spread is not None:
         spread[:] = apart
@@ -39,7 +40,7 @@ def priced(
     return Worth(
         change.name,
         change.step,
-        change.choices,
+        dict(change.choices),
         "unclear",
         divergence=float(apart.mean()),
         **found,
@@ -60,14 +61,21 @@ def _savings(speed: stats.Bound) -> dict[str, Any]:
     return {"saving": 1 - 1 / speed.estimate, "saving_low": 1 - 1 / speed.low, "saving_high": 1 - 1 / speed.high}
 
 
-def _times(base: Pipeline, changed: Pipeline, values: Any) -> stats.Bound:
-    """Speed-up on blocks of rows, original and changed in turn (A B, B A, …)."""
-    block = base.task.pace.block
+def _times(base: Pipeline, changed: Pipeline, values: Any, block: int) -> stats.Bound:
+    """Speed-up on blocks of rows, original and changed in turn (A B, B A, …). The changed one has just answered."""
     pairs: tuple[list[float], list[float]] = ([], [])
-    for pipe in (base, changed):
-        run_seconds(pipe, values[:block])
+    run_seconds(base, values[:block])
     for turn in range(ROUNDS):
         start = turn * block % max(len(values) - block + 1, 1)
         for pipe, times in list(zip((base, changed), pairs, strict=True))[:: 1 if turn % 2 == 0 else -1]:
             times.append(run_seconds(pipe, values[start : start + block]))
     return stats.ratio_interval(*pairs)
+
+
+def look_at(base: Pipeline, change: Change, values: Any, block: int) -> tuple[float, float]:
+    """Seconds to open what the change needs, and seconds an example, from a block of rows."""
+    pipe, begin = base.with_(**change.choices), time.perf_counter()
+    warm, few = values[: base.task.pace.warm], values[:block]
+    pipe.outputs(warm)
+    first, per_example = time.perf_counter() - begin, run_seconds(pipe, few) / len(few)
+    return max(first - len(warm) * per_example, 0.0), per_example

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.change import Change
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import engine_class, follows
 from llm_moments.errors import EngineError, InputError, ModelError
@@ -23,14 +24,17 @@ from llm_moments.improve.along import divergence_of, told_after
 from llm_moments.tasks.chat import dialogue_of
 from llm_moments.tasks.metrics import common_prefix
 from llm_moments.weigh.changes import skips
-from llm_moments.weigh.layers import Layers, Tick
+from llm_moments.weigh.clock import Clock, Tick
+from llm_moments.weigh.layers import Layers
 from llm_moments.weigh.price import judged, priced
+from llm_moments.weigh.weighing import Weighing
 from llm_moments.weigh.worth import Worth
 
 TOKENS = 1024  # of the original's answers that layers are judged along, about
 TEXTS = 128  # answers at most
 LOWEST = 2  # layers of the least divergence that answers are made without; one at random is an audit
 ANEW = LOWEST + 1
+ALONG = "layers left out along the original's answers"
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,25 @@ class Seen:
 
 def weigh_text_layers(
     base: Pipeline, part: Evaluation, outputs: np.ndarray, *, exhaustive: bool = False, timed: bool = True,
-    seed: int = 0, tick: Tick = lambda done, message: None,
+    seed: int = 0, tick: Tick = lambda done, message: None, weighing: Weighing | None = None,
 ) -> Layers:  # fmt: skip
-    """outputs: the base's texts on the part. exhaustive: answers are made anew without each of the layers."""
-    if why := _why_not(base, outputs):
+    """outputs: the base's texts on the part. exhaustive: answers are made anew without each of the layers.
+
+    weighing: keeps a budget; then as many texts are gone along as there is time for."""
+    clock = weighing.clock if weighing else Clock(tick=tick)
+    one = weighing.one if weighing else partial(priced, base, part, outputs, timed=timed)
+    if why := _why_not(base):
         return Layers([], f"none: {why}")
+    if np.asarray(outputs).dtype.kind != "U":
+        return _one_by_one(base, weighing, one)
+    along: dict[int, list[Seen]] = {}
     try:
-        along = _along(base, part, outputs, tick)
+        _along(base, part, outputs, along, clock, weighing.costs.base if weighing else 0.0)
     except (EngineError, ModelError, InputError) as error:
         return Layers([], f"none: {error}")
     if not along:
-        return Layers([], "none: there is no text to judge layers along; all answers are empty")
+        empty = "there is no text to judge layers along; all answers are empty"
+        return Layers([], f"none: {clock.why if clock.missing else empty}")
     layers = len(next(iter(along.values())))
     means = np.array([np.concatenate([seen[at].kl for seen in along.values()]).mean() for at in range(layers)])
     order = [int(at) for at in np.argsort(means, kind="stable")]
@@ -69,9 +81,11 @@ def weigh_text_layers(
     for at, change in enumerate(skips(layers)):
         worth = _worth(base, part, outputs, along, at)
         if at in anew:
-            tick(None, f"{change.name}, answers made anew")
-            made = priced(base, part, outputs, change, timed=timed)
+            clock.tell(f"{change.name}, answers made anew")
+            made = one(change)
             worth = made if made.verdict == "unavailable" else replace(made, kl=worth.kl, nll=worth.nll)
+            if change.name in clock.missing:  # what was seen along the texts stays
+                anew, worth = anew - {at}, _worth(base, part, outputs, along, at)
         worths.append(worth)
     tokens = sum(len(seen[0].kl) for seen in along.values())
     screen = (
@@ -81,13 +95,27 @@ def weigh_text_layers(
     return Layers(worths, screen)
 
 
-def _why_not(base: Pipeline, outputs: np.ndarray) -> str:
-    texts = np.asarray(outputs).dtype.kind == "U" and base.task.name in ("chat", "text-generation")
-    if base.model.format not in ("transformers", "gguf") or not texts:
+def _why_not(base: Pipeline) -> str:
+    if base.model.format not in ("transformers", "gguf") or base.task.name not in ("chat", "text-generation"):
         return f"the layers of a {base.model.format} model for {base.task.name} are not weighed"
     if base.plan.settings("forward").get("skip_layers"):
         return "the plan leaves out layers already"
     return ""
+
+
+def _one_by_one(base: Pipeline, weighing: Weighing | None, one: Callable[[Change], Worth]) -> Layers:
+    """Where likelihoods are judged there is no answer to go along: one pass without the layer tells all there is."""
+    from llm_moments.engines.layers import layer_count
+    from llm_moments.engines.sharing import shared
+
+    settings = base.plan.settings("forward")
+    engine, precision = settings.get("engine", "transformers"), settings.get("precision", "fp32")
+    if not follows(engine_class(engine), "skip_layers", precision):
+        return Layers([], f"none: {engine} cannot leave out layers")
+    todo = skips(layer_count(shared(base.engines.model_for(settings))))
+    if weighing:
+        weighing.plan(todo)
+    return Layers([one(change) for change in todo], "every layer left out on all examples")
 
 
 def _worth(base: Pipeline, part: Evaluation, outputs: np.ndarray, along: dict[int, list[Seen]], at: int) -> Worth:
@@ -98,13 +126,15 @@ def _worth(base: Pipeline, part: Evaluation, outputs: np.ndarray, along: dict[in
         float(np.concatenate([getattr(seen[at], name) for seen in along.values()]).mean()) for name in ("kl", "nll")
     )
     if part.labelled or not _greedy(base):
-        return Worth(change.name, change.step, change.choices, "unclear", n=len(rows), kl=kl, nll=nll, ablated=False)
+        return Worth(
+            change.name, change.step, dict(change.choices), "unclear", n=len(rows), kl=kl, nll=nll, ablated=False
+        )
     few = part.take(rows)
     before = np.ones(len(rows))
     after = np.array([common_prefix(along[row][at].start, str(outputs[row])) for row in rows])
     found = judged(few, before, after)
     return Worth(
-        change.name, change.step, change.choices, "unclear", kl=kl, nll=nll, ablated=False,
+        change.name, change.step, dict(change.choices), "unclear", kl=kl, nll=nll, ablated=False,
         divergence=float(1 - after.mean()), **found,
     )  # fmt: skip
 
@@ -114,25 +144,32 @@ def _greedy(base: Pipeline) -> bool:
     return not chosen.get("temperature") and chosen.get("beams", 1) == 1 and chosen.get("repetition_penalty", 1) == 1
 
 
-def _along(base: Pipeline, part: Evaluation, outputs: np.ndarray, tick: Tick) -> dict[int, list[Seen]]:
-    """For some rows of the part, what was seen without each of the layers."""
+def _along(
+    base: Pipeline, part: Evaluation, outputs: np.ndarray, found: dict[int, list[Seen]], clock: Clock, cost: float
+) -> None:
+    """Puts into `found`, for some rows of the part, what was seen without each of the layers.
+
+    cost: seconds that the first text may take; of the next ones that is known."""
     from llm_moments.engines.sharing import shared
 
     module = shared(base.engines.model_for(base.plan.settings("forward")))
-    dialogue, found, tokens = dialogue_of(base.model), {}, 0
+    dialogue, tokens, seconds = dialogue_of(base.model), 0, cost
     for row, (ids, told) in enumerate(told_after(base, part.values[:TEXTS], [str(text) for text in outputs[:TEXTS]])):
         if tokens >= TOKENS:
-            break
+            return
         if told:
-            tick(None, f"layers left out along the original's answers: {min(tokens / TOKENS, 1):.0%}")
-            found[row] = list(_seen(module, ids, told, dialogue.decode))
+            begin, name = clock.now(), f"{ALONG}: {min(tokens / TOKENS, 1):.0%}"
+            seen = clock.run(name, seconds, partial(_seen, module, ids, told, dialogue.decode))
+            if seen is None:
+                return
+            found[row], seconds = seen, clock.now() - begin
             tokens += len(told)
-    return found
 
 
-def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[Sequence[int]], str]) -> Iterator[Seen]:
+def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[Seen]:
     from llm_moments.engines.layers import layer_run
 
+    found = []
     with _held(module, [*ids, *told]) as run:
         whole = run(None, len(told) + 1)
         likely, at = whole.argmax(1), np.arange(len(told))
@@ -140,7 +177,8 @@ def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[
             now = run(layer, len(told) + 1)
             other = np.flatnonzero(now.argmax(1) != likely)
             start = told if not len(other) else [*told[: other[0]], int(now[other[0]].argmax())]
-            yield Seen(divergence_of(whole, now)[:-1], whole[at, told] - now[at, told], text(start))
+            found.append(Seen(divergence_of(whole, now)[:-1], whole[at, told] - now[at, told], text(start)))
+    return found
 
 
 @contextmanager

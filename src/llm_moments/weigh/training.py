@@ -129,7 +129,7 @@ class _Study:
     def plan(self, changes: int) -> None:
         """How many rows a run takes, and how many examples it is judged by; kept, so that the same call goes on."""
         asked = {"changes": changes, "seeds": self.seeds, "budget": self.allowed}
-        sizes = self.course.kept("weigh", asked, lambda: self._sizes(changes))
+        sizes = self.course.kept("weigh", asked, lambda: self._sizes(changes), ("rows", "judged", "runs"))
         self.rows, self.planned = sizes["rows"], sizes["runs"]
         self.judged = self.course.part.take(range(sizes["judged"]))
 

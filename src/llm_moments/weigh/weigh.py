@@ -2,98 +2,131 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from llm_moments.budget import seconds
+from llm_moments.change import Change
 from llm_moments.core import Pipeline
-from llm_moments.errors import InputError
 from llm_moments.evaluation import Evaluation, evaluation, gather
-from llm_moments.measure import run_seconds
 from llm_moments.model import load
-from llm_moments.weigh.changes import Change, inputs, precisions, step_of
-from llm_moments.weigh.layers import Layers, weigh_layers
-from llm_moments.weigh.price import ROUNDS, priced
+from llm_moments.weigh.changes import every_change, skips
+from llm_moments.weigh.clock import Clock, Tick, in_words
+from llm_moments.weigh.layers import FEW, Layers, weigh_layers
+from llm_moments.weigh.price import look_at, priced
 from llm_moments.weigh.text_layers import ANEW, weigh_text_layers
 from llm_moments.weigh.verdict import with_verdicts
-from llm_moments.weigh.worth import Worth, Worths
+from llm_moments.weigh.weighing import Costs, Weighing, costs_of
+from llm_moments.weigh.worth import Interrupted, Worth, Worths
 
-Tick = Callable[[float | None, str], None]
-
+BUDGET = "10m"
 MOST = 1000  # examples that are used
+SEEN = 200  # examples by which it is found out what could be less of them
 CALIBRATION = 64  # examples, for a base in int8
+FEWEST = 2  # blocks of examples
 
 
 def weigh(
     model: Any, data: Any, *, max_drop: float = 0.01, limit: int | None = None, exhaustive: bool = False,
-    progress: Tick | None = None, seed: int = 0, device: str = "auto", budget: float | str | None = None, **read: Any,
+    progress: Tick | None = None, seed: int = 0, device: str = "auto", budget: float | str = BUDGET, **read: Any,
 ) -> Worths:  # fmt: skip
     """Prices every single change of the plan on the user's examples, one at a time.
 
     The baseline is the plan itself with rows sorted by length, which changes no answer. A drop below
     max_drop counts as none. A layer that is left out is replaced by the identity (its residual path).
     Of a deep model only the layers that a screen finds are left out on all examples, unless exhaustive;
-    the others are judged by fewer examples, and their saving is not timed. budget: of models that make texts, which
-    take seconds for an answer: as many examples are used as fit into that time.
+    the others are judged by fewer examples, and their saving is not timed.
+
+    budget: time for all of it, 10 minutes unless said otherwise. As many examples are used as fit into it; where even
+    few do not, what promises to save most is priced first, then the layers that a screen finds dispensable, then the
+    rest, and `about` names what was not measured. Ctrl-C raises Interrupted, which holds what was measured.
     """
-    begin, allowed = time.monotonic(), None if budget is None else seconds(budget)
+    clock = Clock(seconds(budget), progress or (lambda done, message: None))
     base = load(model, device=device)
     base = base.with_(**base.task.sorts)
-    tick = progress or (lambda done, message: None)
     examples, _ = gather(data, judge=base, **read)
     part = evaluation(base, examples[: limit or MOST])
-    makes_texts = hasattr(base.task, "priced_changes")
-    todo: list[Change] = []
-    if makes_texts:
-        todo = [Change(name, step_of(c), c) for name, c, _ in base.task.priced_changes(base.model, base.plan)]
-    elif allowed is not None:
-        raise InputError(
-            f"a budget is for models that make texts; for {base.task.name} say how many examples (--limit)"
-        )
-    else:
+    there = len(part)
+    if not hasattr(base.task, "priced_changes"):
         base.engines.calibration = base.engines.calibration or base.arrays(part.values[:CALIBRATION])
-    if allowed is not None:
-        part = part.take(range(affordable(base, part, len(todo) + ANEW, allowed, begin)))
-
-    def late() -> str:
-        over = allowed is not None and time.monotonic() - begin > allowed
-        return f"not measured: the budget of {allowed:,.0f}s was used up" if over else ""
-
-    tick(0.0, f"answers of the original to {len(part):,} examples")
+    costs, some = costs_of(base, part, clock.left), part.values[:SEEN]
+    layers = _layers(base)
+    first, after = every_change(base, some, layers)
+    anew = ANEW if hasattr(base.task, "priced_changes") else layers if layers <= FEW or exhaustive else layers // 4
+    part = part.take(range(affordable(costs, there, len(first) + anew, clock.left)))
+    clock.planned = {"original": len(part) * costs.base}
+    clock.tell(f"answers of the original to {len(part):,} examples")
     outputs = base.outputs(part.values)
-    layers = Layers([])
-    if not makes_texts:
-        layers = weigh_layers(base, part, outputs, exhaustive=exhaustive, seed=seed, tick=tick)
-        todo = [*inputs(base, part.values[:200]), *precisions(base, len(layers.worths))]
-    changed = []
-    for at, change in enumerate(todo):
-        tick((at + 1) / (len(todo) + 1), change.name)
-        if why := late():
-            changed.append(Worth(change.name, change.step, change.choices, "unavailable", reason=why))
-        else:
-            changed.append(priced(base, part, outputs, change))
-    if makes_texts:
-        why = late()
-        layers = (
-            Layers([], f"none: {why}") if why
-            else weigh_text_layers(base, part, outputs, exhaustive=exhaustive, seed=seed, tick=tick)
-        )  # fmt: skip
-    worths = [*layers.worths, *changed]
+    weighing = Weighing(
+        clock,
+        costs,
+        len(part),
+        partial(_look, base, part, costs.block),
+        partial(priced, base, part, outputs, block=costs.block),
+    )
+    clock.planned = {}
+    weighing.plan([*after, *skips(anew)])
+    by_layer, changed = _all(base, part, outputs, weighing, (first, after), exhaustive, seed)
+    found = _result(part, outputs, [*by_layer.worths, *changed], by_layer, max_drop, clock, there)
+    if clock.interrupted:
+        raise Interrupted(found)
+    return found
+
+
+def _all(
+    base: Pipeline, part: Evaluation, outputs: np.ndarray, weighing: Weighing, todo: tuple[list[Change], list[Change]],
+    exhaustive: bool, seed: int,
+) -> tuple[Layers, list[Worth]]:  # fmt: skip
+    """What may save much first, then the layers, then the rest."""
+    first, after = todo
+    changed = weighing.all(first)
+    by_layer = weigh_text_layers if hasattr(base.task, "priced_changes") else weigh_layers
+    layers = by_layer(base, part, outputs, exhaustive=exhaustive, seed=seed, weighing=weighing)
+    return layers, [*changed, *weighing.all(after)]
+
+
+def _look(base: Pipeline, part: Evaluation, block: int, change: Change) -> tuple[float, float]:
+    return look_at(base, change, part.values, block)
+
+
+def _layers(base: Pipeline) -> int:
+    """How many layers the model has, of which parts may be computed otherwise; 0 for models that make texts."""
+    from llm_moments.engines.layers import layer_count
+    from llm_moments.engines.torch_eager import load_module
+    from llm_moments.errors import EngineError, ModelError
+
+    if hasattr(base.task, "priced_changes") or base.model.is_linear:
+        return 0
+    try:
+        return layer_count(load_module(base.model))
+    except (EngineError, ModelError):
+        return 0
+
+
+def affordable(costs: Costs, there: int, changes: int, left: float) -> int:
+    """How many examples fit into the time, if each change takes as long as the original does: it answers all of them
+    and is timed on some, in turn with the original. At least a few."""
+    fits = int((0.9 * left - changes * costs.fixed) / max(costs.base * (changes + 1), 1e-9))
+    return min(max(fits, FEWEST * costs.block), there)
+
+
+def _result(
+    part: Evaluation,
+    outputs: np.ndarray,
+    worths: list[Worth],
+    layers: Layers,
+    max_drop: float,
+    clock: Clock,
+    there: int,
+) -> Worths:
     scores = part.scores(outputs, outputs)
+    about: dict[str, Any] = {"of_examples": there} if there > len(part) else {}
     return Worths(
         with_verdicts(worths, max_drop), metric=part.metric, baseline_score=round(part.mean(scores), 4), n=len(part),
         independent=part.independent, counted=part.told if part.independent < len(part) else "",
-        labelled=part.labelled, rank_correlation=layers.rank_correlation, screen=layers.screen,
-        replaced_by="identity on the hidden state" if layers.worths else "", seconds=round(time.monotonic() - begin, 1),
+        **about, labelled=part.labelled, rank_correlation=layers.rank_correlation, screen=layers.screen,
+        replaced_by="identity on the hidden state" if layers.worths else "", seconds=round(clock.spent, 1),
+        budget=in_words(clock.allowed), **clock.summary(),
     )  # fmt: skip
-
-
-def affordable(base: Pipeline, part: Evaluation, changes: int, allowed: float, begin: float) -> int:
-    """How many examples fit into the time, if a change takes as long as the original does: it answers all of them and
-    is timed on some, in turn with the original. At least a few."""
-    block = base.task.pace.block
-    base.outputs(part.values[: base.task.pace.warm])
-    cost = run_seconds(base, part.values[:block]) / min(block, len(part))
-    left = 0.9 * (allowed - (time.monotonic() - begin)) - changes * 2 * (ROUNDS + 1) * block * cost
-    return min(max(int(left / (cost * (changes + 1))), 2 * block), len(part))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-VERDICTS = ("free", "cheap", "needed", "harmful", "helps", "unclear", "unavailable")
+from llm_moments import schema
+
+Verdict = Literal["free", "cheap", "needed", "harmful", "helps", "unclear", "unavailable"]
+VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Worth:
     name: str
     step: str
     change: Mapping[str, Any]
-    verdict: str
+    verdict: Verdict
     saving: float | None = None
     saving_low: float | None = None
     saving_high: float | None = None
@@ -48,6 +51,12 @@ class Worth:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class _Saved:
+    about: Mapping[str, Any]
+    items: tuple[Worth, ...]
+
+
 class Worths(list[Worth]):
     """The list that `weigh` gives, with what is true of all of it."""
 
@@ -60,9 +69,20 @@ class Worths(list[Worth]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Worths:
-        return cls([Worth(**item) for item in data["items"]], **data["about"])
+        found = schema.result(data, "worth", _Saved)
+        made = cls(found.items)
+        made.about = dict(found.about)
+        return made
 
     def _repr_html_(self) -> str:
         from llm_moments.render.notebook import worths_html
 
         return worths_html(self)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while weighing. worths: what was measured until then."""
+
+    def __init__(self, worths: Worths):
+        super().__init__("interrupted")
+        self.worths = worths
