@@ -54,11 +54,13 @@ def test_the_front_goes_from_the_surest_to_the_fastest_after_the_lossless_one(be
 
 
 def test_five_levels_put_the_lossless_plan_first_where_none_is_sure(bench: ModuleType) -> None:
+    import orders
+
     made = study([0, 0], [0.1, 0.6], rows=1200)
     made = replace(made, lossless=np.array([False, True]))
     one = draw(bench, made)
-    assert bench.LEVELS[-1] < one.odds[0] < bench.LEVELS[0]
-    assert bench.levels(one) == [1, 0]
+    assert orders.LEVELS[-1] < one.odds[0] < orders.LEVELS[0]
+    assert orders.levels(one) == [1, 0]
 
 
 def test_nothing_after_the_first_failure_is_looked_at(bench: ModuleType) -> None:
