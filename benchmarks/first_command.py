@@ -121,7 +121,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as name:
                 room, cache = Path(name), Path(name) / "cache"
                 if not at:
-                    recording = timed(record, cache)[0]
+                    recording, code = timed(record, cache)
+                    if code:
+                        raise SystemExit(f"{shlex.join(record)} ended with {code}")
                 runs.append(run(improve, room, cache))
             print(", ".join(cells(at + 1, runs[-1])), flush=True)
     learnt = "the model was there" if learning is None else f"training {learning:.0f}"
