@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.atomic import sibling
+from llm_moments.engines.padding import ENDS, FILE, of_module
 from llm_moments.errors import EngineError, MomentsError
 
 NAMES = "fields.json"  # beside a built graph: its inputs, in order
@@ -55,12 +56,15 @@ def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
         inner = load_module(model, settings.get("skip_layers", ()))
         example = {"pixel_values": torch.rand(2, inner.input_shape[0], *settings["image_size"])}
     else:
-        from llm_moments.steps.tokenize import Encoder
+        from llm_moments.engines.torch_eager import taken
+        from llm_moments.tasks.text_classification import encoder_of
 
-        encoder = Encoder(model.tokenizer)
+        encoder = encoder_of(model)
         inner = load_module(model, settings.get("skip_layers", ()), _attention(model, encoder))
         inner.config.use_cache = False
         example = _tokens(encoder, inner.config.vocab_size)
+        if (known := taken(inner)) is not None:
+            example = {name: array for name, array in example.items() if name in known}
     names = list(example)
 
     class Logits(torch.nn.Module):
@@ -109,7 +113,17 @@ def free_axes(name: str) -> dict[int, str]:
 def _attention(model: Any, encoder: Any) -> str | None:
     """Attention without -inf where a row may see padding only: fused, a graph engine makes NaN of it."""
     windows = ("sliding_window", "local_attention", "attention_window")
-    return "eager" if encoder.pad_left or any(model.config.get(name) for name in windows) else None
+    left = encoder.tokenizer.padding_side == "left" or model.config.get("model_type") in ENDS
+    return "eager" if left or any(model.config.get(name) for name in windows) else None
+
+
+def note_padding(folder: Path, module: Any, model: Any) -> str:
+    """Asks the module that a graph is made from on which side it takes padding, and keeps that beside the graph."""
+    from llm_moments.tasks.text_classification import encoder_of
+
+    found = of_module(module.inner, encoder_of(model))
+    (folder / FILE).write_text(found, encoding="utf-8")
+    return found
 
 
 def to_onnx(module: Any, example: dict[str, Any], names: list[str], file: Path) -> None:
