@@ -126,7 +126,7 @@ def _fitted(
     job: Job, changed: Any, out: Path, tick: Tick, device: str, on_update: Callable[[Loop], None] | None
 ) -> Training:
     write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
-    if "batch.order" in getattr(job.pipe.task, "sorts", {}) and not job.pipe.model.is_linear:
+    if job.pipe.task.name == "text-classification" and not job.pipe.model.is_linear:
         note_side(job.module, job.pipe.model)
     recorder = Recorder()
     words = reworded(job.back, job.settings, job.values, recorder, tick)
