@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_moments import model_formats as formats
 from llm_moments.atomic import recover, sibling, sync, write_atomic, writing
+from llm_moments.config_check import NOTES, check
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import ArtefactError, MomentsError, OutputExists
 from llm_moments.model import Model, _read_json, checked_config
@@ -19,7 +20,7 @@ from llm_moments.model import Model, _read_json, checked_config
 MANIFEST = "MANIFEST.json"
 PLAN = "moments.toml"
 FORMAT = 1
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.tiktoken")
 
 
 def is_artefact(ref: Any) -> bool:
@@ -38,7 +39,7 @@ def open_artefact(path: Path, *, trust_remote_code: bool = False) -> tuple[Model
     folder = path / "model"
     opened = formats.folder(folder, str(path)) or Model(folder, checked_config(folder, trust_remote_code))
     model = replace(
-        opened, trust_remote_code=trust_remote_code, source=str(path), known_digest=manifest["model_digest"],
+        opened, trust_remote_code=trust_remote_code, source=str(path), claimed_digest=manifest["model_digest"],
         notes=manifest.get("notes", {}),
     )  # fmt: skip
     return model, plan
@@ -70,6 +71,9 @@ def verify(path: Path) -> dict[str, Any]:
         files = dict(manifest["files"])
     except (MomentsError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path / MANIFEST} is not a manifest: {error}") from error
+    if not isinstance(manifest.get("model_digest"), str) or not isinstance(manifest.get("notes", {}), dict):
+        raise ArtefactError(f"{path / MANIFEST} is not a manifest: it should have a model_digest and notes")
+    check(path / MANIFEST, manifest.get("notes", {}), NOTES)
     if manifest.get("format") != FORMAT:
         raise ArtefactError(f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}")
     for name, expected in files.items():
@@ -167,4 +171,6 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
             )  # one file that holds all, the tokenizer too; what lies beside it need not be its own
         files = {p for pattern in patterns for p in source.path.glob(pattern)}
         for file in sorted(files.union(source.weight_files if whole else ())):
-            shutil.copyfile(file, folder / file.name)
+            place = folder / file.relative_to(source.path)  # shards may lie in folders of their own
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)

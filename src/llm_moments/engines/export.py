@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm_moments.atomic import sibling
+from llm_moments.atomic import FULL, remove, sibling
 from llm_moments.engines.padding import ENDS, FILE, of_module
-from llm_moments.errors import EngineError, MomentsError
+from llm_moments.errors import EngineError, MomentsError, WriteError
 
 NAMES = "fields.json"  # beside a built graph: its inputs, in order
+SUMS = "sums.json"  # sha256 of its files
+ROOM = 1 << 20  # bytes: a disk with less is full
 KEPT = "kept.json"  # and the layers that were found in it and stayed in float
 
 
@@ -27,10 +31,13 @@ def build(store: Path, make: Callable[[Path], Sequence[str]], kept: Sequence[str
     Of processes that build the same at the same time the first one's graph stays, for all. kept: layers that
     the graph must have left in float; EngineError for a graph found here that does not say so.
     """
+    if (store / NAMES).exists() and not _whole(store):
+        remove(store)  # cut short or changed since: it is built again
     if not (store / NAMES).exists():
         with sibling(store, unless=NAMES) as folder:
-            names = list(make(folder))
+            names = _made(folder, store, make)
             (folder / KEPT).write_text(json.dumps(sorted(kept)), encoding="utf-8")
+            (folder / SUMS).write_text(json.dumps(_sums(folder)), encoding="utf-8")
             (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
     if kept and sorted(kept) != _kept(store):
         raise EngineError(
@@ -38,6 +45,38 @@ def build(store: Path, make: Callable[[Path], Sequence[str]], kept: Sequence[str
             "Delete that folder, and it is built again (of an artefact: run `moments improve` again)."
         )
     return list(json.loads((store / NAMES).read_text(encoding="utf-8")))
+
+
+def _made(folder: Path, store: Path, make: Callable[[Path], Sequence[str]]) -> list[str]:
+    """What `make` gives; WriteError where it fails and the disk is full: that says nothing of the model."""
+    try:
+        return list(make(folder))
+    except Exception as error:
+        if shutil.disk_usage(folder).free < ROOM:
+            raise WriteError(
+                f"{store} could not be written: {FULL}. MOMENTS_CACHE names another place for what is built"
+            ) from error
+        raise
+
+
+def _sums(store: Path) -> dict[str, str]:
+    """sha256 of every file of a built graph but those that are written last."""
+    found = {}
+    for file in sorted(store.iterdir()):
+        if file.is_file() and file.name not in (SUMS, NAMES):
+            with file.open("rb") as stream:
+                found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def _whole(store: Path) -> bool:
+    """Whether a built graph is as it was written. One that came in an artefact is known by its manifest."""
+    try:
+        return bool(json.loads((store / SUMS).read_text(encoding="utf-8")) == _sums(store))
+    except FileNotFoundError:
+        return store.parent.name == "built"
+    except (OSError, ValueError):
+        return False
 
 
 def _kept(store: Path) -> list[str] | None:
