@@ -25,7 +25,11 @@ def classes() -> list[str]:
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as processors
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as models
 
-    found = {processors[kind]["torchvision"] for kind in models if "pil" in (processors.get(kind) or {}) and "torchvision" in processors[kind]}
+    found = {
+        processors[kind]["torchvision"]
+        for kind in models
+        if "pil" in (processors.get(kind) or {}) and "torchvision" in processors[kind]
+    }
     return sorted(found - {"Gemma3ImageProcessor"})  # of ShieldGemma, which takes a text beside the image
 
 
@@ -64,7 +68,11 @@ def known(kind: str, said: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", classes())
 def test_the_pixels_of_every_class(kind: str, base: Path, tmp_path: Path) -> None:
     """With what it does where the file says no more, with sizes that are small, and with sizes as old files have them."""
-    variants: list[dict[str, Any]] = [{"size": 32}, {"size": {"shortest_edge": 40}, **CROP}, {"size": {"height": 40, "width": 48}, **CROP}]
+    variants: list[dict[str, Any]] = [
+        {"size": 32},
+        {"size": {"shortest_edge": 40}, **CROP},
+        {"size": {"height": 40, "width": 48}, **CROP},
+    ]
     if kind not in ("DonutImageProcessor", "TextNetImageProcessor", "Siglip2ImageProcessor"):
         variants.append({})
     for at, said in enumerate(variants):
@@ -150,7 +158,9 @@ def test_a_long_and_thin_image_takes_little_memory(said: dict[str, Any], base: P
     thin = np.repeat(np.repeat(y[:, None, None], 1, 1), 3, 2)  # 60 x 1: transformers can still make it whole
     from transformers import AutoImageProcessor
 
-    expected = AutoImageProcessor.from_pretrained(pipe.model.path)(thin, return_tensors="np", input_data_format="channels_last")
+    expected = AutoImageProcessor.from_pretrained(pipe.model.path)(
+        thin, return_tensors="np", input_data_format="channels_last"
+    )
     assert np.abs(pipe.arrays([thin])[0]["pixel_values"] - expected["pixel_values"]).max() < 0.02
     long = [encoded(np.zeros((8000, 1, 3), np.uint8)), encoded(np.zeros((1, 8000, 3), np.uint8))] * 4
     tracemalloc.start()

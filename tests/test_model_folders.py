@@ -35,7 +35,9 @@ def indexed(folder: Path, place: str) -> Path:
 def test_weights_from_outside_are_refused(how: str, tmp_path: Path) -> None:
     evil = make_model(tmp_path / "evil", seed=1) / "model.safetensors"
     folder = make_model(tmp_path / "m")
-    place = {"..": "../evil/model.safetensors", "absolute": str(evil), "folder of links": "in/model.safetensors"}.get(how, "a.safetensors")
+    place = {"..": "../evil/model.safetensors", "absolute": str(evil), "folder of links": "in/model.safetensors"}.get(
+        how, "a.safetensors"
+    )
     indexed(folder, place)
     (folder / "model.safetensors").unlink()
     if how == "link":
@@ -98,7 +100,14 @@ def test_an_artefact_that_claims_to_be_another_model_does_not_write_into_its_cac
 @pytest.mark.skipif(ENGINE is None, reason="no graph engine is installed")
 def test_a_graph_that_was_cut_is_built_again(tmp_path: Path) -> None:
     model = open_model(make_model(tmp_path / "m"))
-    settings, fields = {"engine": ENGINE}, {"input_ids": np.array([[2, 7, 3]]), "attention_mask": np.ones((1, 3), int), "token_type_ids": np.zeros((1, 3), int)}
+    settings, fields = (
+        {"engine": ENGINE},
+        {
+            "input_ids": np.array([[2, 7, 3]]),
+            "attention_mask": np.ones((1, 3), int),
+            "token_type_ids": np.zeros((1, 3), int),
+        },
+    )
     first = Engines(model, cache=tmp_path / "cache")
     expected = first.get(settings).forward(fields)["logits"]
     first.close()
@@ -117,7 +126,10 @@ def test_a_full_disk_is_not_the_models_fault(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(WriteError, match="disk is full"), export.failing_as("OpenVINO cannot take this model"):
         export.build(tmp_path / "store", make)
     monkeypatch.undo()
-    with pytest.raises(MomentsError, match="cannot take this model"), export.failing_as("OpenVINO cannot take this model"):
+    with (
+        pytest.raises(MomentsError, match="cannot take this model"),
+        export.failing_as("OpenVINO cannot take this model"),
+    ):
         export.build(tmp_path / "store", make)
 
 
@@ -144,7 +156,9 @@ ODD: list[Any] = [5, [1], [[]], {"a": 1}, "x", [], True, -7, 1.5, {}]
     ] + [("tokenizer_config.json", name) for name in ("model_max_length", "padding_side", "truncation_side", "chat_template")]
     + [("moments.json", name) for name in ("task", "max_length")],
 )  # fmt: skip
-def test_wrong_types_are_an_error_that_can_be_read(file: str, name: str, value: Any, whole: Path, tmp_path: Path) -> None:
+def test_wrong_types_are_an_error_that_can_be_read(
+    file: str, name: str, value: Any, whole: Path, tmp_path: Path
+) -> None:
     folder = edited(Path(shutil.copytree(whole, tmp_path / "m")), file, **{name: value})
     try:
         load(folder)
@@ -152,7 +166,9 @@ def test_wrong_types_are_an_error_that_can_be_read(file: str, name: str, value: 
         assert error.exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["num_hidden_layers", "num_labels", "vocab_size", "hidden_size", "max_position_embeddings"])
+@pytest.mark.parametrize(
+    "name", ["num_hidden_layers", "num_labels", "vocab_size", "hidden_size", "max_position_embeddings"]
+)
 def test_sizes_that_cannot_be_are_refused_before_anything_is_made(name: str, whole: Path, tmp_path: Path) -> None:
     folder = edited(Path(shutil.copytree(whole, tmp_path / "m")), "config.json", **{name: 10**9})
     with pytest.raises(ModelError, match=name):

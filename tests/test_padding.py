@@ -32,7 +32,9 @@ def _more(monkeypatch: pytest.MonkeyPatch) -> None:
 
     small = {k: v for k, v in fakes.SMALL.items() if k != "max_position_embeddings"}
     for arch, own in MORE.items():
-        monkeypatch.setitem(fakes.OTHERS, arch, own if arch == "bart" else {**small, "max_position_embeddings": 80, **own})
+        monkeypatch.setitem(
+            fakes.OTHERS, arch, own if arch == "bart" else {**small, "max_position_embeddings": 80, **own}
+        )
 
 
 def alone(folder: Path, texts: list[str]) -> np.ndarray:
@@ -72,7 +74,9 @@ def test_an_answer_is_the_same_alone_and_beside_others(arch: str, left: bool, tm
     assert differ(folder, **{"batch.multiple": 8, "batch.order": "length"}) < 1e-4
 
 
-@pytest.mark.parametrize(("arch", "engine"), [("gpt2", "onnxruntime"), ("convbert", "onnxruntime"), ("bert", "openvino")])
+@pytest.mark.parametrize(
+    ("arch", "engine"), [("gpt2", "onnxruntime"), ("convbert", "onnxruntime"), ("bert", "openvino")]
+)
 def test_graphs_pad_as_their_model_does(arch: str, engine: str, tmp_path: Path) -> None:
     if engine not in available():
         pytest.skip("not installed")
@@ -119,7 +123,9 @@ def test_a_padding_token_beyond_the_vocabulary_is_not_given_to_the_model(tmp_pat
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("texts", [["good " * 90 + "bad " * 30, "bad"], [("good " * 50 + "bad", "the film " * 30), ("a", "b")]])
+@pytest.mark.parametrize(
+    "texts", [["good " * 90 + "bad " * 30, "bad"], [("good " * 50 + "bad", "the film " * 30), ("a", "b")]]
+)
 def test_what_the_tokenizer_keeps_of_long_inputs_is_kept(texts: Any, side: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path / "m", tokenizer=word_piece(24))
     told = json.loads((folder / "tokenizer_config.json").read_text())

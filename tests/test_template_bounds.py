@@ -54,4 +54,6 @@ def test_usual_templates_are_rendered_as_by_transformers(monkeypatch: pytest.Mon
     found = dialogue(USUAL).render(turns)
     monkeypatch.setattr(utils, "ImmutableSandboxedEnvironment", ImmutableSandboxedEnvironment)
     told = [{"role": role, "content": content} for role, content in turns]
-    assert found == dialogue(USUAL + " ").tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True).rstrip(" ")
+    assert found == dialogue(USUAL + " ").tokenizer.apply_chat_template(
+        told, tokenize=False, add_generation_prompt=True
+    ).rstrip(" ")

@@ -45,7 +45,10 @@ TABLE: Check = (lambda v: isinstance(v, dict), "an object")
 WHOLE: Check = (_whole, "a whole number of at least 0")
 LABELS: Check = (lambda v: _whole(v, 1, 1_000_000), "a whole number from 1 to 1,000,000")
 TOKEN: Check = (lambda v: _whole(v, -1) or _each(_whole)(v), "the number of a token, or a list of them")
-SIDES: Check = (lambda v: _whole(v, 1) or (_each(lambda n: _whole(n, 1))(v) and len(v) > 0), "a whole number, or a list of them")
+SIDES: Check = (
+    lambda v: _whole(v, 1) or (_each(lambda n: _whole(n, 1))(v) and len(v) > 0),
+    "a whole number, or a list of them",
+)
 SIDE: Check = (lambda v: v in ("left", "right"), "left or right")
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 

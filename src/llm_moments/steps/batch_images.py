@@ -25,9 +25,7 @@ class BatchImages:
         Knob("window", 1024, (256, 1024), True, whole(1, 1_000_000), "most images that are decoded before any is computed"),
     )  # fmt: skip
 
-    def __init__(
-        self, settings: Mapping[str, Any], scale: np.ndarray, shift: np.ndarray, order: tuple[int, ...] = ()
-    ):
+    def __init__(self, settings: Mapping[str, Any], scale: np.ndarray, shift: np.ndarray, order: tuple[int, ...] = ()):
         """scale, shift: float [channels of the model], p * scale + shift; grey pixels are given to each of its
         channels. order: which channel of RGB each of them is, where it is another one."""
         self.size, self.reuse = int(settings.get("size", 32)), bool(settings.get("reuse", False))

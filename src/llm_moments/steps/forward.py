@@ -74,9 +74,7 @@ class Forward:
         return found
 
 
-def one_by_one(
-    engine: Engine, made: Any, recorder: Recorder
-) -> tuple[list[tuple[Any, np.ndarray]], dict[int, str]]:
+def one_by_one(engine: Engine, made: Any, recorder: Recorder) -> tuple[list[tuple[Any, np.ndarray]], dict[int, str]]:
     """(rows, logits) of what can be answered, and why each other row cannot."""
     found: list[tuple[Any, np.ndarray]] = []
     failed: dict[int, str] = {}

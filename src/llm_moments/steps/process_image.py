@@ -128,7 +128,9 @@ class BatchPrepared:
         for row in kept.tolist():
             alike.setdefault(tuple(sorted((name, a.shape) for name, a in rows[row].items())), []).append(row)
         parts = [some[at : at + self.size] for some in alike.values() for at in range(0, len(some), self.size)]
-        made = [(np.array(part), {n: np.stack([_plain(rows[r][n]) for r in part]) for n in rows[part[0]]}) for part in parts]
+        made = [
+            (np.array(part), {n: np.stack([_plain(rows[r][n]) for r in part]) for n in rows[part[0]]}) for part in parts
+        ]
         recorder.count(batches=len(made), reused_rows=batch.size - len(kept))
         return batch.with_(batches=made, same_as=same_as, prepared=None)
 

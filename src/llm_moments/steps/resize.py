@@ -105,4 +105,8 @@ class Resize:
             box = (left * wide, top * high, (left + self.width) * wide, (top + self.height) * high)
             return one.resize((self.width, self.height), self.resample, box)
         small = one if (across, up) == one.size else one.resize((across, up), self.resample)
-        return small if (across, up) == (self.width, self.height) else small.crop((left, top, left + self.width, top + self.height))
+        return (
+            small
+            if (across, up) == (self.width, self.height)
+            else small.crop((left, top, left + self.width, top + self.height))
+        )

@@ -31,7 +31,9 @@ def _environment() -> type:
 
     def measured(length: int) -> None:
         if length > LETTERS:
-            raise SecurityError(f"the chat template makes a text of {length:,} letters; at most {LETTERS:,} can be true")
+            raise SecurityError(
+                f"the chat template makes a text of {length:,} letters; at most {LETTERS:,} can be true"
+            )
 
     def arguments(owner: Any, name: str, values: tuple[Any, ...]) -> None:
         for value in values:
@@ -40,11 +42,15 @@ def _environment() -> type:
         texts = [value for value in values if isinstance(value, str)]
         if isinstance(owner, str) and name == "replace" and len(texts) > 1:
             measured(len(owner) + owner.count(texts[0]) * len(texts[1]))
-        if name in ("format", "format_map") and any(re.search(r"\d{6}", text) for text in (owner, *texts) if isinstance(text, str)):
+        if name in ("format", "format_map") and any(
+            re.search(r"\d{6}", text) for text in (owner, *texts) if isinstance(text, str)
+        ):
             raise SecurityError("the chat template formats with a width that cannot be true")
         several = next((v for v in (owner, *values) if isinstance(v, list | tuple)), None)
         if name == "join" and several is not None:
-            measured(sum(len(str(v)) for v in several) + len(several) * max([len(t) for t in texts] or [len(str(owner))]))
+            measured(
+                sum(len(str(v)) for v in several) + len(several) * max([len(t) for t in texts] or [len(str(owner))])
+            )
 
     def guarded(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(made)

@@ -79,7 +79,9 @@ class ImageClassification(Classification):
         wanted = preprocessing(model)
         own = self._stock(wanted)
         if wanted.processor is not None:
-            fixed = Knob("size", wanted.size, (wanted.size,), False, one_of(wanted.size), f"as {wanted.processor.kind} makes it")
+            fixed = Knob(
+                "size", wanted.size, (wanted.size,), False, one_of(wanted.size), f"as {wanted.processor.kind} makes it"
+            )
             return {
                 "decode": (), "resize": (fixed,), "batch": BatchImages.knobs, "forward": Forward.knobs,
                 "cascade": CASCADE,

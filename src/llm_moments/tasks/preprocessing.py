@@ -104,9 +104,17 @@ def _of_processor(processor: Processor, channels: int, name: str) -> Preprocessi
     wanted = _by_hand(processor, images, answers) if processor.plain(answers) else None
     if wanted is not None:
         few = min(channels, len(wanted.mean))
-        return replace(wanted, channels=channels, mean=wanted.mean[:few], std=wanted.std[:few], order=wanted.order if channels == 3 else ())
+        return replace(
+            wanted,
+            channels=channels,
+            mean=wanted.mean[:few],
+            std=wanted.std[:few],
+            order=wanted.order if channels == 3 else (),
+        )
     if channels != 3:
-        raise ModelError(f"{name}: {processor.kind} takes images in colour, and its config.json says {channels} channels")
+        raise ModelError(
+            f"{name}: {processor.kind} takes images in colour, and its config.json says {channels} channels"
+        )
     made = answers[-1].get("pixel_values", np.zeros((3, 1, 1)))
     height, width = made.shape[-2:] if made.ndim == 3 else (1, 1)
     none = (0.0,) * 3
@@ -158,9 +166,7 @@ def _geometries(said: Any, height: int) -> Iterator[tuple[str, float]]:
 
 
 def _same(wanted: Preprocessing, images: list[Any], answers: list[dict[str, np.ndarray]]) -> bool:
-    step = Resize(
-        {"fit": wanted.fit, "crop": wanted.crop, "resample": wanted.resample}, wanted.height, wanted.width, 3
-    )
+    step = Resize({"fit": wanted.fit, "crop": wanted.crop, "resample": wanted.resample}, wanted.height, wanted.width, 3)
     scale, shift = affine(wanted)
     for image, answer in zip(images, answers, strict=True):
         pixels = step.resized(image)[:, :, list(wanted.order) or [0, 1, 2]].transpose(2, 0, 1)
@@ -212,7 +218,12 @@ def write(wanted: Preprocessing, folder: Path) -> None:
         }  # fmt: skip
     elif wanted.fit == "squash+crop":
         larger = {"height": edge, "width": int(wanted.width / wanted.crop + 1e-6)}
-        told |= {"image_processor_type": "DeiTImageProcessor", "size": larger, "do_center_crop": True, "crop_size": size}
+        told |= {
+            "image_processor_type": "DeiTImageProcessor",
+            "size": larger,
+            "do_center_crop": True,
+            "crop_size": size,
+        }
     if wanted.order:
         told |= _flipped(wanted)
     (folder / FILE).write_text(json.dumps(told, indent=1), encoding="utf-8")

@@ -14,8 +14,8 @@ from typing import Any
 
 from llm_moments.atomic import held, recover, remove, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline
-from llm_moments.environment import fingerprint
 from llm_moments.engines.padding import note_side
+from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
 from llm_moments.evaluation import Evaluation
 from llm_moments.model import NOTES

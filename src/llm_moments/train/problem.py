@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_moments.errors import DataError, ModelError
+from llm_moments.errors import DataError
 from llm_moments.model import Model, checked_config
 
 
