@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import operator
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -346,7 +348,7 @@ class Pipeline:
                     yield from self.task.answers(cut.outputs, self.model)
                 raise
             except RowsFailed as failed:
-                raise failed.moved(lambda row, before=before: before + row) from failed
+                raise failed.moved(partial(operator.add, before)) from failed
             with recorder.step("postprocess", items=len(values)):
                 answers = self.task.answers(outputs, self.model)
             yield from answers
@@ -366,7 +368,7 @@ class Pipeline:
             recorder.count(asked=len(asked))
         if len(asked):
             outputs = outputs.copy()
-            outputs[asked] = _at(asked, lambda: self.dear._outputs(batch.take(asked), recorder))
+            outputs[asked] = _at(asked, partial(self.dear._outputs, batch.take(asked), recorder))
         return outputs
 
     def _through(self, batch: Batch, recorder: Recorder) -> np.ndarray:
@@ -375,7 +377,7 @@ class Pipeline:
         most = many(batch, self.model, self.plan) if many else batch.size
         if batch.size > most:
             parts = (np.arange(at, min(at + most, batch.size)) for at in range(0, batch.size, most))
-            return np.concatenate([_at(r, lambda r=r: self._through_steps(batch.take(r), recorder)) for r in parts])
+            return np.concatenate([_at(r, partial(self._through_steps, batch.take(r), recorder)) for r in parts])
         return self._through_steps(batch, recorder)
 
     def _through_steps(self, batch: Batch, recorder: Recorder) -> np.ndarray:

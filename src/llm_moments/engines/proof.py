@@ -58,5 +58,5 @@ def _rows(model: Any, vocabulary: int, side: str) -> dict[str, np.ndarray]:
     mask = np.ones_like(ids)
     for row in range(1, rows if side != NONE else 1):
         padded = slice(0, 3 * row) if side == LEFT else slice(tokens - 3 * row, tokens)
-        ids[row, padded], mask[row, padded] = encoder.pad_id, 0
+        ids[row, padded], mask[row, padded] = encoder.pad_id or 0, 0
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

@@ -27,7 +27,7 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
     from llm_moments.engines.loading import loaded
     from llm_moments.nets.kinds import auto_class, fitted
 
-    options = {"attn_implementation": attention} if attention else {}
+    options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     module = loaded(
         auto_class(model.config), model.path, model.name, dtype="float32", use_safetensors=True,
         trust_remote_code=model.trust_remote_code, **options,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Batch, Recorder
+from llm_moments.core import Batch, Knob, Recorder
 from llm_moments.errors import DataError, EngineMissing, ModelError, MomentsError
 from llm_moments.images import Image, pillow
 from llm_moments.model import _read_json
@@ -97,6 +97,7 @@ class Process:
     name = "resize"
     reads: tuple[str, ...] = ("decoded", "input")
     writes: tuple[str, ...] = ("prepared",)
+    knobs: tuple[Knob, ...] = ()
 
     def __init__(self, processor: Processor):
         self.processor = processor
@@ -117,6 +118,7 @@ class BatchPrepared:
     name = "batch"
     reads: tuple[str, ...] = ("prepared",)
     writes: tuple[str, ...] = ("batches", "same_as")
+    knobs: tuple[Knob, ...] = ()
 
     def __init__(self, settings: Mapping[str, Any]):
         self.size, self.reuse = int(settings.get("size", 32)), bool(settings.get("reuse", False))

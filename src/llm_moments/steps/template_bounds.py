@@ -21,7 +21,7 @@ def bound_templates() -> None:
     """From now on transformers renders in the sandbox that is below."""
     import transformers.utils.chat_template_utils as utils
 
-    utils.ImmutableSandboxedEnvironment = _environment()
+    vars(utils)["ImmutableSandboxedEnvironment"] = _environment()
 
 
 def _environment() -> type:
