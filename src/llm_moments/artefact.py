@@ -14,14 +14,15 @@ from typing import Any, NotRequired, TypedDict
 from llm_moments import model_formats as formats
 from llm_moments import schema
 from llm_moments.atomic import recover, sibling, sync, write_atomic, writing
+from llm_moments.config_check import NOTES, check
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import ArtefactError, OutputExists, PlanError
-from llm_moments.model import Model, Notes, _read_json, checked_config
+from llm_moments.model import Model, _read_json, checked_config
 
 MANIFEST = "MANIFEST.json"
 PLAN = "moments.toml"
 FORMAT = 1
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.tiktoken")
 
 
 def is_artefact(ref: Any) -> bool:
@@ -43,7 +44,7 @@ def open_artefact(path: Path, *, trust_remote_code: bool = False) -> tuple[Model
     folder = path / "model"
     opened = formats.folder(folder, str(path)) or Model(folder, checked_config(folder, trust_remote_code))
     model = replace(
-        opened, trust_remote_code=trust_remote_code, source=str(path), known_digest=manifest["model_digest"],
+        opened, trust_remote_code=trust_remote_code, source=str(path), claimed_digest=manifest["model_digest"],
         notes=manifest.get("notes", {}),
     )  # fmt: skip
     return model, plan
@@ -73,6 +74,7 @@ def verify(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).exists():
         raise ArtefactError(f"{path} has no {MANIFEST}: saving it was interrupted. Make it again.")
     manifest = schema.read(path / MANIFEST, "a manifest", _checked, ArtefactError)
+    check(path / MANIFEST, manifest.get("notes", {}), NOTES)
     if manifest["format"] != FORMAT:
         raise ArtefactError(f"{path} has format {manifest['format']!r}; this version reads {FORMAT}")
     for name, expected in manifest["files"].items():
@@ -99,9 +101,7 @@ class Manifest(TypedDict):
 
 
 def _checked(data: Any) -> Manifest:
-    found = schema.convert(data, Manifest)
-    schema.least(found.get("notes", {}), Notes)
-    return found
+    return schema.convert(data, Manifest)
 
 
 def _inside(file: Path, folder: Path) -> bool:
@@ -195,4 +195,6 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
             )  # one file that holds all, the tokenizer too; what lies beside it need not be its own
         files = {p for pattern in patterns for p in source.path.glob(pattern)}
         for file in sorted(files.union(source.weight_files if whole else ())):
-            shutil.copyfile(file, folder / file.name)
+            place = folder / file.relative_to(source.path)  # shards may lie in folders of their own
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)

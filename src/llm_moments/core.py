@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import operator
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from llm_moments.errors import InputError, PlanError, Unfinished
+from llm_moments.errors import InputError, PlanError, RowsFailed, Unfinished
 
 WINDOW = 2048  # examples that are tokenized, sorted and batched together; bounds the memory of `run`
 
@@ -256,6 +258,14 @@ class Task(Protocol):
     def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray: ...
 
 
+def _at(rows: np.ndarray, outputs: Callable[[], np.ndarray]) -> np.ndarray:
+    """The outputs of some rows; those that the model fails on by their places among all."""
+    try:
+        return outputs()
+    except RowsFailed as failed:
+        raise failed.moved(lambda row: int(rows[row])) from failed
+
+
 class Pipeline:
     """Task + model + plan. Immutable: `with_` gives another one that shares the loaded engines."""
 
@@ -340,7 +350,7 @@ class Pipeline:
 
     def run(self, inputs: Iterable[Any], recorder: Recorder = NULL, window: int | None = None) -> Iterator[Any]:
         """Answers in the order of the inputs, which may be endless; `window` bounds what is held."""
-        source, window = iter(inputs), window or self.window
+        source, window, before = iter(inputs), window or self.window, 0
         while True:
             with recorder.step("read") as _:
                 values = [x.input if isinstance(x, Example) else x for x in itertools.islice(source, window)]
@@ -353,9 +363,12 @@ class Pipeline:
                 if len(cut.outputs):
                     yield from self.task.answers(cut.outputs, self.model)
                 raise
+            except RowsFailed as failed:
+                raise failed.moved(partial(operator.add, before)) from failed
             with recorder.step("postprocess", items=len(values)):
                 answers = self.task.answers(outputs, self.model)
             yield from answers
+            before += len(values)
 
     def outputs(self, values: Sequence[Any], recorder: Recorder = NULL) -> np.ndarray:
         """What the model says of each input, before it is made an answer: float32 `[n, classes]`, or texts `[n]`."""
@@ -371,7 +384,7 @@ class Pipeline:
             recorder.count(asked=len(asked))
         if len(asked):
             outputs = outputs.copy()
-            outputs[asked] = self.dear._outputs(batch.take(asked), recorder)
+            outputs[asked] = _at(asked, partial(self.dear._outputs, batch.take(asked), recorder))
         return outputs
 
     def _through(self, batch: Batch, recorder: Recorder) -> np.ndarray:
@@ -380,7 +393,7 @@ class Pipeline:
         most = many(batch, self.model, self.plan) if many else batch.size
         if batch.size > most:
             parts = (np.arange(at, min(at + most, batch.size)) for at in range(0, batch.size, most))
-            return np.concatenate([self._through_steps(batch.take(rows), recorder) for rows in parts])
+            return np.concatenate([_at(r, partial(self._through_steps, batch.take(r), recorder)) for r in parts])
         return self._through_steps(batch, recorder)
 
     def _through_steps(self, batch: Batch, recorder: Recorder) -> np.ndarray:

@@ -3,7 +3,8 @@
 MomentsError              exit 1   something failed
 ├── EngineError           exit 1   an engine cannot export or run this model
 │   ├── EngineMissing     exit 2   an engine's package is not installed
-│   └── Unfinished        exit 1   an engine failed in the middle; what it had answered is kept
+│   ├── Unfinished        exit 1   an engine failed in the middle; what it had answered is kept
+│   └── RowsFailed        exit 1   the model fails on these rows, also on each alone
 ├── WriteError            exit 1   a disk that is full, or a place that may not be written
 └── InputError            exit 2   bad usage or bad input: the user can mend it
     ├── DataError                  a file, row or value of the examples
@@ -15,7 +16,7 @@ MomentsError              exit 1   something failed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -45,6 +46,20 @@ class Unfinished(EngineError):
         super().__init__(said)
         self.done: Sequence[Any] = done
         self.outputs: Any = done
+
+
+class RowsFailed(EngineError):
+    """The model fails on some rows, also on each alone. rows: why, by the place among those that were given, from 0."""
+
+    def __init__(self, rows: Mapping[int, str]):
+        first = min(rows)
+        more = f" (and {len(rows) - 1} more such rows)" if len(rows) > 1 else ""
+        super().__init__(f"the model fails on row {first + 1} of those it was given{more}: {rows[first]}")
+        self.rows = dict(rows)
+
+    def moved(self, place: Callable[[int], int]) -> RowsFailed:
+        """The same, by the places among more rows."""
+        return RowsFailed({int(place(row)): why for row, why in self.rows.items()})
 
 
 class WriteError(MomentsError):

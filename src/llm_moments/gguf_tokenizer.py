@@ -25,7 +25,7 @@ def tokenizer_of(model: Any) -> Any:
     if importlib.util.find_spec("gguf") is None:
         raise EngineMissing("gguf", "generate")
 
-    name = f"{model.digest}-{transformers.__version__}"
+    name = f"{model.files_digest}-{transformers.__version__}"
     found = _OPEN.get(name)
     if found is None:
         found = _OPEN[name] = _kept(model, cache_folder() / "tokenizers" / name)

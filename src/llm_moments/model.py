@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from llm_moments import schema
+from llm_moments.config_check import check, check_sizes
 from llm_moments.errors import ModelError, MomentsError
 
 if TYPE_CHECKING:
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"transformers": ("*.safetensors",), "gguf": ("*.gguf",), "ctranslate2": ("model.bin", "model-*.bin")}
 TOKENIZERS = ("tokenizer*.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt", "*.gguf")
+HEADER = 100_000_000  # bytes: what safetensors itself takes
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+INDEX = "model.safetensors.index.json"
+# Beside the weights, what an answer hangs on: configs, tokenizer, image or sound processor, template.
+TOLD = (
+    "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "*.model", "*.spm", "*.tiktoken", "preprocessor_config.json", "processor_config.json",
+    "chat_template*", "normalizer.json", INDEX,
+)  # fmt: skip
 LINEAR = "moments-linear"  # model_type of a linear model of words
 NOTES = "moments.json"  # what `moments train` leaves in a model folder: the length it trained at
 
@@ -31,6 +39,7 @@ class Model:
     trust_remote_code: bool = False
     source: str = ""
     known_digest: str = ""
+    claimed_digest: str = ""  # an artefact's own word: good for telling models apart, not for what is kept of them
     notes: dict[str, Any] = field(default_factory=dict)
     format: str = "transformers"  # transformers, gguf, ctranslate2, or remote (a server: source is its address)
 
@@ -38,20 +47,32 @@ class Model:
     def name(self) -> str:
         return self.source or self.path.name
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """sha256 of config and weights: equal digests answer equally on the same engine."""
+        """What tells this model from others: equal digests answer equally on the same engine."""
+        return self.claimed_digest or self.files_digest
+
+    @cached_property
+    def files_digest(self) -> str:
+        """sha256 of the config and of every file that is loaded, so that what is built of them is kept by it."""
         if self.known_digest:
             return self.known_digest
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for file in self.weight_files:
+        digest = hashlib.sha256(json.dumps(["files", self.config], sort_keys=True).encode())
+        told = {file for pattern in TOLD for file in self.path.glob(pattern) if file.is_file()}
+        for file in [*self.weight_files, *sorted(told - set(self.weight_files))]:
+            digest.update(f"\0{file.relative_to(self.path)}\0".encode("utf-8", "surrogateescape"))
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()[:32]
 
     @property
     def weight_files(self) -> list[Path]:
-        """The files that hold the weights, in a fixed order; none for a server's model."""
+        """The files that the weights are loaded from, in a fixed order; none for a server's model."""
+        if self.format == "transformers" and not (self.path / "model.safetensors").exists():
+            if shards := shards_of(self.path):
+                return shards
+        elif self.format == "transformers":
+            return [self.path / "model.safetensors"]
         return sorted(p for pattern in WEIGHTS.get(self.format, ()) for p in self.path.glob(pattern))
 
     def variant(self, name: str) -> Model:
@@ -194,27 +215,15 @@ def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
         checked_config(path, trust_remote_code),
         trust_remote_code,
         source=str(ref),
-        notes=_notes(path / NOTES),
+        notes=notes_of(path),
     )
 
 
-class Notes(TypedDict, total=False):
-    """What the notes of a folder may say that is followed; they may say more."""
-
-    task: str
-    max_length: int
-    translate: dict[str, Any]
-
-
-def _notes(file: Path) -> dict[str, Any]:
-    """Of a model that `train` made; none elsewhere."""
-    if not file.exists():
-        return {}
-    return schema.read(file, "the notes of a model", lambda data: dict(schema.least(_named(data), Notes)), ModelError)
-
-
-def _named(data: Any) -> dict[str, Any]:
-    return schema.convert(data, dict[str, Any])
+def notes_of(path: Path) -> dict[str, Any]:
+    """What `moments train` has left in a folder; nothing where it has not."""
+    notes = _read_json(path / NOTES) if (path / NOTES).exists() else {}
+    check(path / NOTES, notes)
+    return notes
 
 
 def checked_config(path: Path, trust_remote_code: bool, *, weights: bool = True) -> dict[str, Any]:
@@ -222,8 +231,15 @@ def checked_config(path: Path, trust_remote_code: bool, *, weights: bool = True)
     if not (path / "config.json").exists():
         raise ModelError(f"{path} is not a model folder: it has no config.json")
     config = _read_json(path / "config.json")
-    for name in ("config.json", "tokenizer_config.json"):
-        if (path / name).exists() and "auto_map" in _read_json(path / name) and not trust_remote_code:
+    if (path / "adapter_config.json").exists():
+        raise ModelError(
+            f"{path} holds an adapter (adapter_config.json), whose weights belong to a model elsewhere. Merge them: "
+            "PeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…)"
+        )
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
+        told = _read_json(path / name) if (path / name).exists() else {}
+        check(path / name, told)
+        if "auto_map" in told and not trust_remote_code:
             raise ModelError(
                 f"{path / name} asks to run code from the model folder (auto_map); refused. "
                 "If you have read that code and trust it, pass --trust-remote-code."
@@ -235,9 +251,50 @@ def checked_config(path: Path, trust_remote_code: bool, *, weights: bool = True)
                 f"{path} holds its weights as a pickle ({pickles[0]}), which can run code; refused. "
                 "Convert it: AutoModel.from_pretrained(...).save_pretrained(..., safe_serialization=True)"
             )
-        if weights and not list(path.glob("built/*/*")):
+        if weights and not list(path.glob("built/*/*")) and not shards_of(path):
             raise ModelError(f"{path} has no *.safetensors weights")
+    check_sizes(path / "config.json", config, _tensors(path, shards_of(path)))
     return config
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The files that an index of weights names; ModelError for one that is not in this folder."""
+    if not (path / INDEX).exists():
+        return []
+    told = _read_json(path / INDEX)
+    check(path / INDEX, told)
+    names = sorted(set(told.get("weight_map", {}).values()))
+    if strange := next((name for name in names if not _inside(path, name)), None):
+        raise ModelError(
+            f"{path / INDEX} names {strange!r:.120}, which is no file in this folder; refused. Copy the model whole from "
+            "where it comes from"
+        )
+    return [path / name for name in names]
+
+
+def _inside(path: Path, name: str) -> bool:
+    """Whether it is a file in the folder, or in the store of the hub's cache that its links lead to."""
+    if "\0" in name or "\\" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        return False
+    here = path.resolve()
+    roots = [here, *([here.parent.parent / "blobs"] if here.parent.name == "snapshots" else [])]
+    try:
+        return (path / name).is_file() and any((path / name).resolve().is_relative_to(root) for root in roots)
+    except (OSError, RuntimeError):  # a loop of links, a name that is too long
+        return False
+
+
+def _tensors(path: Path, shards: list[Path]) -> int:
+    """How many tensors the headers of the weights name; a header that cannot be read is told when it is loaded."""
+    count = 0
+    for file in [*shards, *path.glob("*.safetensors")]:
+        try:
+            with file.open("rb") as stream:
+                size = int.from_bytes(stream.read(8), "little")
+                count += len(json.loads(stream.read(size))) if size < HEADER else 0
+        except (OSError, ValueError, RecursionError):
+            continue
+    return count
 
 
 def _read_json(path: Path) -> dict[str, Any]:

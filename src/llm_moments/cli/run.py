@@ -97,6 +97,28 @@ def _said(pipe: Any, word: str) -> str:
         return word
 
 
+def answered(pipe: Any, examples: list[Any], source: Any) -> Iterator[tuple[Any, Any]]:
+    """(example, answer) in their order. A row that the model fails on is named with its file, or left out and counted."""
+    from llm_moments.errors import EngineError, RowsFailed
+
+    done = 0
+    try:
+        for answer in pipe.run([example.input for example in examples]):
+            yield examples[done], answer
+            done += 1
+        return
+    except RowsFailed as error:
+        failed = error.rows
+    named = {at: f"row {examples[at].id}: {why}" for at, why in sorted(failed.items())}
+    if source.on_error != "skip":
+        at = min(named)
+        yield from answered(pipe, examples[done:at], source)
+        raise EngineError(f"{source.path}, {named[at]}. Mend it or pass --on-error skip.")
+    for said in named.values():
+        source.skipped("the model fails on", said)
+    yield from answered(pipe, [e for at, e in enumerate(examples) if at >= done and at not in failed], source)
+
+
 def _content(inputs: list[str]) -> str:
     """What answers half written are known by: only those to the same content are gone on with. Of a file: its `Watch`."""
     if inputs:
@@ -107,11 +129,11 @@ def _content(inputs: list[str]) -> str:
 def _show(source: Any, pipe: Any, fmt: str, watch: Any) -> int:
     """Answers on stdout as they come; small windows, so that the first is soon there. Gives their number."""
     size, count = 1, 0
-    rows = ((e.id, e.input) for e in source)
+    rows = iter(source)
     while some := list(itertools.islice(rows, size)):
         if watch:
             watch.check("The answers so far are of what it was.", inside=False)
-        for (number, asked), answer in zip(some, pipe.run([value for _, value in some]), strict=True):
+        for number, asked, answer in ((e.id, e.input, answer) for e, answer in answered(pipe, some, source)):
             if fmt == "json":
                 print(to_json({"id": number, **row_of(answer)}), flush=size == 1)
             elif fmt == "human":
@@ -171,7 +193,7 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
                 watch.check(kept, inside=False)
             rows: list[dict[str, Any]] = []
             try:
-                for example, answer in zip(chunk, pipe.run([e.input for e in chunk]), strict=True):
+                for example, answer in answered(pipe, chunk, source):
                     rows.append({"id": example.id, **row_of(answer)})
             finally:  # an engine that failed in the middle has answered the first of them
                 writer.write(rows)

@@ -177,7 +177,7 @@ class Engines:
         """Where the built graph for these settings is: in the model folder if it came with it."""
         key = built_key(settings)
         inside = self.model.path / "built" / key
-        return inside if inside.exists() else self.cache / self.model_for(settings).digest[:16] / key
+        return inside if inside.exists() else self.cache / self.model_for(settings).files_digest[:16] / key
 
     def built(self, settings: Mapping[str, Any]) -> Path | None:
         """The folder of what the engine has built for these settings, once it has been opened; None where it runs the

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments import schema
-from llm_moments.atomic import sibling
-from llm_moments.errors import DataError, EngineError, MomentsError
+from llm_moments.atomic import FULL, remove, sibling
+from llm_moments.engines.padding import ENDS, FILE, of_module
+from llm_moments.errors import DataError, EngineError, MomentsError, WriteError
 
 NAMES = "fields.json"  # beside a built graph: its inputs, in order
+SUMS = "sums.json"  # sha256 of its files
+ROOM = 1 << 20  # bytes: a disk with less is full
 KEPT = "kept.json"  # and the layers that were found in it and stayed in float
 
 
@@ -27,10 +32,13 @@ def build(store: Path, make: Callable[[Path], Sequence[str]], kept: Sequence[str
     Of processes that build the same at the same time the first one's graph stays, for all. kept: layers that
     the graph must have left in float; EngineError for a graph found here that does not say so.
     """
+    if (store / NAMES).exists() and not _whole(store):
+        remove(store)  # cut short or changed since: it is built again
     if not (store / NAMES).exists():
         with sibling(store, unless=NAMES) as folder:
-            names = list(make(folder))
+            names = _made(folder, store, make)
             (folder / KEPT).write_text(json.dumps(sorted(kept)), encoding="utf-8")
+            (folder / SUMS).write_text(json.dumps(_sums(folder)), encoding="utf-8")
             (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
     if kept and sorted(kept) != _kept(store):
         raise EngineError(
@@ -38,6 +46,38 @@ def build(store: Path, make: Callable[[Path], Sequence[str]], kept: Sequence[str
             "Delete that folder, and it is built again (of an artefact: run `moments improve` again)."
         )
     return _names(store / NAMES)
+
+
+def _made(folder: Path, store: Path, make: Callable[[Path], Sequence[str]]) -> list[str]:
+    """What `make` gives; WriteError where it fails and the disk is full: that says nothing of the model."""
+    try:
+        return list(make(folder))
+    except Exception as error:
+        if shutil.disk_usage(folder).free < ROOM:
+            raise WriteError(
+                f"{store} could not be written: {FULL}. MOMENTS_CACHE names another place for what is built"
+            ) from error
+        raise
+
+
+def _sums(store: Path) -> dict[str, str]:
+    """sha256 of every file of a built graph but those that are written last."""
+    found = {}
+    for file in sorted(store.iterdir()):
+        if file.is_file() and file.name not in (SUMS, NAMES):
+            with file.open("rb") as stream:
+                found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def _whole(store: Path) -> bool:
+    """Whether a built graph is as it was written. One that came in an artefact is known by its manifest."""
+    try:
+        return bool(json.loads((store / SUMS).read_text(encoding="utf-8")) == _sums(store))
+    except FileNotFoundError:
+        return store.parent.name == "built"
+    except (OSError, ValueError):
+        return False
 
 
 def _kept(store: Path) -> list[str] | None:
@@ -63,12 +103,15 @@ def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
         inner = load_module(model, settings.get("skip_layers", ()))
         example = {"pixel_values": torch.rand(2, inner.input_shape[0], *settings["image_size"])}
     else:
-        from llm_moments.steps.tokenize import Encoder
+        from llm_moments.engines.torch_eager import taken
+        from llm_moments.tasks.text_classification import encoder_of
 
-        encoder = Encoder(model.tokenizer)
+        encoder = encoder_of(model)
         inner = load_module(model, settings.get("skip_layers", ()), _attention(model, encoder))
         inner.config.use_cache = False
         example = _tokens(encoder, inner.config.vocab_size)
+        if (known := taken(inner)) is not None:
+            example = {name: array for name, array in example.items() if name in known}
     names = list(example)
 
     class Logits(torch.nn.Module):
@@ -117,7 +160,17 @@ def free_axes(name: str) -> dict[int, str]:
 def _attention(model: Any, encoder: Any) -> str | None:
     """Attention without -inf where a row may see padding only: fused, a graph engine makes NaN of it."""
     windows = ("sliding_window", "local_attention", "attention_window")
-    return "eager" if encoder.pad_left or any(model.config.get(name) for name in windows) else None
+    left = encoder.tokenizer.padding_side == "left" or model.config.get("model_type") in ENDS
+    return "eager" if left or any(model.config.get(name) for name in windows) else None
+
+
+def note_padding(folder: Path, module: Any, model: Any) -> str:
+    """Asks the module that a graph is made from on which side it takes padding, and keeps that beside the graph."""
+    from llm_moments.tasks.text_classification import encoder_of
+
+    found = of_module(module.inner, encoder_of(model))
+    (folder / FILE).write_text(found, encoding="utf-8")
+    return found
 
 
 def to_onnx(module: Any, example: dict[str, Any], names: list[str], file: Path) -> None:

@@ -12,6 +12,7 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import build, calibrated_on, failing_as, quiet, to_onnx, traced
 from llm_moments.engines.layers import Patterns, float_parts, matching
+from llm_moments.engines.padding import noted
 from llm_moments.engines.proof import prove
 from llm_moments.errors import EngineError
 
@@ -28,9 +29,10 @@ class OnnxRuntime:
     cpu_only: ClassVar[bool] = True
     builds: ClassVar[bool] = True
 
-    def __init__(self, session: Any, names: list[str]):
+    def __init__(self, session: Any, names: list[str], padding: str | None = None):
         taken = {node.name for node in session.get_inputs()}  # an export leaves out what the model does not read
         self.session, self.names = session, [name for name in names if name in taken]
+        self.padded = padding
 
     @classmethod
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> OnnxRuntime:
@@ -44,7 +46,7 @@ class OnnxRuntime:
             options.log_severity_level = 3
             options.intra_op_num_threads = int(settings.get("threads", 0))
             session = ort.InferenceSession(str(store / GRAPH), options, providers=["CPUExecutionProvider"])
-        return cls(session, names)
+        return cls(session, names, noted(store))
 
     def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
         with failing_as("ONNX Runtime failed"):
@@ -53,6 +55,9 @@ class OnnxRuntime:
 
     def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
         return (self.forward(fields, recorder) for fields in batches)
+
+    def padding(self, encoder: Any) -> str | None:
+        return self.padded
 
     def close(self) -> None:
         self.session = None
@@ -83,7 +88,7 @@ def _prove(module: Any, example: dict[str, Any], model: Any, file: Path) -> None
     options = ort.SessionOptions()
     options.log_severity_level = 4  # a failure is the reason that is given, not a line on the screen
     session = OnnxRuntime(ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]), list(example))
-    prove(module, example, model, lambda fields: session.forward(fields)["logits"], "ONNX")
+    prove(module, example, model, lambda fields: session.forward(fields)["logits"], "ONNX", file.parent)
 
 
 def _quantise(

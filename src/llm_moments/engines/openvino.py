@@ -12,6 +12,7 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import build, calibrated_on, failing_as, free_axes, quiet, to_onnx, traced
 from llm_moments.engines.layers import float_parts, matching
+from llm_moments.engines.padding import noted
 from llm_moments.engines.proof import prove
 from llm_moments.errors import EngineError
 
@@ -28,8 +29,8 @@ class OpenVino:
     cpu_only: ClassVar[bool] = True
     builds: ClassVar[bool] = True
 
-    def __init__(self, compiled: Any, names: list[str], streams: int):
-        self.compiled, self.names, self.streams = compiled, names, streams
+    def __init__(self, compiled: Any, names: list[str], streams: int, padding: str | None = None):
+        self.compiled, self.names, self.streams, self.padded = compiled, names, streams, padding
         self.request = compiled.create_infer_request()
 
     @classmethod
@@ -57,7 +58,7 @@ class OpenVino:
             if precision == "int8-dynamic":
                 options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(2**31)
             compiled = core.compile_model(str(store / GRAPH), "CPU", options)
-        return cls(compiled, names, int(settings.get("streams", 1)))
+        return cls(compiled, names, int(settings.get("streams", 1)), noted(store))
 
     def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
         with failing_as("OpenVINO failed"):
@@ -85,6 +86,9 @@ class OpenVino:
             queue.wait_all()
         yield from ({"logits": result} for result in results)
 
+    def padding(self, encoder: Any) -> str | None:
+        return self.padded
+
     def close(self) -> None:
         self.request = self.compiled = None
 
@@ -96,7 +100,7 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     module, example, names = traced(model, settings)
     graph = _graph(module, example, names, folder)
     plain = OpenVino(ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), names, 1)
-    prove(module, example, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO")
+    prove(module, example, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO", folder)
     if precision == "int8":
         rows = calibrated_on(calibration, example)
         graph = _calibrated(graph, names, rows, _ignored(graph, module, settings), model)

@@ -326,7 +326,7 @@ def _draft_of(settings: Mapping[str, Any]) -> Path:
 
     model = open_model(settings["draft"])
     wanted = {"engine": OpenVinoGenAI.name, "precision": settings.get("precision", "fp32")}
-    store = cache_folder() / model.digest[:16] / built_key(wanted)
+    store = cache_folder() / model.files_digest[:16] / built_key(wanted)
     build(store, lambda folder: export(folder, model, wanted))
     return store
 

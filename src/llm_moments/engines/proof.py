@@ -6,11 +6,13 @@ Longformer's tracing, for one, bakes the shape of its example into the graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_moments.engines.export import quiet
+from llm_moments.engines.export import note_padding, quiet
+from llm_moments.engines.padding import LEFT, NONE
 from llm_moments.errors import EngineError
 
 TOKENS, ROWS = 29, 3  # another shape than that of the export
@@ -18,10 +20,11 @@ SHARE, LEAST = 0.01, 1e-3  # of the largest output; float graphs differ by a tho
 
 
 def prove(
-    module: Any, example: Mapping[str, Any], model: Any, run: Callable[[dict[str, np.ndarray]], np.ndarray], what: str
-) -> None:
+    module: Any, example: Mapping[str, Any], model: Any, run: Callable[[dict[str, np.ndarray]], np.ndarray], what: str,
+    folder: Path,
+) -> None:  # fmt: skip
     """EngineError if `run(fields) -> [rows, classes]` answers otherwise than the module, on padded rows or, where
-    the example is of images, on more of them than it was exported with."""
+    the example is of images, on more of them than it was exported with. Notes in `folder` how rows are padded."""
     import torch
 
     names = list(example)
@@ -29,7 +32,7 @@ def prove(
         shape = (ROWS, *example["pixel_values"].shape[1:])
         fields = {"pixel_values": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
     else:
-        fields = _rows(model, module.inner.config.vocab_size)
+        fields = _rows(model, module.inner.config.vocab_size, note_padding(folder, module, model))
     with torch.no_grad(), quiet():
         expected = module(*(torch.from_numpy(fields[name]) for name in names)).float().numpy()
     try:
@@ -45,15 +48,15 @@ def prove(
         )
 
 
-def _rows(model: Any, vocabulary: int) -> dict[str, np.ndarray]:
-    """Random tokens, the later rows padded as the model's tokenizer pads."""
-    from llm_moments.steps.tokenize import Encoder
+def _rows(model: Any, vocabulary: int, side: str) -> dict[str, np.ndarray]:
+    """Random tokens, the later rows padded as the model takes it."""
+    from llm_moments.tasks.text_classification import encoder_of
 
-    encoder = Encoder(model.tokenizer)
+    encoder = encoder_of(model)
     rows, tokens = (1 if encoder.pad_id is None else ROWS), min(TOKENS, model.max_length)
     ids = np.random.default_rng(0).integers(5, max(6, min(vocabulary, 1000)), (rows, tokens))
     mask = np.ones_like(ids)
-    for row in range(1, rows):
-        padded = slice(0, 3 * row) if encoder.pad_left else slice(tokens - 3 * row, tokens)
-        ids[row, padded], mask[row, padded] = encoder.pad_id, 0
+    for row in range(1, rows if side != NONE else 1):
+        padded = slice(0, 3 * row) if side == LEFT else slice(tokens - 3 * row, tokens)
+        ids[row, padded], mask[row, padded] = encoder.pad_id or 0, 0
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

@@ -19,7 +19,8 @@ def shared(model: Any, skip_layers: Sequence[int] = ()) -> Any:
 
     from llm_moments.engines.transformers_generate import load_generating, without_layers
 
-    files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in model.weight_files]
+    told = [file for name in ("config.json", "generation_config.json") if (file := model.path / name).is_file()]
+    files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in [*model.weight_files, *told]]
     whole = _OPEN.get(tuple(files))
     if whole is None:
         whole = _OPEN[tuple(files)] = load_generating(model)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import failing_as
-from llm_moments.errors import EngineError, InputError, ModelError
+from llm_moments.engines.padding import SAME, asked
+from llm_moments.errors import EngineError, InputError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -20,32 +23,17 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
         from llm_moments.engines.linear import load_linear
 
         return load_linear(model)
-    from transformers.utils import logging
-
     from llm_moments.engines.layers import skip
+    from llm_moments.engines.loading import loaded
     from llm_moments.nets.kinds import auto_class, fitted
 
-    logging.disable_progress_bar()  # weights load in a moment; the verbs show progress of their own
-
-    options = {"attn_implementation": attention} if attention else {}
-    try:
-        module = auto_class(model.config).from_pretrained(
-            model.path, dtype="float32", use_safetensors=True, trust_remote_code=model.trust_remote_code,
-            local_files_only=True, **options,
-        )  # fmt: skip
-    except Exception as error:
-        raise ModelError(f"{model.name} cannot be loaded by transformers: {_why(error)}") from error
-    fitted(module, model).eval()
+    options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    module = loaded(
+        auto_class(model.config), model.path, model.name, dtype="float32", use_safetensors=True,
+        trust_remote_code=model.trust_remote_code, **options,
+    )  # fmt: skip
+    module = fitted(module, model)
     return skip(module, list(skip_layers)) if skip_layers else module
-
-
-def _why(error: Exception) -> str:
-    text = str(error)
-    if "mismatched_sizes" in text:
-        return "its weights have other shapes than its config.json states (as many classes as id2label has, for one)"
-    if "deserializing header" in text:
-        return f"its *.safetensors are not whole ({text}). Copy or download them again"
-    return text
 
 
 def best_device(wanted: str) -> str:
@@ -75,9 +63,10 @@ class TorchEager:
     def __init__(self, module: Any, settings: Mapping[str, Any], device: str):
         import torch
 
-        self.module, self.device = module, device
+        self.module, self.device, self.taken = module, device, taken(module)
         self.dtype = next((p.dtype for p in module.parameters()), None)
         self.threads = int(settings.get("threads", 0)) or _all_threads()
+        self.precision = "bf16" if settings.get("bf16_layers") else settings.get("precision", "fp32")
         self._torch = torch
 
     @classmethod
@@ -104,21 +93,49 @@ class TorchEager:
         if self.device == "cpu" and torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
-            inputs = {name: torch.from_numpy(array) for name, array in fields.items()}
+            names = fields if self.taken is None else fields.keys() & self.taken
+            inputs = {name: torch.from_numpy(fields[name]) for name in names}
             if self.dtype not in (None, torch.float32):  # pixels; ids stay whole numbers
                 inputs = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
             if self.device != "cpu":
                 with recorder.step("transfer"):
                     inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
-            with failing_as("torch failed"):
+            with failing_as("torch failed"), _padding_unknown(self.module, len(next(iter(fields.values())))):
                 logits = self.module(**inputs).logits
             return {"logits": logits.float().cpu().numpy()}
 
     def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
         return (self.forward(fields, recorder) for fields in batches)
 
+    def padding(self, encoder: Any) -> str:
+        """On which side it takes padding: engines/padding.py."""
+        return asked(lambda fields: self.forward(fields)["logits"], encoder, SAME[self.precision])
+
     def close(self) -> None:
         self.module = None
+
+
+def taken(module: Any) -> frozenset[str] | None:
+    """The inputs that a module's `forward` names; None where it takes any."""
+    found = inspect.signature(getattr(module, "_orig_mod", module).forward).parameters
+    every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values())
+    plain = "input_ids" in found and "attention_mask" not in found  # a mask among the others is dropped on the way
+    return None if every and not plain else frozenset(found)
+
+
+@contextmanager
+def _padding_unknown(module: Any, rows: int) -> Iterator[None]:
+    """A row alone is read as config.json has it where only the tokenizer knows a padding token: nothing is padded, and
+    that token in a text is one of its own."""
+    if rows > 1 or not getattr(module, "pad_is_given", False):
+        yield
+        return
+    config = module.config.get_text_config()
+    pad, config.pad_token_id = config.pad_token_id, None
+    try:
+        yield
+    finally:
+        config.pad_token_id = pad
 
 
 def _all_threads() -> int:

@@ -15,7 +15,7 @@ from llm_moments.engines.export import failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.engines.sharing import in_precision, shared
 from llm_moments.engines.torch_eager import DTYPES, best_device
-from llm_moments.errors import EngineError, ModelError
+from llm_moments.errors import EngineError
 from llm_moments.generation_settings import HOW, PLANNED, RULES, UNKNOWN_HERE
 
 AUTO = (
@@ -29,19 +29,17 @@ AUTO = (
 def load_generating(model: Any) -> Any:
     """The `torch.nn.Module` of a generating model in eval mode, float32 (GGUF weights are dequantised)."""
     import transformers
-    from transformers.utils import logging
+
+    from llm_moments.engines.loading import loaded
 
     architectures = [str(a) for a in model.config.get("architectures") or [""]]
     auto = next(cls for end, cls in AUTO if any(end in name for name in architectures))
     options = {"gguf_file": model.weight_files[0].name} if model.format == "gguf" else {"use_safetensors": True}
-    logging.disable_progress_bar()
-    try:
-        with quiet():
-            module = getattr(transformers, auto).from_pretrained(
-                model.path, dtype="float32", trust_remote_code=model.trust_remote_code, local_files_only=True, **options
-            )
-    except Exception as error:
-        raise ModelError(f"{model.name} cannot be loaded by transformers: {error}") from error
+    with quiet():
+        module = loaded(
+            getattr(transformers, auto), model.path, model.name, dtype="float32",
+            trust_remote_code=model.trust_remote_code, **options,
+        )  # fmt: skip
     module.eval()
     _left_to_the_plan(module.generation_config)
     return module

@@ -87,7 +87,7 @@ def settled(pipe: Pipeline, by: StandIn, outputs: np.ndarray, values: Sequence[A
     near = np.flatnonzero(~(pipe.task.margins(outputs, pipe.model) >= ROOM * by.apart))
     if len(near):
         outputs = outputs.copy()
-        outputs[near] = sorted_(pipe).outputs([values[i] for i in near])
+        outputs[near] = sorted_(pipe).outputs([values[i] for i in near.tolist()])
     return outputs, len(near)
 
 

@@ -51,8 +51,9 @@ def _auto_class(config: dict[str, Any]) -> Any:
 
 
 def fitted(module: Any, model: Any) -> Any:
-    """The module, told what it needs to know of images: `input_shape`, and to interpolate its positions for
-    images of another size where it has positions (ViT and its kin)."""
+    """The module, told what it needs to know. Of images: `input_shape`, and to interpolate its positions for
+    images of another size where it has positions (ViT and its kin). Of tokens: which one is padding, where only the
+    tokenizer knows it; then `pad_is_given`, since a row alone is read without it."""
     if is_image_model(model.config):
         from llm_moments.tasks.preprocessing import preprocessing
 
@@ -60,4 +61,11 @@ def fitted(module: Any, model: Any) -> Any:
         module.input_shape = (wanted.channels, wanted.height, wanted.width)
         if "interpolate_pos_encoding" in inspect.signature(module.forward).parameters:
             module.forward = partial(module.forward, interpolate_pos_encoding=True)
+    elif hasattr(module.config, "get_text_config"):
+        from llm_moments.tasks.text_classification import encoder_of
+
+        config, pad = module.config.get_text_config(), encoder_of(model).pad_id
+        known = getattr(config, "pad_token_id", None)
+        if pad is not None and known != pad and not (isinstance(known, int) and known >= 0):
+            config.pad_token_id, module.__dict__["pad_is_given"] = pad, True
     return module

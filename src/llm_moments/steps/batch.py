@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
+from llm_moments.engines.padding import NONE, RIGHT, padded
 from llm_moments.steps.tokenize import Encoder
 
 
@@ -30,11 +31,15 @@ class MakeBatches:
         Knob("window", 2048, (512, 2048, 4096), True, whole(1, 1_000_000), "rows that are sorted together"),
     )  # fmt: skip
 
-    def __init__(self, settings: Mapping[str, Any], encoder: Encoder, max_length: int):
+    def __init__(
+        self, settings: Mapping[str, Any], encoder: Encoder, max_length: int, padding: Callable[[], str] = lambda: RIGHT
+    ):
+        """padding: tells on which side the model takes it; asked when rows of unlike length come."""
         known = {knob.name: knob.default for knob in self.knobs} | dict(settings)
         self.order, self.size, self.tokens = known["order"], known["size"], known["tokens"]
         self.multiple, self.reuse = known["multiple"], known["reuse"]
-        self.encoder, self.max_length = encoder, max_length
+        self.encoder, self.max_length, self.padding = encoder, max_length, padding
+        self.side = RIGHT
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         ids = batch["ids"]
@@ -43,7 +48,10 @@ class MakeBatches:
         if self.order == "length":
             order = np.argsort(-lengths, kind="stable")
             rows, lengths = rows[order], lengths[order]
-        made = [self.pad(batch, rows[part]) for part in self.parts(lengths)]
+        if len(set(lengths.tolist())) > 1 or self.multiple > 1:
+            self.side = self.padding() if self.encoder.pad_id is not None else NONE
+        alone = np.fromiter((self.encoder.pad_id in ids[r] for r in rows), bool, len(rows))
+        made = [self.pad(batch, rows[part]) for part in self.parts(lengths, alone)]
         if recorder.active:
             padded = sum(a["input_ids"].size for _, a in made)
             recorder.count(batches=len(made), tokens=int(lengths.sum()), padded_tokens=int(padded))
@@ -51,14 +59,17 @@ class MakeBatches:
             recorder.count(reused_rows=batch.size - len(rows), squares=squares)
         return batch.with_(batches=made, same_as=same_as)
 
-    def parts(self, lengths: np.ndarray) -> Iterator[slice]:
-        """Slices of consecutive rows; without a padding token each row goes alone."""
+    def parts(self, lengths: np.ndarray, alone: np.ndarray) -> Iterator[slice]:
+        """Slices of consecutive rows. Without a padding token each row goes alone, and so does one that holds it
+        itself (`alone`): some models look for it to find a row's end."""
         start, longest = 0, 0
         for row, length in enumerate(lengths):
             grown = max(longest, self.rounded(int(length)))
             count = row - start + 1
             full = count > self.size or (self.tokens and grown * count > self.tokens)
-            if row > start and (full or self.encoder.pad_id is None):
+            apart = self.encoder.pad_id is None or alone[row] or alone[row - 1]
+            unlike = self.side == NONE and row > start and length != lengths[row - 1]
+            if row > start and (full or apart or unlike):
                 yield slice(start, row)
                 start, grown = row, self.rounded(int(length))
             longest = grown
@@ -66,28 +77,14 @@ class MakeBatches:
             yield slice(start, len(lengths))
 
     def rounded(self, length: int) -> int:
-        if self.encoder.pad_id is None:
+        if self.encoder.pad_id is None or self.side == NONE:
             return length
         return max(length, min(-(-length // self.multiple) * self.multiple, self.max_length))
 
     def pad(self, batch: Batch, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        encoder, ids, types = self.encoder, batch["ids"], batch["types"]
+        ids, types = batch["ids"], batch["types"]
         width = self.rounded(max(len(ids[r]) for r in rows))
-        shape = (len(rows), width)
-        arrays = {
-            "input_ids": np.full(shape, encoder.pad_id or 0, np.int64),
-            "attention_mask": np.zeros(shape, np.int64),
-        }
-        if "token_type_ids" in encoder.names:
-            arrays["token_type_ids"] = np.full(shape, encoder.pad_type, np.int64)
-        for at, row in enumerate(rows):
-            length = len(ids[row])
-            where = slice(width - length, width) if encoder.pad_left else slice(0, length)
-            arrays["input_ids"][at, where] = ids[row]
-            arrays["attention_mask"][at, where] = 1
-            if "token_type_ids" in arrays:
-                arrays["token_type_ids"][at, where] = types[row]
-        return rows, arrays
+        return rows, padded(self.encoder, [(ids[r], types[r]) for r in rows], self.side, width)
 
 
 def unique(ids: list[list[int]], types: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

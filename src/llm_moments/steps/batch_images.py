@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,13 @@ class BatchImages:
         Knob("window", 1024, (256, 1024), True, whole(1, 1_000_000), "most images that are decoded before any is computed"),
     )  # fmt: skip
 
-    def __init__(self, settings: Mapping[str, Any], mean: np.ndarray, std: np.ndarray, rescale: float, offset: float):
-        """mean, std: float [channels of the model]; grey pixels are given to each of its channels."""
+    def __init__(self, settings: Mapping[str, Any], scale: np.ndarray, shift: np.ndarray, order: tuple[int, ...] = ()):
+        """scale, shift: float [channels of the model], p * scale + shift; grey pixels are given to each of its
+        channels. order: which channel of RGB each of them is, where it is another one."""
         self.size, self.reuse = int(settings.get("size", 32)), bool(settings.get("reuse", False))
-        self.scale = (rescale / std).astype(np.float32)[None, :, None, None]
-        self.shift = ((offset - mean) / std).astype(np.float32)[None, :, None, None]
+        self.scale = scale.astype(np.float32)[None, :, None, None]
+        self.shift = shift.astype(np.float32)[None, :, None, None]
+        self.order = list(order)
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         pixels = batch["pixels"]
@@ -40,19 +42,21 @@ class BatchImages:
         return batch.with_(batches=made, same_as=same_as, pixels=None)
 
     def normalised(self, pixels: np.ndarray) -> np.ndarray:
+        if self.order and pixels.shape[3] == len(self.order):
+            pixels = pixels[:, :, :, self.order]
         first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         made = np.multiply(first, self.scale, dtype=np.float32)
         made += self.shift
         return made
 
 
-def unique(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unique(pixels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first row of each distinct image, and for every row which of those it is."""
     first: dict[bytes, int] = {}
     rows: list[int] = []
     same_as = np.empty(len(pixels), np.int64)
     for row, one in enumerate(pixels):
-        at = first.setdefault(one.tobytes(), row)
+        at = first.setdefault(one if isinstance(one, bytes) else one.tobytes(), row)
         if at == row:
             rows.append(row)
         same_as[row] = at

@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
 from llm_moments.engines.base import ENGINES, PRECISIONS, Engine
-from llm_moments.errors import EngineError
+from llm_moments.errors import EngineError, RowsFailed
 
 
 def _indices(value: Any) -> bool:
@@ -50,14 +50,61 @@ class Forward:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         outputs: np.ndarray | None = None
-        made, engine = batch["batches"], self.engine
-        for (rows, _), result in zip(made, engine.forward_all([a for _, a in made], recorder), strict=True):
-            logits = result["logits"]
-            if not np.isfinite(logits).all():
-                raise EngineError(f"{engine.name} gave outputs that are not finite (NaN or infinite) for this model")
+        for rows, logits in self.answered(batch["batches"], batch["same_as"], recorder):
             if outputs is None:
                 outputs = np.empty((batch.size, *logits.shape[1:]), np.float32)
             outputs[rows] = logits
         assert outputs is not None, "a batch without rows never reaches the forward step"
         same_as = batch["same_as"]
         return batch.with_(outputs=outputs if same_as is None else outputs[same_as], batches=None)
+
+    def answered(self, made: Any, same_as: Any, recorder: Recorder) -> list[tuple[Any, np.ndarray]]:
+        """(rows, logits) of each batch. Where the engine fails, each batch and then each of its rows is tried alone."""
+        engine = self.engine
+        try:
+            results = engine.forward_all([fields for _, fields in made], recorder)
+            return [(rows, _finite(engine, result)) for (rows, _), result in zip(made, results, strict=True)]
+        except EngineError as error:
+            found, failed = one_by_one(engine, made, recorder)
+            if not found and sum(len(rows) for rows, _ in made) > 1:
+                raise error  # no row can be answered: it is not the rows
+        if failed:
+            rows = np.arange(max(failed) + 1) if same_as is None else same_as
+            raise RowsFailed({int(at): failed[row] for at, row in enumerate(rows.tolist()) if row in failed})
+        return found
+
+
+def one_by_one(engine: Engine, made: Any, recorder: Recorder) -> tuple[list[tuple[Any, np.ndarray]], dict[int, str]]:
+    """(rows, logits) of what can be answered, and why each other row cannot."""
+    found: list[tuple[Any, np.ndarray]] = []
+    failed: dict[int, str] = {}
+    for rows, fields in made:
+        try:
+            found.append((rows, _finite(engine, engine.forward(fields, recorder))))
+            continue
+        except EngineError:
+            pass
+        for at, row in enumerate(rows):
+            try:
+                found.append((rows[at : at + 1], _finite(engine, engine.forward(alone(fields, at), recorder))))
+            except EngineError as error:
+                failed[int(row)] = str(error)
+    return found, failed
+
+
+def alone(fields: Mapping[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
+    """One row of a batch without its padding."""
+    row = {name: array[at : at + 1] for name, array in fields.items()}
+    mask = row.get("attention_mask")
+    if mask is None or not mask.any():
+        return row
+    real = np.flatnonzero(mask[0])
+    within = slice(int(real[0]), int(real[-1]) + 1)
+    return {name: np.ascontiguousarray(a[:, within]) if a.shape == mask.shape else a for name, a in row.items()}
+
+
+def _finite(engine: Engine, result: Mapping[str, np.ndarray]) -> np.ndarray:
+    logits = result["logits"]
+    if not np.isfinite(logits).all():
+        raise EngineError(f"{engine.name} gave outputs that are not finite (NaN or infinite) for this model")
+    return logits

@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_moments.core import Batch, Knob, Recorder, whole
 from llm_moments.errors import DataError, ModelError
+from llm_moments.steps.template_bounds import bound_templates
 
 Messages = tuple[tuple[str, str], ...]
 ROLES = ("system", "user", "assistant", "tool")
@@ -21,6 +22,7 @@ class Dialogue:
     """
 
     def __init__(self, tokenizer: Any):
+        bound_templates()
         self.tokenizer = tokenizer
         specials = {str(token) for token in getattr(tokenizer, "added_tokens_encoder", {})}
         specials |= set(map(str, tokenizer.all_special_tokens))

@@ -40,6 +40,8 @@ SIZES = (
     512,
 )
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in Pillow's own order of numbers
+FITS = ("crop", "squash", "squash+crop")
+LARGE = 1 << 22  # pixels: of what would become larger only the part that is kept is made
 
 
 def _share(value: Any) -> bool:
@@ -54,7 +56,7 @@ class Resize:
     writes: tuple[str, ...] = ("pixels",)
     knobs: tuple[Knob, ...] = (
         Knob("size", 224, SIZES, False, whole(1, 4096), "height in pixels of what the model is given"),
-        Knob("fit", "crop", ("crop", "squash"), False, one_of("crop", "squash"), "crop: the middle; squash: everything, out of shape"),
+        Knob("fit", "crop", ("crop", "squash"), False, one_of(*FITS), "crop: the middle; squash: everything, out of shape; squash+crop: the middle of that"),
         Knob("crop", 1.0, (1.0, 0.95, 0.9, 0.875), False, _share, "share of the shorter side that crop keeps, 0.1 to 1", {"fit": "squash"}),
         Knob("resample", "bilinear", ("bilinear", "bicubic", "box", "nearest"), False, one_of(*RESAMPLE), f"one of {', '.join(RESAMPLE)}"),
     )  # fmt: skip
@@ -80,23 +82,31 @@ class Resize:
             if one.shape[:2] == (self.height, self.width) and (self.fit == "squash" or self.crop == 1):
                 return one
             one = pillow().fromarray(one[:, :, 0] if self.channels == 1 else one)
-        if self.fit == "squash":
-            small = (
-                one if one.size == (self.width, self.height) else one.resize((self.width, self.height), self.resample)
-            )
-        else:
-            small = self.cropped(one)
+        small = self.middle(one, *self.target(*one.size)) if self.fit != "squash" else self.squashed(one)
         return np.asarray(small).reshape(self.height, self.width, self.channels)
 
-    def cropped(self, one: Any) -> Any:
-        """As transformers has it: the shorter side to size / crop, then the middle, which is never padded."""
-        wide, high = one.size
-        scale = max(int(self.height / self.crop + 1e-6) / high, int(self.width / self.crop + 1e-6) / wide)
-        target = (max(int(wide * scale + 1e-6), self.width), max(int(high * scale + 1e-6), self.height))
-        small = one if target == one.size else one.resize(target, self.resample)
-        left, top = (target[0] - self.width) // 2, (target[1] - self.height) // 2
+    def squashed(self, one: Any) -> Any:
+        return one if one.size == (self.width, self.height) else one.resize((self.width, self.height), self.resample)
+
+    def target(self, wide: int, high: int) -> tuple[int, int]:
+        """Width and height of the image whose middle is kept. As transformers has it: of `crop` the shorter side is
+        size / crop, the longer one as long as it comes to."""
+        across, up = int(self.width / self.crop + 1e-6), int(self.height / self.crop + 1e-6)
+        if self.fit == "squash+crop":
+            return across, up
+        edge, side = (up, high) if up * wide >= across * high else (across, wide)
+        return max(int(edge * wide / side), self.width), max(int(edge * high / side), self.height)
+
+    def middle(self, one: Any, across: int, up: int) -> Any:
+        """The middle of the image at that size, which is never padded; a long and thin one is not made whole for it."""
+        left, top = (across - self.width) // 2, (up - self.height) // 2
+        if across * up > LARGE:
+            wide, high = one.size[0] / across, one.size[1] / up
+            box = (left * wide, top * high, (left + self.width) * wide, (top + self.height) * high)
+            return one.resize((self.width, self.height), self.resample, box)
+        small = one if (across, up) == one.size else one.resize((across, up), self.resample)
         return (
             small
-            if target == (self.width, self.height)
+            if (across, up) == (self.width, self.height)
             else small.crop((left, top, left + self.width, top + self.height))
         )

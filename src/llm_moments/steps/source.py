@@ -203,9 +203,10 @@ class CutSource:
         Knob("max_length", 512, LENGTHS, valid=whole(4), means="most tokens of a source, special ones included, >= 4"),
     )
 
-    def __init__(self, most: int, closing: frozenset[int]):
-        """closing: tokens that end a source, its language's among them where that comes last (mBART)."""
-        self.most, self.closing = most, closing
+    def __init__(self, most: int, closing: frozenset[int], keeps_end: bool = False):
+        """closing: tokens that end a source, its language's among them where that comes last (mBART). keeps_end: the
+        beginning goes instead, as a tokenizer's truncation_side may say."""
+        self.most, self.closing, self.keeps_end = most, closing, keeps_end
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         ids, long = batch["ids"], [at for at, row in enumerate(batch["ids"]) if len(row) > self.most]
@@ -215,6 +216,9 @@ class CutSource:
     def cut(self, row: list[int]) -> list[int]:
         if len(row) <= self.most:
             return row
+        if self.keeps_end:
+            first = next((n for n, token in enumerate(row) if token not in self.closing), 0)
+            return [*row[:first], *row[len(row) - self.most + first :]]
         last = next((n for n, token in enumerate(reversed(row)) if token not in self.closing), 0)
         return [*row[: self.most - last], *row[len(row) - last :]]
 

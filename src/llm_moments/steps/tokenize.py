@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,13 +39,14 @@ class Template:
 class Encoder:
     """A Hugging Face tokenizer seen as: text -> content ids, plus a template of special tokens."""
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, config: Mapping[str, Any] | None = None):
+        """config: of the model, which says by which token it finds padding."""
         self.tokenizer = tokenizer
         self.backend = self._backend(tokenizer)
         self.names = tuple(tokenizer.model_input_names)
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id = pad_token(tokenizer, config or {})
         self.pad_type = getattr(tokenizer, "pad_token_type_id", 0) or 0
-        self.pad_left = tokenizer.padding_side == "left"
+        self.keeps_end = tokenizer.truncation_side == "left"
         self._templates: dict[bool, Template] = {}
 
     @staticmethod
@@ -119,6 +120,27 @@ class Encoder:
             tuple(ids[:start]), tuple(ids[end:start2]), tuple(ids[end2:]),
             (tuple(types[:start]), types[start], tuple(types[end:start2]), types[start2], tuple(types[end2:])),
         )  # fmt: skip
+
+
+def pad_token(tokenizer: Any, config: Mapping[str, Any]) -> int | None:
+    """The model's own padding token, else the tokenizer's; None where neither has one that the model can read."""
+    inner = config.get("text_config")
+    told = {**(inner if isinstance(inner, Mapping) else {}), **config}
+    own = told["pad_token_id"] if "pad_token_id" in told else _usual_pad(told.get("model_type"))
+    words = told.get("vocab_size")
+    most = words if isinstance(words, int) else float("inf")
+    return next((t for t in (own, tokenizer.pad_token_id) if isinstance(t, int) and 0 <= t < most), None)
+
+
+def _usual_pad(kind: Any) -> int | None:
+    """What transformers takes where config.json of this kind says nothing."""
+    from transformers import CONFIG_MAPPING
+
+    try:
+        found = CONFIG_MAPPING[kind]().pad_token_id
+    except Exception:  # an unknown kind, or one that cannot be made without being told its sizes
+        return None
+    return found if isinstance(found, int) else None
 
 
 def _find(row: list[int], part: list[int], start: int) -> int:

@@ -33,7 +33,6 @@ TOKENS = Extent(
     "truncate.max_length", "tokens",
     before={"precut.chars_per_token": 8},
     tunable=(("batch.tokens", (2048, 4096, 16384)), ("precut.chars_per_token", (6, 10)), ("batch.multiple", (8, 16))),
-    others=({"truncate.side": "head+tail"}, {"truncate.side": "tail"}),
 )  # fmt: skip
 PIXELS = Extent(
     "resize.size", "pixels",

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Batch, Knob, Pace, Plan, Step, whole
+from llm_moments.core import Batch, Knob, Pace, Plan, Step, one_of, whole
+from llm_moments.errors import DataError, EngineError
 from llm_moments.images import Image, Keeper, image_of, size_of
 from llm_moments.steps.batch_images import BatchImages
 from llm_moments.steps.decode_image import Decode
 from llm_moments.steps.forward import Forward
+from llm_moments.steps.process_image import BatchPrepared, Process, Processor
 from llm_moments.steps.resize import Resize
 from llm_moments.tasks.classification import CASCADE, Classification
 from llm_moments.tasks.extents import PIXELS, Changes
-from llm_moments.tasks.preprocessing import Preprocessing, preprocessing, write
+from llm_moments.tasks.preprocessing import Preprocessing, affine, preprocessing, write
 
 ROOM = 512 << 20  # bytes of decoded pixels and of arrays that are held at a time
 PEEK = 8  # images whose header is read to know how many may be decoded together
@@ -37,18 +39,34 @@ class ImageClassification(Classification):
         decode, resize = self._chosen(wanted, plan)
         height, width = self.shape(model, plan)[1:]
         channels = int(decode["channels"])
-        edge = max(height, width) / (float(resize["crop"]) if resize["fit"] == "crop" else 1.0)
-        mean, std = np.array(wanted.mean), np.array(wanted.std)
+        if wanted.processor is not None:
+            return self._delegated(wanted.processor, decode, plan, engines, [height, width])
+        edge = max(height, width) / (float(resize["crop"]) if resize["fit"] != "squash" else 1.0)
         return [
             Decode(decode, int(np.ceil(edge))),
             Resize(resize, height, width, channels),
-            BatchImages(plan.settings("batch"), mean, std, wanted.rescale, wanted.offset),
+            BatchImages(plan.settings("batch"), *affine(wanted), wanted.order),
             Forward({**plan.settings("forward"), "image_size": [height, width]}, engines),
         ]
 
+    def _delegated(
+        self, processor: Processor, decode: Mapping[str, Any], plan: Plan, engines: Any, size: list[int]
+    ) -> list[Step]:
+        """transformers' own processor makes the images: their shapes may vary, and there is no size to choose."""
+        forward = plan.settings("forward")
+        if (engine := forward.get("engine", "torch")) != "torch":
+            raise EngineError(
+                f"{processor.name}: its images are made by {processor.kind}, in shapes that a graph of {engine} is not "
+                "made for. Use the engine torch"
+            )
+        return [
+            Decode(decode, 1 << 16), Process(processor), BatchPrepared(plan.settings("batch")),
+            Forward({**forward, "image_size": size}, engines),
+        ]  # fmt: skip
+
     def _chosen(self, wanted: Preprocessing, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
         """The settings of decode and resize, the model's own where the plan says nothing."""
-        own = self._stock(wanted)
+        own = {"decode": {"channels": wanted.channels}, **self._stock(wanted)}
         return {**own["decode"], **plan.settings("decode")}, {**own["resize"], **plan.settings("resize")}
 
     def shape(self, model: Any, plan: Plan) -> tuple[int, int, int]:
@@ -60,6 +78,14 @@ class ImageClassification(Classification):
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
         wanted = preprocessing(model)
         own = self._stock(wanted)
+        if wanted.processor is not None:
+            fixed = Knob(
+                "size", wanted.size, (wanted.size,), False, one_of(wanted.size), f"as {wanted.processor.kind} makes it"
+            )
+            return {
+                "decode": (), "resize": (fixed,), "batch": BatchImages.knobs, "forward": Forward.knobs,
+                "cascade": CASCADE,
+            }  # fmt: skip
         return {
             "decode": tuple(_with_default(knob, own["decode"]) for knob in Decode.knobs),
             "resize": tuple(_with_default(_bounded(knob, model), own["resize"]) for knob in Resize.knobs),
@@ -77,6 +103,8 @@ class ImageClassification(Classification):
         }
 
     def _stock(self, wanted: Preprocessing) -> dict[str, dict[str, Any]]:
+        if wanted.processor is not None:
+            return {"resize": {"size": wanted.size}}
         return {
             "decode": {"channels": 1 if wanted.channels == 1 else 3},
             "resize": {"size": wanted.size, "fit": wanted.fit, "crop": wanted.crop, "resample": wanted.resample},
@@ -92,6 +120,8 @@ class ImageClassification(Classification):
     def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
         """What would change something for these images: drafts are for files, grey for colours."""
         wanted = preprocessing(pipe.model)
+        if wanted.processor is not None:
+            return []
         chosen = {
             **{f"decode.{k}": v for k, v in plan.settings("decode").items()},
             **{f"resize.{k}": v for k, v in plan.settings("resize").items()},
@@ -114,13 +144,14 @@ class ImageClassification(Classification):
         return {"batch.size": 1}
 
     def rows_at_once(self, batch: Batch, model: Any, plan: Plan) -> int:
-        """How many images may be decoded and batched before any is computed, by the headers of a few."""
+        """How many images may be decoded and batched before any is computed, by their headers: one large image
+        among many small ones counts."""
         window = int(plan.settings("batch").get("window", 1024))
         if batch.size <= 1:
             return window
-        few: list[Image] = batch["input"][:: max(batch.size // PEEK, 1)]
+        files = [image for image in batch["input"] if image.array is None]
         channels, height, width = self.shape(model, plan)
-        decoded = max(w * h for w, h in map(size_of, few)) * 3 if any(i.array is None for i in few) else 0
+        decoded = max((area_of(image) for image in files), default=0) * 3
         return int(np.clip(ROOM // (decoded + 5 * channels * height * width), 1, window))
 
     def keep(self, steps: Sequence[Step], plan: Plan) -> None:
@@ -138,6 +169,15 @@ class ImageClassification(Classification):
 
     def normalise(self, value: Any) -> Image:
         return image_of(value)
+
+
+def area_of(image: Image) -> int:
+    """Pixels by the header; 0 for a file that cannot be read, which decoding tells more of."""
+    try:
+        wide, high = size_of(image)
+    except DataError:
+        return 0
+    return wide * high
 
 
 def _with_default(knob: Knob, own: Mapping[str, Any]) -> Knob:

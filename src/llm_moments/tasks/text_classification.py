@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm_moments.core import Knob, Plan, Step, whole
+from llm_moments.engines.padding import side_of
 from llm_moments.errors import DataError
 from llm_moments.steps.batch import MakeBatches
 from llm_moments.steps.forward import Forward
@@ -35,15 +37,17 @@ class TextClassification(Classification):
         forward = plan.settings("forward")
         if forward.get("weights") and (own := engines.model_for(forward)).is_linear:  # with features of its own
             return linear_steps(own, plan, engines)
-        encoder = _encoder(model)
+        encoder = encoder_of(model)
         cut = plan.settings("truncate")
-        length, side = int(cut.get("max_length", model.max_length)), cut.get("side", "head")
+        length, side = int(cut.get("max_length", model.max_length)), cut.get("side", kept_side(model))
         return [
             Precut(plan.settings("precut"), encoder, length, side),
             Tokenize(encoder, length),
             Truncate({"max_length": length, "side": side}, encoder),
-            MakeBatches(plan.settings("batch"), encoder, model.max_length),
-            Forward(plan.settings("forward"), engines),
+            MakeBatches(
+                plan.settings("batch"), encoder, model.max_length, lambda: side_of(model, engines, forward, encoder)
+            ),
+            Forward(forward, engines),
         ]
 
     def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
@@ -58,8 +62,8 @@ class TextClassification(Classification):
 
     @staticmethod
     def _bounded(knob: Knob, model: Any) -> Knob:
-        if knob.name != "max_length":
-            return knob
+        if knob.name == "side":
+            return replace(knob, default=kept_side(model))
         most = model.max_length
         lengths = tuple(v for v in knob.values if v < most) + (most,)
         return Knob(
@@ -69,7 +73,7 @@ class TextClassification(Classification):
     def stock(self, model: Any) -> dict[str, dict[str, Any]]:
         """What `transformers.pipeline(batch_size=32)` does."""
         return {
-            "truncate": {"max_length": model.max_length, "side": "head"},
+            "truncate": {"max_length": model.max_length, "side": kept_side(model)},
             "batch": {"order": "input", "size": 32},
             "forward": {"engine": "torch", "precision": "fp32"},
         }
@@ -79,12 +83,15 @@ class TextClassification(Classification):
     def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
         """Lengths below the model's limit that cut some of these rows, shortest first, and the limit."""
         texts = [v if isinstance(v, str) else " ".join(v) for v in values]
-        longest = max(map(len, _encoder(pipe.model).encode(texts))) + 4
+        longest = max(map(len, encoder_of(pipe.model).encode(texts))) + 4
         most = pipe.model.max_length
         return sorted({n for n in TOKEN_RUNGS if n < min(most, longest)} | {most})
 
     def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
-        return list(TOKENS.others) if TOKENS.of(plan) < pipe.model.max_length else []
+        if TOKENS.of(plan) >= pipe.model.max_length:
+            return []
+        now = plan.settings("truncate").get("side", kept_side(pipe.model))
+        return [{"truncate.side": side} for side in ("head+tail", "tail", "head") if side != now]
 
     def by_hand(self, model: Any, plan: Plan) -> int:
         """The length that a careful engineer would cut at: where the model was trained, if that is known."""
@@ -119,8 +126,13 @@ def _whole_text(text: str) -> str:
     return text
 
 
-def _encoder(model: Any) -> Encoder:
+def encoder_of(model: Any) -> Encoder:
     """One encoder a model: probing the template takes a moment."""
     if "_encoder" not in model.__dict__:
-        model.__dict__["_encoder"] = Encoder(model.tokenizer)
+        model.__dict__["_encoder"] = Encoder(model.tokenizer, model.config)
     return model.__dict__["_encoder"]
+
+
+def kept_side(model: Any) -> str:
+    """What the tokenizer keeps of a text that is too long, as its truncation_side says."""
+    return "tail" if encoder_of(model).keeps_end else "head"

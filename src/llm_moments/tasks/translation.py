@@ -33,7 +33,7 @@ class Translation(Generation):
         return [
             Translate(prefix, bool(hasattr(languages.tokenizer, "supported_language_codes") and not languages.codes)),
             TokenizeSource(languages, source),
-            CutSource(most, languages.closing),
+            CutSource(most, languages.closing, languages.tokenizer.truncation_side == "left"),
             SourcePrompts(begin),
             Decode(
                 plan.settings("forward"), plan.settings("decode"), engines, languages.decode,

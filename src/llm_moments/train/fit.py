@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from llm_moments import schema
 from llm_moments.atomic import held, recover, remove, sibling, sync, write_atomic, writing
 from llm_moments.core import Pipeline
+from llm_moments.engines.padding import note_side
 from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
 from llm_moments.evaluation import Evaluation
@@ -171,6 +172,8 @@ def _fitted(
     job: Job, changed: Any, out: Path, tick: Tick, device: str, on_update: Callable[[Loop], None] | None
 ) -> Training:
     write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
+    if job.pipe.task.name == "text-classification" and not job.pipe.model.is_linear:
+        note_side(job.module, job.pipe.model)
     recorder = Recorder()
     words = reworded(job.back, job.settings, job.values, recorder, tick)
     loop = Loop(

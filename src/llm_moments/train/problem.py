@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.core import Example
-from llm_moments.errors import DataError, ModelError
+from llm_moments.errors import DataError
 from llm_moments.evaluation import refuse
 from llm_moments.labels import (
     MULTI,
@@ -194,8 +194,8 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     """The module in float32 with a head for these labels; one that knows them all is kept, with its own order
     and names, unless own_labels is false."""
     import torch
-    from transformers.utils import logging
 
+    from llm_moments.engines.loading import loaded
     from llm_moments.nets.kinds import auto_class, fitted
 
     config = checked_config(path, False)
@@ -204,19 +204,10 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
         labels = old.labels
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
-    before = logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # a fresh head is what is wanted here, not a fault to report
-    try:
-        module = auto_class(config).from_pretrained(
-            path, num_labels=len(labels), id2label=names, label2id={v: k for k, v in names.items()},
-            problem_type=problem, dtype="float32", use_safetensors=True, local_files_only=True,
-            ignore_mismatched_sizes=True,
-        )  # fmt: skip
-    except Exception as error:
-        raise ModelError(f"{path} cannot be fine-tuned as a classifier: {error}") from error
-    finally:
-        logging.set_verbosity(before)
+    module = loaded(
+        auto_class(config), path, str(path), new_head=True, num_labels=len(labels), id2label=names,
+        label2id={v: k for k, v in names.items()}, problem_type=problem, dtype="float32", use_safetensors=True,
+    )  # fmt: skip
     described = {**config, "id2label": {str(k): v for k, v in names.items()}, "problem_type": problem}
     model = Model(path, described, known_digest=old.digest)
     return fitted(module, model), model
