@@ -62,10 +62,20 @@ def fitted(module: Any, model: Any) -> Any:
         if "interpolate_pos_encoding" in inspect.signature(module.forward).parameters:
             module.forward = partial(module.forward, interpolate_pos_encoding=True)
     elif hasattr(module.config, "get_text_config"):
-        from llm_moments.tasks.text_classification import encoder_of
-
-        config, pad = module.config.get_text_config(), encoder_of(model).pad_id
-        known = getattr(config, "pad_token_id", None)
-        if pad is not None and known != pad and not (isinstance(known, int) and known >= 0):
-            config.pad_token_id, module.__dict__["pad_is_given"] = pad, True
+        _given_padding(module, model)
     return module
+
+
+def _given_padding(module: Any, model: Any) -> None:
+    from llm_moments.tasks.text_classification import encoder_of
+
+    config = module.config.get_text_config()
+    known = getattr(config, "pad_token_id", None)
+    if isinstance(known, int) and known >= 0:
+        return
+    try:
+        pad = encoder_of(model).pad_id
+    except ModelError:  # weights alone, of a student: rows come as the original's tokenizer has made them
+        return
+    if pad is not None:
+        config.pad_token_id, module.__dict__["pad_is_given"] = pad, True
