@@ -329,7 +329,7 @@ ROWS = [{"text": "good film", "label": "pos"}, {"text": "bad film", "label": "ne
         ("c.json", json.dumps({"text": {"0": "good film", "1": "bad film"}, "label": {"0": "pos", "1": "neg"}})),
         ("d.json", json.dumps({"columns": ["text", "label"], "index": [0, 1], "data": [["good film", "pos"], ["bad film", "neg"]]})),
         ("e.json", json.dumps({"data": ROWS})),
-        ("f.csv", gzip.compress(b"text,label\ngood film,pos\nbad film,neg\n")),
+        ("f.csv", gzip.compress(b"text,label\ngood film,pos\nbad film,neg\n", mtime=0)),
     ],
 )  # fmt: skip
 def test_files_of_another_layout_than_their_name_says_are_read(tmp_path: Path, name: str, content: str | bytes) -> None:
