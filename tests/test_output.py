@@ -54,7 +54,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("given", "right"), IDS, ids=[f"{type(given).__name__} {at}" for at, (given, _) in enumerate(IDS)])
+@pytest.mark.parametrize(
+    ("given", "right"), IDS, ids=[f"{type(given).__name__} {at}" for at, (given, _) in enumerate(IDS)]
+)
 def test_an_id_of_any_type(tmp_path: Path, kind: str, given: Any, right: Any) -> None:
     (row,) = written(tmp_path / f"a{kind}", [{"id": given, "label": "pos"}])
     assert row["label"] == "pos"

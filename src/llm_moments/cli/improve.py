@@ -1,9 +1,12 @@
-"""Find a cheaper plan that keeps the answers, and prove it on examples set apart; exit 3 if there is none.
+"""Find a cheaper plan that keeps the answers, and prove it on examples set apart; exit 3 if there is none,
+4 if questions wait for answers.
 
 With --train: the fastest training plan that reaches the validation loss of the usual one (transformers' defaults), as a
 file of settings for `moments train --config`.
 
 Example: moments improve my-model --data reviews.csv --max-drop 0.01 --out improved/
+
+Example: moments improve my-model --unlabelled traffic.jsonl --questions 100 --out improved/
 
 Example: moments improve encoder/ --train --data train.csv --eval test.csv --budget 10m --out faster/"""
 
@@ -22,7 +25,27 @@ from llm_moments.cli.asking import asking
 @asking
 def improve(
     model: o.ModelArg,
-    data: o.DataOpt,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            envvar="MOMENTS_DATA",
+            parser=paths.text,
+            help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -.",
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabelled",
+            metavar="FILE",
+            parser=paths.text,
+            help="Examples to certify on, without labels: they are asked for where answers differ, in OUT/questions.csv.",
+        ),
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option("--questions", min=1, help="With --unlabelled: most questions; else 100.")
+    ] = None,
     max_drop: Annotated[
         float,
         typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point."),
@@ -88,54 +111,35 @@ def improve(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.cli.improving import Call, go
     from llm_moments.cli.training import faster, refuse, settings_named
-    from llm_moments.cli.views import write_views
+    from llm_moments.errors import InputError
 
     fmt = o.output_format(format, json_)
+    if not data and (train or not unlabelled):
+        raise InputError(f"give examples: --data FILE{'' if train else ', or some without labels: --unlabelled FILE'}")
     if train:
         refuse(
             {
                 "--plan": plan, "--trust-remote-code": trust_remote_code or None, "--heal": heal or None, "--heal-data": heal_data, "--first": first,
                 "--objective": objective if objective != "throughput" else None, "--csv": csv, "--parquet": parquet,
-                "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard, "--group-column": group_column, **(asked or {}),
+                "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard, "--group-column": group_column,
+                "--unlabelled": unlabelled, "--questions": questions, **(asked or {}),
             },
             "--train",
         )  # fmt: skip
         columns = (text_column, pair_column, label_column, encoding, on_error)
         faster(
-            model, o.read_data(data, *columns, limit), o.read_data(evaluate, *columns) if evaluate else None, fmt=fmt,
+            model, o.read_data(str(data), *columns, limit), o.read_data(evaluate, *columns) if evaluate else None, fmt=fmt,
             budget=budget, max_rise=max_rise, settings=settings_named(set_), out=out, overwrite=overwrite, device=device,
         )  # fmt: skip
         return
     refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
-    from llm_moments.improve.improve import improve as search
-
-    o.free(csv, parquet, data=data, overwrite=True, tensorboard=tensorboard)
-    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)
-    taught = o.read_data(heal_data, text_column, pair_column, None, encoding, on_error) if heal_data else None
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
-    with o.progress(fmt) as tick:
-        done = search(
-            pipe,
-            examples,
-            max_drop=max_drop,
-            objective=objective,
-            budget=budget,
-            out=out,
-            overwrite=overwrite,
-            progress=tick,
-            heal=taught if taught is not None else heal,
-            first=first,
-        )
-    o.tell_skipped(examples)
-    o.tell_counted(done.certificate.counted)
-    found = done.to_dict()
-    if fmt == "json":
-        o.print_json(found)
-    elif fmt == "human":
-        from llm_moments.render.console import show_improvement, terminal
-
-        show_improvement(found, terminal())
-    write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
-    if not done.certified:
-        raise typer.Exit(3)
+    if not unlabelled:
+        refuse({"--questions": questions}, without="--unlabelled")
+    call = Call(
+        model, str(out), data, unlabelled, questions or 100, max_drop, objective, budget, heal, heal_data, first, text_column,
+        pair_column, label_column, group_column, encoding, on_error, limit, asked or {}, set_,
+        str(plan) if plan else None, device, task, metric, trust_remote_code,
+    )  # fmt: skip
+    go(call, fmt, overwrite=overwrite, tensorboard=tensorboard, csv=csv, parquet=parquet)

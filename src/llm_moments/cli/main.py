@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from llm_moments.cli import chat, compare, distill, doctor, improve, record, run, show, train, weigh
+from llm_moments.cli import certify, chat, compare, distill, doctor, improve, record, run, show, train, weigh
 from llm_moments.cli.screen import screens
 from llm_moments.errors import MomentsError
 from llm_moments.notes import shown
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (run, chat, record, weigh, improve, train, distill, compare, doctor, show):
+for verb in (run, chat, record, weigh, improve, certify, train, distill, compare, doctor, show):
     name = verb.__name__.rpartition(".")[2]
     app.command(name, help=verb.__doc__)(getattr(verb, name))
 

@@ -158,10 +158,13 @@ def show_improvement(found: Mapping[str, Any], console: Console) -> None:
     for said in ("stands", "nearly"):
         if found.get(said):
             say(console, found[said])
+    if found.get("waiting"):
+        say(console, f"{found['waiting']:,} questions to answer: {found['questions']}", whole=True)
+        say(console, f"then: moments certify {found['artefact']}", whole=True)
     if isinstance(found.get("healing"), str):
         say(console, found["healing"])
     say(console, f"{found['trials']} plans tried in {number(found['seconds'], ',.0f')} s")
-    if found["artefact"]:
+    if found["artefact"] and (found.get("certified") or not found.get("waiting")):
         say(console, f"artefact: {found['artefact']}", whole=True)
         say(console, f"report:   {found['artefact']}/report.html", whole=True)
 

@@ -1,0 +1,114 @@
+"""A search as it was asked for: what `improve` begins and `certify` goes on with once questions are answered."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from llm_moments.cli import options as o
+
+CALL = "study/call.json"  # in the folder of an improvement that has asked questions
+WAITS = 4  # exit code: questions wait for answers
+
+
+@dataclass(frozen=True)
+class Call:
+    """The options of `moments improve` that decide what is searched."""
+
+    model: str
+    out: str
+    data: str | None = None
+    unlabelled: str | None = None
+    questions: int = 100
+    max_drop: float = 0.01
+    objective: str = "throughput"
+    budget: str = "10m"
+    heal: bool = False
+    heal_data: str | None = None
+    first: str | None = None
+    text_column: str | None = None
+    pair_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+    encoding: str | None = None
+    on_error: str = "fail"
+    limit: int | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+    choices: list[str] | None = None
+    plan: str | None = None
+    device: str = "auto"
+    task: str | None = None
+    metric: str | None = None
+    trust_remote_code: bool = False
+
+    def anywhere(self) -> Call:
+        """With paths that hold from any folder; a hub's id or an address stays what it is."""
+        paths = ("model", "out", "data", "unlabelled", "heal_data", "plan")
+        told = {name: getattr(self, name) for name in paths}
+        return replace(self, **{n: os.path.abspath(p) for n, p in told.items() if p and os.path.exists(p)})
+
+
+def saved(out: Path) -> Call:
+    """The call that a folder's questions are of; DataError where it has none."""
+    from llm_moments import schema
+    from llm_moments.errors import DataError
+
+    file = out / CALL
+    if not file.exists():
+        raise DataError(
+            f"{out} has no questions: they are asked by moments improve MODEL --unlabelled FILE --out {out}"
+        )
+    return schema.read(file, "the call of a search", lambda data: schema.convert(data, Call))
+
+
+def go(
+    call: Call, fmt: str, *, answers: Path | None = None, overwrite: bool = False, tensorboard: Path | None = None,
+    csv: Path | None = None, parquet: Path | None = None,
+) -> None:  # fmt: skip
+    """Searches, says what was found, and exits: 0 certified, 3 not, 4 where questions wait."""
+    from llm_moments.atomic import write_atomic
+    from llm_moments.cli.views import write_views
+    from llm_moments.errors import InputError
+    from llm_moments.improve.improve import improve as search
+
+    if call.data == "-" and call.unlabelled == "-":
+        raise InputError("only one of --data and --unlabelled can be stdin")
+    o.free(csv, parquet, data=call.data or call.unlabelled or "", overwrite=True, tensorboard=tensorboard)
+    read, taught, bare = (
+        o.read_data(path, call.text_column, call.pair_column, label, call.encoding, call.on_error, limit, group)
+        if path else None
+        for path, label, limit, group in (
+            (call.data, call.label_column, call.limit, call.group_column), (call.heal_data, None, None, None),
+            (call.unlabelled, None, None, call.group_column),
+        )
+    )  # fmt: skip
+    plan = Path(call.plan) if call.plan else None
+    pipe = o.open_pipe(
+        call.model, call.choices, plan, call.device, call.trust_remote_code, call.task, call.metric, call.asked
+    )
+    out = Path(call.out)
+    with o.progress(fmt) as tick:
+        done = search(
+            pipe, read, max_drop=call.max_drop, objective=call.objective, budget=call.budget, out=out, overwrite=overwrite,
+            progress=tick, heal=taught if taught is not None else call.heal, first=call.first, unlabelled=bare,
+            questions=call.questions, answers=answers,
+        )  # fmt: skip
+    if call.unlabelled:
+        write_atomic(out / CALL, json.dumps(asdict(call.anywhere()), indent=1))
+    o.tell_skipped(read, bare)
+    o.tell_counted(done.certificate.counted)
+    found = done.to_dict()
+    if fmt == "json":
+        o.print_json(found)
+    elif fmt == "human":
+        from llm_moments.render.console import show_improvement, terminal
+
+        show_improvement(found, terminal())
+    write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
+    if not done.certified:
+        raise typer.Exit(WAITS if done.waiting else 3)
