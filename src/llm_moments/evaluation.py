@@ -46,7 +46,7 @@ class Evaluation:
         name = self.pipe.task.metric(self.pipe.model)
         if self.labelled:
             return name
-        return f"agreement with the original ({getattr(self.pipe.task, 'agrees', '') or name})"
+        return f"agreement with the baseline ({getattr(self.pipe.task, 'agrees', '') or name})"
 
     def scores(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         """float64 [n]: the score of each example, higher is better."""
@@ -159,7 +159,7 @@ def judging(
     or, if bad rows are skipped, skipped and counted. varied: whether one reference for all rows is an error, too."""
     has = _labelled(pipe, examples)
     if sum(has) * 2 <= len(examples):
-        return examples  # judged by the original's own answers
+        return examples  # judged by the baseline's own answers
     _without(examples, has, data, name)
     kept, seen, label = [], set(), None
     prepare = getattr(pipe.task, "prepared", None)

@@ -15,7 +15,7 @@ from llm_moments.cli.asking import asking
 
 @asking
 def compare(
-    a: Annotated[str, typer.Argument(parser=paths.text, help="Model, artefact or hub id that counts as the original.")],
+    a: Annotated[str, typer.Argument(parser=paths.text, help="Model, artefact or hub id that counts as the baseline.")],
     b: Annotated[str, typer.Argument(parser=paths.text, help="The one that is held against it.")],
     data: o.DataOpt,
     max_drop: Annotated[

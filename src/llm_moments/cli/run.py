@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,9 @@ def run(
     asked: dict[str, Any] | None = None,
     set_: o.Set = None,
     plan: o.PlanFile = None,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="As transformers' own pipeline does it: rows as they come, nothing spared.")
+    ] = False,
     device: o.Device = "auto",
     format: o.Format = "human",
     json_: o.Json = False,
@@ -69,6 +72,8 @@ def run(
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
     o.free(out, data=data or "-", overwrite=True)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, asked=asked)
+    if not stock and plan is None:
+        pipe = sparing(pipe, o.named_values(set_, "--set"))
     columns = {"text": text_column, "pair": pair_column}
     inputs = [_said(pipe, word) for word in inputs or ()]
     if len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
@@ -85,6 +90,19 @@ def run(
     o.tell_skipped(source)
     if not count and not source.errors:
         raise InputError(f"{source.path}: there is no text in it")
+
+
+def sparing(pipe: Any, named: Iterable[str] = ()) -> Any:
+    """What changes no answer is on where nothing else was said: rows of like length together, equal ones once. A plan that
+    departs from the stock one there, as an artefact's does, stays as it is."""
+    from llm_moments.core import Plan
+
+    usual = Plan(pipe.task.stock(pipe.model))
+    free = {
+        name: value for name, value in pipe.task.sorts.items()
+        if name not in set(named) and pipe.plan.get_choice(name) == usual.get_choice(name)
+    }  # fmt: skip
+    return pipe.with_(**free) if free else pipe
 
 
 def _said(pipe: Any, word: str) -> str:

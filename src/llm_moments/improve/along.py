@@ -28,7 +28,7 @@ class Along:
 
 
 def divergence_along(pipe_a: Any, pipe_b: Any, prompts: Sequence[Any], texts: Sequence[str]) -> Along:
-    """Both engines read the same token ids: A's prompt, then the text (the original's own answer, say).
+    """Both engines read the same token ids: A's prompt, then the text (the baseline's own answer, say).
 
     prompts: inputs as the pipelines take them. InputError where the two have other tokens; EngineError where an
     engine cannot tell its distributions.

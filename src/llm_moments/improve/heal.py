@@ -28,7 +28,7 @@ QUANTIZE = {"int8": "int8"}
 RATES = {"one": 1e-3, "int8": 1e-4}
 RATE = 5e-4
 LEARNING = 0.85  # of its time; the rest is for the teacher's answers and the choice of layers
-TELLING = 0.1  # of the original's time for the same examples: what a fast teacher takes for its answers
+TELLING = 0.1  # of the baseline's time for the same examples: what a fast teacher takes for its answers
 
 
 def students(pipe: Pipeline) -> tuple[dict[str, str], dict[str, float]]:

@@ -20,13 +20,13 @@ TOGETHER = 3  # engines that are worked on
 
 def engines(search: Search) -> None:
     """Every engine and precision that reads this model, on few examples; the fastest ones on the whole split."""
-    few, original = _few(search), search.stock.plan.with_(**search.stock.task.sorts)
+    few, baseline = _few(search), search.stock.plan.with_(**search.stock.task.sorts)
     quick: list[Trial] = []
     for name, changes, lossless in search.stock.task.tries(search.stock.model, search.stock.plan):
         if "forward.engine" not in changes or search.late(_first_look(search, changes) + _whole(search, quick)):
             continue
-        plan = original.with_(**changes)
-        if plan in (original, search.stock.plan):
+        plan = baseline.with_(**changes)
+        if plan in (baseline, search.stock.plan):
             continue
         trial = search.try_plan(plan, name, lossless=lossless, rows=few)
         if trial.status == "ok":
@@ -38,7 +38,7 @@ def engines(search: Search) -> None:
 
 
 def _first_look(search: Search, changes: Mapping[str, Any]) -> float:
-    """Seconds that an engine may take until it has answered the first few, if it is no faster than the original."""
+    """Seconds that an engine may take until it has answered the first few, if it is no faster than the baseline."""
     rows = _few(search) + search.stock.task.pace.warm
     build = 1.5 * search.built if engine_class(changes["forward.engine"]).builds else 0.0
     return build + rows * (search.base_cost or 0.0)
@@ -51,7 +51,7 @@ def _whole(search: Search, quick: list[Trial]) -> float:
 
 def one_by_one(search: Search) -> None:
     """Each other change on the fastest plan that keeps the answers, lossless ones first; kept when it is faster."""
-    best = next(iter(search.good()), None) or _original(search)
+    best = next(iter(search.good()), None) or _baseline(search)
     seen = {best.key}
     for lossless in (True, False):
         again = True
@@ -84,7 +84,7 @@ def _better(search: Search, best: Trial, plan: Plan, name: str, lossless: bool) 
     return trial
 
 
-def _original(search: Search) -> Trial:
+def _baseline(search: Search) -> Trial:
     return search.study.trials[search.stock.plan.with_(**search.stock.task.sorts).key]
 
 

@@ -61,9 +61,9 @@ def checked(notes: Any) -> dict[str, Any]:
     return notes
 
 
-def seal(look: Mapping[str, Any], original: str, answers: str) -> str:
+def seal(look: Mapping[str, Any], baseline: str, answers: str) -> str:
     """Of a look and the digests of what it judged: neither can be changed or exchanged without the other."""
-    return hashlib.sha256(json.dumps([look, original, answers], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([look, baseline, answers], sort_keys=True).encode()).hexdigest()
 
 
 def wrong_with(
@@ -75,7 +75,7 @@ def wrong_with(
     if keys != notes.get("sequence", [])[: len(keys)]:
         return "they are not of the plans that were to be looked at"
     if "certify" not in digests:
-        return "the original's own answers are gone"
+        return "the baseline's own answers are gone"
     judged = notes.get("judged", [] if sealed else [""] * len(looks))
     if len(judged) != len(looks):
         return "it is not noted which answers they judged"

@@ -66,7 +66,7 @@ def side_labels(figure: Any, names: Sequence[str], depths: Sequence[int], most: 
 
 def before_after(c: Any) -> Any:
     bars = [
-        ("original", 1.0, GREY),
+        ("baseline", 1.0, GREY),
         ("same answers: lossless gains only", c.lossless_speedup, SKY),
         ("careful plan set by hand", ratio(c), BLUE),
         ("certified plan" if c.certified else "best candidate, not certified", c.speedup, GREEN if c.certified else RED),
@@ -92,7 +92,7 @@ def before_after(c: Any) -> Any:
         )
     side_labels(figure, names, [0] * len(known))
     figure.update_xaxes(
-        title_text=f"{short(c.objective)}, times better than the original", range=[0, max(values) * 1.1]
+        title_text=f"{short(c.objective)}, times better than the baseline", range=[0, max(values) * 1.1]
     )
     figure.update_layout(margin={"t": 6})
     return figure
@@ -223,7 +223,7 @@ def _wide(gains: Sequence[float]) -> bool:
 
 
 def _gain_axis(figure: Any, gains: Sequence[float]) -> None:
-    title = "times better than the original, on the search split"
+    title = "times better than the baseline, on the search split"
     if _wide(gains):
         low, high = min(gains) * 0.8, max(gains) * 1.25
         ticks = _log_ticks(low, high)

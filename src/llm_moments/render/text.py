@@ -123,7 +123,7 @@ def by_worth(worths: Any) -> list[Any]:
 
 
 def ratio(certificate: Any) -> float | None:
-    """How many times the original the plan set by hand is: known from what is chosen against both."""
+    """How many times the baseline the plan set by hand is: known from what is chosen against both."""
     c = certificate
     return c.speedup / c.hand_speedup if c.speedup and c.hand_speedup else None
 

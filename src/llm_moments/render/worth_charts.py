@@ -103,7 +103,7 @@ def worth(worths: Any) -> Any:
     ys = _span([_ends(w, "drop") if any(w is n for n in named) else (100 * w.drop,) for w in known])
     _names(figure, known, named, xs, ys)
     figure.add_hline(y=0, line={"color": "#9aa5b1", "width": 1})
-    figure.update_xaxes(title_text="time saved, % of the original", range=xs)
+    figure.update_xaxes(title_text="time saved, % of the baseline", range=xs)
     figure.update_yaxes(title_text="points of score lost (95% bounds of the largest)", range=ys)
     return figure
 

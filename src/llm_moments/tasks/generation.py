@@ -29,7 +29,7 @@ class Generation:
     """Outputs are an array of texts `[n]`; a score is given for each of them.
 
     metric_name: how an answer is held against its reference. Without references, an answer is held against the
-    original's own: the share of its words from the beginning on that are the same.
+    baseline's own: the share of its words from the beginning on that are the same.
     """
 
     name = "generation"
@@ -133,7 +133,7 @@ Try = tuple[str, dict[str, Any], bool]
 
 def engine_tries(model: Any) -> list[Try]:
     """Every engine that is here and reads this model's format, in each of its precisions: what is soon open comes first,
-    the original's own engine last; a quantised file as it is, then lower precisions. fp16 is left to a GPU: a CPU
+    the baseline's own engine last; a quantised file as it is, then lower precisions. fp16 is left to a GPU: a CPU
     computes it slower than fp32."""
     from llm_moments.engines.base import available, engine_class, put_on
     from llm_moments.engines.generator import GENERATORS

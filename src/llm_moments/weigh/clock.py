@@ -12,7 +12,7 @@ Tick = Callable[[float | None, str], None]
 T = TypeVar("T")
 
 CAREFUL = 1.1  # times the time that is foretold: a machine is not equally fast all the time
-ROOM = 1.4  # times the time that all of it would take: what was not even looked at may be slower than the original
+ROOM = 1.4  # times the time that all of it would take: what was not even looked at may be slower than the baseline
 
 
 @dataclass

@@ -62,7 +62,7 @@ def _savings(speed: stats.Bound) -> dict[str, Any]:
 
 
 def _times(base: Pipeline, changed: Pipeline, values: Any, block: int) -> stats.Bound:
-    """Speed-up on blocks of rows, original and changed in turn (A B, B A, …). The changed one has just answered."""
+    """Speed-up on blocks of rows, baseline and changed in turn (A B, B A, …). The changed one has just answered."""
     pairs: tuple[list[float], list[float]] = ([], [])
     run_seconds(base, values[:block])
     for turn in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Leaving out each layer of a model that makes texts: judged along the original's own answers first.
+"""Leaving out each layer of a model that makes texts: judged along the baseline's own answers first.
 
 Decoding anew without each layer would take as long as decoding for each. Along a text that is there, one pass tells
 the next token's distribution at every place, and what lies before the layer that is left out is not computed again.
@@ -30,11 +30,11 @@ from llm_moments.weigh.price import judged, priced
 from llm_moments.weigh.weighing import Weighing
 from llm_moments.weigh.worth import Worth
 
-TOKENS = 1024  # of the original's answers that layers are judged along, about
+TOKENS = 1024  # of the baseline's answers that layers are judged along, about
 TEXTS = 128  # answers at most
 LOWEST = 2  # layers of the least divergence that answers are made without; one at random is an audit
 ANEW = LOWEST + 1
-ALONG = "layers left out along the original's answers"
+ALONG = "layers left out along the baseline's answers"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def weigh_text_layers(
         worths.append(worth)
     tokens = sum(len(seen[0].kl) for seen in along.values())
     screen = (
-        f"every layer left out along {tokens:,} tokens of {len(along)} of the original's answers (in fp32), "
+        f"every layer left out along {tokens:,} tokens of {len(along)} of the baseline's answers (in fp32), "
         f"{len(anew)} of {layers} with answers made anew"
     )
     return Layers(worths, screen)
@@ -120,7 +120,7 @@ def _one_by_one(base: Pipeline, weighing: Weighing | None, one: Callable[[Change
 
 def _worth(base: Pipeline, part: Evaluation, outputs: np.ndarray, along: dict[int, list[Seen]], at: int) -> Worth:
     """By what was seen along the texts. The drop is known without references only: then an answer counts as far as
-    it is the original's, and where that ends is where another token is the likeliest."""
+    it is the baseline's, and where that ends is where another token is the likeliest."""
     change, rows = skips(at + 1)[at], list(along)
     kl, nll = (
         float(np.concatenate([getattr(seen[at], name) for seen in along.values()]).mean()) for name in ("kl", "nll")

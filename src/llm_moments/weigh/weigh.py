@@ -56,8 +56,8 @@ def weigh(
     first, after = every_change(base, some, layers)
     anew = ANEW if hasattr(base.task, "priced_changes") else layers if layers <= FEW or exhaustive else layers // 4
     part = part.take(range(affordable(costs, there, len(first) + anew, clock.left)))
-    clock.planned = {"original": len(part) * costs.base}
-    clock.tell(f"answers of the original to {len(part):,} examples")
+    clock.planned = {"baseline": len(part) * costs.base}
+    clock.tell(f"answers of the baseline to {len(part):,} examples")
     outputs = base.outputs(part.values)
     weighing = Weighing(
         clock,
@@ -106,8 +106,8 @@ def _layers(base: Pipeline) -> int:
 
 
 def affordable(costs: Costs, there: int, changes: int, left: float) -> int:
-    """How many examples fit into the time, if each change takes as long as the original does: it answers all of them
-    and is timed on some, in turn with the original. At least a few."""
+    """How many examples fit into the time, if each change takes as long as the baseline does: it answers all of them
+    and is timed on some, in turn with the baseline. At least a few."""
     fits = int((0.9 * left - changes * costs.fixed) / max(costs.base * (changes + 1), 1e-9))
     return min(max(fits, FEWEST * costs.block), there)
 

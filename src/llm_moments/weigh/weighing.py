@@ -16,13 +16,13 @@ from llm_moments.weigh.worth import Worth
 
 LOOKING = 1 / 3  # of the time that is left, for looks
 BLOCK, FEWEST = 1 / 400, 4  # share of the budget that a timed block may take; rows it has at least
-BUILDING = 5  # times the original's opening, for a graph that was not built yet
+BUILDING = 5  # times the baseline's opening, for a graph that was not built yet
 REFUSED = (EngineError, ModelError, PlanError)
 
 
 @dataclass
 class Costs:
-    """What a change may take, foretold from the original and from a look at it. base: seconds an example."""
+    """What a change may take, foretold from the baseline and from a look at it. base: seconds an example."""
 
     base: float
     opening: float
@@ -33,7 +33,7 @@ class Costs:
 
     @property
     def fixed(self) -> float:
-        """Of a change, if it is as fast as the original: what does not hang on how many examples there are."""
+        """Of a change, if it is as fast as the baseline: what does not hang on how many examples there are."""
         return self.opening + (2 * ROUNDS + 3) * self.block * self.base
 
     def look(self, change: Change) -> float:
@@ -118,7 +118,7 @@ def unmeasured(change: Change, why: str) -> Worth:
 
 
 def costs_of(base: Pipeline, part: Evaluation, allowed: float) -> Costs:
-    """Of the original, which is opened now. Of a slow one fewer rows are timed at a time."""
+    """Of the baseline, which is opened now. Of a slow one fewer rows are timed at a time."""
     pace = base.task.pace
     opening, per_example = look_at(base, Change("", {}), part.values, max(pace.warm, 1))
     fits = int(min(BLOCK * allowed / max(per_example, 1e-9), pace.block))

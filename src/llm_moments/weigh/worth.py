@@ -19,7 +19,7 @@ class Worth:
     saving: share of the baseline's time that the change saves (0.25: a quarter), with its interval;
     None where it was not measured. drop > 0 is a loss. harmful / beneficial: answers changed for
     worse / better. divergence: mean Jensen-Shannon divergence of the outputs, in nats, or of texts the share that is
-    not the same. kl, nll: of a layer of a model that makes texts, along the original's own answers, mean nats a token:
+    not the same. kl, nll: of a layer of a model that makes texts, along the baseline's own answers, mean nats a token:
     how far the next token's distribution moves, and how much less likely the text becomes. verdict: free
     (equivalent and no slower), cheap (a small certain price), needed, harmful (leaving it out improves
     the answers), helps (a change of the training that improves them), unclear (see `needs`), unavailable (see `reason`). p: Holm-corrected p-value.
