@@ -171,9 +171,8 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
     from llm_moments.engines.base import built_key, engine_class
 
     target.mkdir(parents=True)
-    stages = [stage for stage in (pipe.dear, pipe.dear and pipe.cheap) if stage]
     needed = {"": not slim}  # by name of the weights: whether any stage loads them as they are
-    for stage in stages:
+    for stage in pipe.stages:
         settings = stage.engine_settings
         name = settings.get("weights", "")
         needed.setdefault(name, not slim)

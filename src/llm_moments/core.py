@@ -17,6 +17,7 @@ import numpy as np
 
 from llm_moments.errors import InputError, PlanError, RowsFailed, Unfinished
 
+MOST_STAGES = 3  # of a cascade
 WINDOW = 2048  # examples that are tokenized, sorted and batched together; bounds the memory of `run`
 
 Settings = Mapping[str, Any]
@@ -278,19 +279,23 @@ class Pipeline:
         self._steps = steps
         self._cheap: Pipeline | None = None
 
-    def _check_cascade(self, choices: Mapping[str, Any]) -> None:
+    def _check_cascade(self, choices: Mapping[str, Any], stages: int = 2) -> None:
         if not self.task.has_margins(self.model):
             raise PlanError(f"{self.model.name} is no model for a cascade: its answers do not say how sure they are")
+        if stages > MOST_STAGES:
+            raise PlanError(f"a cascade has at most {MOST_STAGES} stages")
         missing = [name for name in ("cheap", "threshold") if not choices.get(name) and choices.get(name) != 0]
         if missing:
             raise PlanError(
                 f"a [cascade] needs {' and '.join(missing)}: cheap = {{'truncate.max_length' = 16}}, threshold = 1.5"
             )
-        if wrong := [name for name in choices["cheap"] if name.startswith("cascade") or "." not in name]:
+        if wrong := [name for name in choices["cheap"] if "." not in name]:
             raise PlanError(
-                f"impossible change {wrong[0]!r} in cascade.cheap: it holds quoted names such as "
-                "'truncate.max_length' = 16, and no cascade of its own"
+                f"impossible change {wrong[0]!r} in cascade.cheap: it holds quoted names such as 'truncate.max_length' = 16"
             )
+        inner = {knob: choices["cheap"].get(f"cascade.{knob}") for knob in ("threshold", "cheap")}
+        if any(value is not None for value in inner.values()):  # a stage before that one
+            self._check_cascade(inner, stages + 1)
         self.plan.without("cascade").with_(**choices["cheap"]).check(self.task.knobs(self.model))
 
     def __repr__(self) -> str:
@@ -333,7 +338,7 @@ class Pipeline:
 
     @property
     def cheap(self) -> Pipeline | None:
-        """The first stage of a cascade, if the plan has one: the same model with cheaper choices."""
+        """What comes before the last stage of a cascade, if the plan has one: the same model with cheaper choices."""
         choices = self.plan.settings("cascade")
         if choices and self._cheap is None:
             self._cheap = self.with_(self.plan.without("cascade"), **choices["cheap"])
@@ -376,16 +381,20 @@ class Pipeline:
         return self._outputs(Batch(len(values), {"input": values}), recorder)
 
     def _outputs(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+        return self._staged(batch, recorder)[0]
+
+    def _staged(self, batch: Batch, recorder: Recorder) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs, and the rows that came as far as the last stage: a stage after it would ask about those alone."""
         if self.cheap is None:
-            return self._through(batch, recorder)
+            return self._through(batch, recorder), np.arange(batch.size)
         with recorder.step("cascade", items=batch.size):
-            outputs = self.cheap._outputs(batch, recorder)
-            asked = np.flatnonzero(self.task.margins(outputs, self.model) < self.plan["cascade"]["threshold"])
+            outputs, open_ = self.cheap._staged(batch, recorder)
+            asked = open_[self.task.margins(outputs[open_], self.model) < self.plan["cascade"]["threshold"]]
             recorder.count(asked=len(asked))
         if len(asked):
             outputs = outputs.copy()
             outputs[asked] = _at(asked, partial(self.dear._outputs, batch.take(asked), recorder))
-        return outputs
+        return outputs, asked
 
     def _through(self, batch: Batch, recorder: Recorder) -> np.ndarray:
         """All steps, one after the other; some rows at a time where a task cannot hold them all (images)."""
@@ -428,6 +437,11 @@ class Pipeline:
         if not hasattr(self, "_dear"):
             self._dear = self.with_(self.plan.without("cascade"))
         return self._dear
+
+    @property
+    def stages(self) -> list[Pipeline]:
+        """The pipelines without a cascade that a row may come to, in that order."""
+        return [self] if self.cheap is None else [*self.cheap.stages, self.dear]
 
     def save(self, path: Any, *, overwrite: bool = False) -> Any:
         from llm_moments.artefact import save

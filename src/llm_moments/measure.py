@@ -38,7 +38,7 @@ def measure(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured:
     A pass longer than `PATIENCE` is not repeated.
     """
     start = time.perf_counter()
-    for stage in _stages(pipe):
+    for stage in pipe.stages:
         stage.outputs(values[: pipe.task.pace.warm])
     warm = time.perf_counter() - start
     measured = _measured(pipe, values, objective)
@@ -59,13 +59,9 @@ def _measured(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured
     return Measured(outputs, best / len(values), best)
 
 
-def _stages(pipe: Pipeline) -> list[Pipeline]:
-    return [stage for stage in (pipe.dear, pipe.cheap) if stage is not None]
-
-
 def forget(pipe: Pipeline) -> bool:
     """Whether an engine of the pipeline keeps what it read of earlier prompts; it has forgotten that now."""
-    engines: list[Any] = [stage.engines.get(stage.engine_settings) for stage in _stages(pipe)]
+    engines: list[Any] = [stage.engines.get(stage.engine_settings) for stage in pipe.stages]
     keeping = [engine for engine in engines if getattr(engine, "reuse", False)]
     for engine in keeping:
         engine.forget()
@@ -102,7 +98,7 @@ def footprint(pipe: Pipeline, values: Sequence[Any], objective: str) -> float:
 def size_bytes(pipe: Pipeline) -> int:
     """Bytes of the weights and graphs that the plan's stages need."""
     files: set[Path] = set()
-    for stage in _stages(pipe):
+    for stage in pipe.stages:
         settings = stage.engine_settings
         if (built := pipe.engines.built(settings)) is not None:
             files.update(p for p in built.rglob("*") if p.is_file())
@@ -159,7 +155,7 @@ def interleaved(
         return {name: [footprint(pipe, values, objective)] for name, pipe in plans.items()}
     found: dict[str, list[float]] = {name: [] for name in plans}
     for pipe in plans.values():
-        for stage in _stages(pipe):
+        for stage in pipe.stages:
             stage.outputs(values[: pipe.task.pace.warm])
     share = min(max(seconds / (rounds * len(plans)), SHORTEST), LONGEST)
     # A plan that answers many prompts together is timed with as many.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SHARES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)  # rows asked again
+SHARES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)  # rows asked again
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,24 @@ def foretell(
                 yield Foretold(
                     cheap, dear, threshold, low + float(asked.mean()) * high, np.where(asked[:, None], better, outputs)
                 )
+
+
+def foretell_three(
+    firsts: Sequence[tuple[str, float, np.ndarray]], pair: tuple[str, str, float], middle: tuple[float, np.ndarray],
+    last: tuple[float, np.ndarray], margins: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[tuple[Foretold, float]]:  # fmt: skip
+    """One more plan put before a cascade of two. firsts: (key, cost, outputs); pair: keys of the two and the threshold
+    between them; middle, last: (cost, outputs). Each comes with the threshold below which the first one asks."""
+    (cost, told), (high, better) = middle, last
+    unsure = margins(told) < pair[2]
+    both = np.where(unsure[:, None], better, told)
+    for key, low, outputs in firsts:
+        sure = margins(outputs)
+        if low >= 0.6 * cost or not np.isfinite(sure).all():
+            continue
+        for share in SHARES:
+            threshold = round(float(np.quantile(sure, share)), 4)
+            asked = sure < threshold
+            whole = low + float(asked.mean()) * cost + float((asked & unsure).mean()) * high
+            merged = np.where(asked[:, None], both, outputs)
+            yield Foretold(key, pair[1], pair[2], whole, merged), threshold

@@ -45,7 +45,7 @@ BASELINE = ("search", "certify", "certify+1", "certify+2")
 NOTES: Mapping[str, Any] = {
     "stock_cost": StockCost, "rows": Rows, "calibration": str, "layers": int, "hand": str, "sequence": list[str],
     "looks": list[Look], "judged": list[str], "heal": str | Healed, "first": str | Taught,
-    "stand_in": Stand, "asked": dict[str, int],
+    "stand_in": Stand, "cascades": dict[str, tuple[str, str, float]], "asked": dict[str, int],
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
-from llm_moments.improve.cascade import foretell
+from llm_moments.improve.cascade import foretell, foretell_three
 from llm_moments.improve.heal_images import shares as image_shares
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
@@ -22,6 +22,7 @@ MUCH = 0.75  # of the time of the best plan before: students of more layers coul
 NARROW = {"quarter": 0.35, "narrow": 0.6}  # what students of half the heads and neurons cost, of the whole model's time
 LEARNING = 0.6  # of the time that is left, for teaching one of those, or one for int8
 SATURATED = 2  # rungs that are sure before a longer one is left out
+THREES = 3  # cascades of two before which a third stage is put
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
 
@@ -241,7 +242,41 @@ def cascades(search: Search) -> None:
             continue
         cheap, dear = (Plan(search.study.trials[key].plan) for key in (one.cheap, one.dear))
         choices = {"threshold": one.threshold, "cheap": _told(search, dear.changes(cheap))}
-        search.try_plan(Plan({**dear.to_dict(), "cascade": choices}), "cascade")
+        trial = search.try_plan(Plan({**dear.to_dict(), "cascade": choices}), "cascade")
+        pairs = {**search.study.notes.get("cascades", {}), trial.key: [one.cheap, one.dear, one.threshold]}
+        search.study.note("cascades", pairs)
+        tried += 1
+
+
+def threes(search: Search) -> None:
+    """A third stage before the best cascades of two: what is very cheap answers the rows that anything would."""
+    task, trials = search.stock.task, search.study.trials
+    known = {key: pair for key, pair in search.study.notes.get("cascades", {}).items() if key in trials}
+    if search.objective in ("memory", "size") or not known:
+        return
+    firsts = [
+        (t.key, t.cost or 0.0, search.outputs(t))
+        for t in _front([t for t in search.whole() if "cascade" not in t.plan])
+    ]
+    bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
+    found: list[tuple[Any, float, list[Any]]] = []
+    for key in sorted(known, key=lambda key: trials[key].cost or float("inf"))[:THREES]:
+        pair = known[key]
+        middle, last = ((trials[k].cost or 0.0, search.outputs(trials[k])) for k in pair[:2])
+        told = foretell_three(
+            firsts, tuple(pair), middle, last, lambda outputs: task.margins(outputs, search.stock.model)
+        )
+        found += [(one, threshold, pair) for one, threshold in told if one.cost < 0.95 * bar]
+    tried = 0
+    for one, threshold, pair in sorted(found, key=lambda f: f[0].cost):
+        if tried >= 4 or search.late():
+            return
+        if search.odds_of(one.outputs) < (0.9 if tried % 2 else 0.75):
+            continue
+        first, middle, last = (Plan(trials[key].plan) for key in (one.cheap, pair[0], pair[1]))
+        before = {"cascade.threshold": threshold, "cascade.cheap": _told(search, middle.changes(first))}
+        cheap = {**_told(search, last.changes(middle)), **before}
+        search.try_plan(Plan({**last.to_dict(), "cascade": {"threshold": pair[2], "cheap": cheap}}), "cascade of three")
         tried += 1
 
 
@@ -381,6 +416,6 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, first, cascades, lossless, heal, narrow, tune, others, keep_float, heal_int8, compiled, skips,
-    cascades, tune,
+    by_hand, lengths, first, cascades, threes, lossless, heal, narrow, tune, others, keep_float, heal_int8, compiled, skips,
+    cascades, threes, tune,
 )  # fmt: skip

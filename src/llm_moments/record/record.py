@@ -122,7 +122,7 @@ def _pass(pipe: Pipeline, values: Sequence[Any], recorder: Any) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """A pipeline without a cascade, and where its steps are in the tree: the cheap stage's or all."""
+    """A pipeline without a cascade, and where its steps are in the tree: below as many cascades as stages come after it."""
 
     pipe: Pipeline
     parents: tuple[str, ...] = ()
@@ -146,8 +146,8 @@ class Stage:
 
 
 def _stages(pipe: Pipeline) -> list[Stage]:
-    cheap = pipe.cheap
-    return ([Stage(cheap, ("cascade",))] if cheap else []) + [Stage(pipe.dear)]
+    last = len(pipe.stages) - 1
+    return [Stage(stage, ("cascade",) * (last - at)) for at, stage in enumerate(pipe.stages)]
 
 
 def _device(stage: Stage) -> str:

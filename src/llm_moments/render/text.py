@@ -104,13 +104,23 @@ def plan_in_short(plan: Mapping[str, Any]) -> str:
     if forward.get("skip_layers"):
         words.append(f"without layers {value(forward['skip_layers'])}")
     if "cascade" in plan:
-        cheap = plan["cascade"].get("cheap", {})
-        words.append(f"after {_extent(cheap)} below margin {value(plan['cascade'].get('threshold'))}")
+        words.append(f"after {_before(plan['cascade'])}")
     return " ".join(map(str, words))
+
+
+def _before(cascade: Mapping[str, Any]) -> str:
+    """The stages before the last one, and the margins below which the next is asked."""
+    cheap = cascade.get("cheap", {})
+    said = f"{_extent(cheap)} below margin {value(cascade.get('threshold'))}"
+    if not isinstance(cheap, Mapping) or not isinstance(cheap.get("cascade.cheap"), Mapping):
+        return said
+    return f"{_before({'cheap': cheap['cascade.cheap'], 'threshold': cheap.get('cascade.threshold')})}, {said}"
 
 
 def _extent(changes: Any) -> str:
     changes = changes if isinstance(changes, Mapping) else {}
+    if changes.get("forward.weights") == "linear":
+        return "a linear model"
     if "resize.size" in changes:
         return f"{changes['resize.size']} pixels"
     return f"{changes.get('truncate.max_length', 'the same')} tokens"
