@@ -184,6 +184,8 @@ class Study:
             temporary.write_bytes(raw)
             os.replace(temporary, folder / "outputs" / f"{trial.key}{suffix}")
             self._digests[trial.key] = line.outputs
+        elif trial.key in self._digests:  # told anew, with the outputs that are there
+            line = _Line(**asdict(trial), outputs=self._digests[trial.key])
         with (folder / "trials.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(line)) + "\n")
 
