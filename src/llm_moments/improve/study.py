@@ -92,7 +92,8 @@ class Study:
             (folder / "outputs").mkdir(parents=True, exist_ok=True)
         version = self._question(folder, json.loads(json.dumps(question)))
         _drop_torn_line(folder / "trials.jsonl")
-        for line in _lines(folder / "trials.jsonl", "that plan is tried again"):
+        lines = _lines(folder / "trials.jsonl", "that plan is tried again")
+        for line in {line.key: line for line in lines}.values():  # of a plan that was told again, the last one
             self._take(folder, line, version)
         if (folder / "notes.json").exists():
             try:
