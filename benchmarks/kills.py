@@ -75,7 +75,7 @@ def campaign(model: Path, data: list[Any], judged: list[Any], folder: Path, kill
             break
         for path in checkpoints.found(saved):
             try:
-                checkpoints._verified(path)
+                checkpoints._verified(path, Any)
             except Exception as error:
                 found.corrupted += 1
                 found.said.append(str(error))

@@ -19,7 +19,13 @@ from tests.fakes_speech import make_whisper, tone
 from tests.image_fakes import make_arrays, make_image_model
 
 MODEL = SimpleNamespace(
-    format="ctranslate2", max_length=512, path=Path("none"), config={}, is_linear=False, trained_length=0
+    format="ctranslate2",
+    max_length=512,
+    path=Path("none"),
+    config={},
+    is_linear=False,
+    trained_length=0,
+    _encoder=SimpleNamespace(keeps_end=False),
 )
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from llm_moments import data
@@ -146,6 +147,8 @@ def test_quotes_in_tab_separated_files_are_characters_unless_they_fit(tmp_path: 
 def test_what_the_csv_module_writes_quoted_comes_back(
     tmp_path: Path, rows: list[tuple[str, str]], kind: tuple[str, str]
 ) -> None:
+    # A tab and a line's end inside a quote: each line may be a row as it stands, and quotes are mostly characters there.
+    assume(kind[0] != ".tsv" or not any("\t" in cell and re.search(r"[\r\n]", cell) for row in rows for cell in row))
     file = tmp_path / f"a{kind[0]}"
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, delimiter=kind[1], quoting=csv.QUOTE_ALL)

@@ -47,7 +47,7 @@ def test_it_learns_from_no_example_that_is_judged_and_knows_every_label(
     pipe, parts, maker, study = made(trained_model, tmp_path / "study", examples)
     judged = {value.lower() for name in ("search", "certify") for value in parts[name].values}
     assert not judged & {value.lower() for value in maker.taught.values}
-    assert 0 < len(maker.taught) < len(parts["heal"])
+    assert 0 < len(maker.taught) == len(parts["heal"])  # what is near-equal is in one split
     assert maker(pipe) == "linear"
     assert study.notes["first"]["examples"] == len(maker.taught)
     assert pipe.engines.variants["linear"].labels == pipe.model.labels

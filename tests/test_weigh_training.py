@@ -208,5 +208,5 @@ def test_bad_input_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="something else"):
         weigh_training(model, labelled(100), out=tmp_path / "other", **QUICK)
     (tmp_path / "bad.json").write_text(json.dumps({"kind": "session"}))
-    with pytest.raises(DataError, match="no result of weigh --train"):
+    with pytest.raises(DataError, match="is not a result of weigh --train"):
         TrainingWorth.load(tmp_path / "bad.json")

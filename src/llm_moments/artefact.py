@@ -16,7 +16,7 @@ from llm_moments import schema
 from llm_moments.atomic import recover, sibling, sync, write_atomic, writing
 from llm_moments.config_check import NOTES, check
 from llm_moments.core import Pipeline, Plan
-from llm_moments.errors import ArtefactError, OutputExists, PlanError
+from llm_moments.errors import ArtefactError, ModelError, OutputExists, PlanError
 from llm_moments.model import Model, _read_json, checked_config
 
 MANIFEST = "MANIFEST.json"
@@ -74,7 +74,10 @@ def verify(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).exists():
         raise ArtefactError(f"{path} has no {MANIFEST}: saving it was interrupted. Make it again.")
     manifest = schema.read(path / MANIFEST, "a manifest", _checked, ArtefactError)
-    check(path / MANIFEST, manifest.get("notes", {}), NOTES)
+    try:
+        check(path / MANIFEST, manifest.get("notes", {}), NOTES)
+    except ModelError as error:
+        raise ArtefactError(f"{error}. Make the artefact again.") from error
     if manifest["format"] != FORMAT:
         raise ArtefactError(f"{path} has format {manifest['format']!r}; this version reads {FORMAT}")
     for name, expected in manifest["files"].items():

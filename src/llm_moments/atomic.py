@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import secrets
@@ -74,6 +75,12 @@ def replacing(path: Path, kept: str = "What was there before is unchanged.") -> 
 def _beside(path: Path) -> Path:
     """A hidden name of nobody's, which fits where the name itself fits."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+
+
+def drop_leftovers(path: Path) -> None:
+    """New files beside `path` whose process was killed before they took its place. Only for who alone writes there."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:40])}.{'[0-9a-f]' * 8}"):
+        left.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -167,7 +167,8 @@ def _texts(c: Columns, row_id: str | None) -> dict[str, str | None]:
     elif text is None and (both := c.pair()):
         text, pair = both
     if text is None:
-        text = c.known(TEXT, texts=True) or c.longest([label]) or c.known(TEXT)
+        # A column that is called so is it, even where its texts look like numbers.
+        text = c.known(TEXT[:1]) or c.known(TEXT, texts=True) or c.longest([label]) or c.known(TEXT)
         pair = pair or (c.known(PAIR, texts=True) if text else None)
     if text is None:
         raise DataError(_no_text(c))

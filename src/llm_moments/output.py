@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llm_moments.atomic import replacing, writing
+from llm_moments.atomic import drop_leftovers, replacing, writing
 from llm_moments.errors import DataError, OutputExists, WriteError
 from llm_moments.labels import cell_of
 from llm_moments.tables import WRITERS, plain, to_json, write_lines
@@ -173,6 +173,7 @@ class AnswerWriter:
         killed between the two leaves what the next one understands."""
         if not self.finished:
             self._cut(self.done)  # what an end that failed has noted
+            drop_leftovers(self.path)  # the lock is ours: what lies there is of a process that was killed
             suffix = self.path.suffix.lower()
             rows = self._rows if WRITERS[suffix] is write_lines else lambda: map(_flat, self._rows())
             with replacing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from llm_moments.engines.base import (
     follows,
     put_on,
 )
+from llm_moments.engines.export import build
 from llm_moments.errors import EngineError, PlanError
 from llm_moments.model import load, open_model
 from tests.fakes import ARCHITECTURES, ODD, OTHERS, make_model, make_texts
@@ -162,8 +164,13 @@ def test_a_graph_that_is_found_is_asked_what_it_kept_in_float(tiny_model: Path, 
     engines.get(settings)
     engines.close()
     (engines.store(settings) / "kept.json").unlink()
+    engines.get(settings)  # it is not as it was written: built again
+    assert json.loads((engines.store(settings) / "kept.json").read_text()) == ["layer 0"]
+    came = tmp_path / "built" / "g"  # in an artefact, which is known by its manifest
+    came.mkdir(parents=True)
+    (came / "fields.json").write_text("[]")
     with pytest.raises(EngineError, match=r"layer 0 stayed in float.*Delete that folder"):
-        engines.get(settings)
+        build(came, lambda folder: [], ["layer 0"])
 
 
 @pytest.mark.parametrize("name", ["layer 1", "head"])
@@ -229,12 +236,12 @@ def test_architectures(of_kind: Callable[[str], Pipeline], arch: str, engine: st
 
 
 @pytest.mark.parametrize("wrong", [1.0, np.nan])
-def test_a_graph_that_answers_otherwise_is_refused(tiny_model: Path, wrong: float) -> None:
+def test_a_graph_that_answers_otherwise_is_refused(tiny_model: Path, wrong: float, tmp_path: Path) -> None:
     from llm_moments.engines.export import traced
     from llm_moments.engines.proof import prove
 
     model = open_model(tiny_model)
-    module, _, names = traced(model, {})
+    module, example, names = traced(model, {})
 
     def run(fields: dict[str, np.ndarray]) -> np.ndarray:
         import torch
@@ -242,9 +249,9 @@ def test_a_graph_that_answers_otherwise_is_refused(tiny_model: Path, wrong: floa
         with torch.no_grad():
             return module(*(torch.from_numpy(fields[n]) for n in names)).numpy()
 
-    prove(module, names, model, run, "here")
+    prove(module, example, model, run, "here", tmp_path)
     with pytest.raises(EngineError, match="here: the exported graph answers otherwise"):
-        prove(module, names, model, lambda fields: run(fields) + wrong, "here")
+        prove(module, example, model, lambda fields: run(fields) + wrong, "here", tmp_path)
 
 
 def test_built_key_depends_on_what_is_built_only() -> None:

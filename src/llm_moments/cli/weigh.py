@@ -138,7 +138,7 @@ def weigh(
     except Interrupted as cut:
         worths, stopped = cut.worths, True
     o.tell_skipped(examples)
-    o.tell_counted(worths.about["counted"])
+    o.tell_counted(worths.about.get("counted", ""))
     if out:  # first of all: what comes after may fail
         from llm_moments.atomic import write_atomic
 

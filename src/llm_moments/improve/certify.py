@@ -89,7 +89,7 @@ class Certificate:
         more = "".join(f" {said}" for said in (self.asked, self.baseline, self.answers, self.assumes) if said)
         return (
             f"With {self.confidence:.0%} confidence the {self.metric} against {of} drops by less than "
-            f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {self.counted or f'{self.n_certify:,} examples'}, "
+            f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {f'{self.counted},' if self.counted else f'{self.n_certify:,} examples'} "
             f"not used for anything else; {self.harmful} answers changed for worse, {self.beneficial} for better), and "
             f"with {self.confidence:.0%} confidence {self.objective} is at least {self.speedup_low:.1f} times better "
             f"(measured {self.speedup:.1f}).{more}{behind}"

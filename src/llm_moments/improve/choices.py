@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,18 +19,24 @@ ENGINE = ("forward.engine", "forward.precision", "forward.calibration")
 ALONE = ("forward.weights",)  # stays when the engine is taken back: it is another model
 
 
-def weighed(stock: Pipeline, chosen: Pipeline, part: Evaluation, max_drop: float) -> Worths:
-    """Each choice held against the chosen plan without it, on these examples: savings multiply."""
-    worths = list(_priced(stock, chosen, part))
+def weighed(
+    stock: Pipeline, chosen: Pipeline, part: Evaluation, max_drop: float, seconds: float = float("inf")
+) -> Worths:
+    """Each choice held against the chosen plan without it, on these examples: savings multiply. seconds: after so many no
+    further one is begun."""
+    worths = list(_priced(stock, chosen, part, time.monotonic() + seconds))
     return Worths(
         with_verdicts(worths, max_drop), metric=part.metric, n=len(part), labelled=part.labelled,
         compared_with="the chosen plan with that choice alone taken back; savings are shares of its time",
     )  # fmt: skip
 
 
-def _priced(stock: Pipeline, chosen: Pipeline, part: Evaluation) -> Iterator[Worth]:
+def _priced(stock: Pipeline, chosen: Pipeline, part: Evaluation, end: float) -> Iterator[Worth]:
     for back in taken_back(stock, chosen):
         forth = chosen.plan.with_(**back.choices).changes(chosen.plan)
+        if time.monotonic() > end:
+            yield Worth(back.name, back.step, forth, "unavailable", reason="not weighed: the budget was used up")
+            continue
         try:
             without = chosen.with_(**back.choices)
             outputs = without.outputs(part.values)

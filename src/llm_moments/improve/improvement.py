@@ -87,9 +87,10 @@ class Improvement:
 
 
 def front(trials: list[Trial]) -> list[Trial]:
-    """Plans that no other plan beats in both gain and drop, dearest first."""
+    """Plans that no other plan beats in both gain and drop, dearest first: of those that answered the whole split."""
     kept: list[Trial] = []
-    done = [t for t in trials if t.status == "ok" and t.gain is not None and t.drop is not None]
+    whole = max((t.n for t in trials if t.status == "ok"), default=0)
+    done = [t for t in trials if t.status == "ok" and t.n == whole and t.gain is not None and t.drop is not None]
     for trial in sorted(done, key=lambda t: (-(t.gain or 0), t.drop or 0)):
         if not kept or (trial.drop or 0) < (kept[-1].drop or 0):
             kept.append(trial)

@@ -16,6 +16,7 @@ from llm_moments import stats
 from llm_moments.evaluation import Evaluation, assumption
 from llm_moments.improve.certify import CONFIDENCE, Look
 from llm_moments.stats.sequential import Looks, boundaries
+from llm_moments.tasks.likelihood import joined
 
 FUTILE = 0.05  # the chance to pass below which no more is answered
 Answer = Callable[[list[int]], np.ndarray]
@@ -47,7 +48,7 @@ def sequential_look(
     for at, more in enumerate(portions(part, plan.n)):
         rows, made, base = rows + more, [*made, np.asarray(answer(more))], [*base, np.asarray(baseline(more, at))]
         told(len(rows), len(part))
-        outputs, seen, first = np.concatenate(made), part.take(rows), np.concatenate(base)
+        outputs, seen, first = joined(made), part.take(rows), joined(base)
         before, after = seen.scores(first, first), seen.scores(outputs, first)
         passed = _passes(seen, plan, at, before, after)
         last = at + 1 == len(plan.n)

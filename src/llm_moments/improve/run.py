@@ -286,7 +286,8 @@ class Run(Beginning):
             return None
         self.tick(None, "weighing each choice of the plan")
         part = self.parts["search"]
-        return weighed(self.pipe, chosen, part.take(range(min(search.quick_rows, len(part)))), self.max_drop)
+        few, seconds = part.take(range(min(search.quick_rows, len(part)))), max(self.left(), 0.5 * REPORT * self.budget)
+        return weighed(self.pipe, chosen, few, self.max_drop, seconds)
 
     def kept_baseline(self, why: str, seen: Look | None) -> Improvement:
         return self.kept(self.pipe, self.certificate(False, why, seen, plan=self.pipe.plan))

@@ -273,10 +273,10 @@ def threes(search: Search) -> None:
             return
         if search.odds_of(one.outputs) < (0.9 if tried % 2 else 0.75):
             continue
-        first, middle, last = (Plan(trials[key].plan) for key in (one.cheap, pair[0], pair[1]))
-        before = {"cascade.threshold": threshold, "cascade.cheap": _told(search, middle.changes(first))}
-        cheap = {**_told(search, last.changes(middle)), **before}
-        search.try_plan(Plan({**last.to_dict(), "cascade": {"threshold": pair[2], "cheap": cheap}}), "cascade of three")
+        cheapest, cheap, dear = (Plan(trials[key].plan) for key in (one.cheap, pair[0], pair[1]))
+        before = {"cascade.threshold": threshold, "cascade.cheap": _told(search, cheap.changes(cheapest))}
+        choices = {"threshold": pair[2], "cheap": {**_told(search, dear.changes(cheap)), **before}}
+        search.try_plan(Plan({**dear.to_dict(), "cascade": choices}), "cascade of three")
         tried += 1
 
 

@@ -92,7 +92,8 @@ class Study:
             (folder / "outputs").mkdir(parents=True, exist_ok=True)
         version = self._question(folder, json.loads(json.dumps(question)))
         _drop_torn_line(folder / "trials.jsonl")
-        for line in _lines(folder / "trials.jsonl", "that plan is tried again"):
+        lines = _lines(folder / "trials.jsonl", "that plan is tried again")
+        for line in {line.key: line for line in lines}.values():  # of a plan that was told again, the last one
             self._take(folder, line, version)
         if (folder / "notes.json").exists():
             try:
@@ -184,6 +185,8 @@ class Study:
             temporary.write_bytes(raw)
             os.replace(temporary, folder / "outputs" / f"{trial.key}{suffix}")
             self._digests[trial.key] = line.outputs
+        elif trial.key in self._digests:  # told anew, with the outputs that are there
+            line = _Line(**asdict(trial), outputs=self._digests[trial.key])
         with (folder / "trials.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(line)) + "\n")
 

@@ -180,7 +180,8 @@ def show_elsewhere(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         many = f"{one['rows']:,}{'' if one['enough'] else ' (more than there are)'}"
         table.add_row(f"{one['max_drop']:g}", number(one["speedup"], ".1f"), many, safe(plan_in_short(one["plan"])))
     console.print(table)
-    say(console, f"to have one of them certified: {rows[0]['command']}", whole=True)
+    said = rows[0]["command"].replace(f"{rows[0]['max_drop']:g}", "DROP")
+    say(console, f"to have one of them certified: {said}", whole=True)
 
 
 def show_certificate(certificate: Any, console: Console) -> None:

@@ -30,6 +30,18 @@ MOST = 1000  # choices of a row
 DECODING = ("decode.", "batch.", "forward.streams", "forward.prefix_reuse", "forward.draft")  # a likelihood takes none
 
 
+ABSENT = (-np.inf, 0.0)  # log-likelihood and tokens of a text that a row does not have
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Outputs for several lots of rows as those of all of them; of choices, lots may differ in the most that a row has."""
+    width = max((part.shape[1] for part in parts if part.ndim == 3), default=0)
+    if all(part.ndim != 3 or part.shape[1] == width for part in parts):
+        return np.concatenate(parts)
+    missing = (np.tile(ABSENT, (len(part), width - part.shape[1], 1)) for part in parts)
+    return np.concatenate([np.concatenate(both, axis=1) for both in zip(parts, missing, strict=True)])
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """A prompt or dialogue, and the texts whose likelihood is asked for."""
@@ -61,7 +73,7 @@ class LogLikelihood:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         engine, rows = self.engines.get(self.settings), batch["given"]
-        outputs = np.tile((-np.inf, 0.0), (len(rows), max(len(row.texts) for row in rows), 1))
+        outputs = np.tile(ABSENT, (len(rows), max(len(row.texts) for row in rows), 1))
         cut = 0
         for at, (ids, turns, row) in enumerate(zip(batch["ids"], batch["messages"], rows, strict=True)):
             for number, text in enumerate(row.texts):
