@@ -170,7 +170,10 @@ def test_a_student_is_taught_at_an_extent(tmp_path: Path, tiny_model: Path) -> N
 
 
 @pytest.mark.slow
-def test_improve_heals_images_and_certifies(tmp_path: Path) -> None:
+def test_improve_heals_images_and_certifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        stages, "variants", lambda search: [("onnxruntime", "fp32")]
+    )  # graphs of others take longer to build
     pictures = make_pictures(400, size=32)
     big = {"model_options": {"channels": [32, 64, 64], "hidden": 256}}
     start = lm.train("cnn", pictures, tmp_path / "m", epochs=4, learning_rate=2e-3, batch_size=16, **big).folder
