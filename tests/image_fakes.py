@@ -62,7 +62,13 @@ def make_image_model(folder: Path, arch: str = "vit", *, seed: int = 0, size: in
             elif parameter.ndim == 4:
                 torch.nn.init.kaiming_normal_(parameter)
     module.save_pretrained(folder)
-    told = {"size": {"height": size, "width": size}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return with_processor(folder, size)
+
+
+def with_processor(folder: Path, size: int = 32) -> Path:
+    """Squashed to a square, whatever class of image processor the architecture has by itself: some crop, or take no square."""
+    told: dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}}
+    told |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(told))
     return folder
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_moments.engines.base import available
 from llm_moments.errors import DataError, EngineError, ModelError, PlanError
 from llm_moments.model import load
 from llm_moments.tasks.preprocessing import FILE, preprocessing
@@ -140,6 +141,23 @@ def test_what_transformers_makes_of_images_of_any_shape_is_answered(base: Path, 
         pipe.with_(**{"resize.size": 16})
     with pytest.raises(DataError, match="1 x 40000 pixels"):
         pipe(np.zeros((40_000, 1, 3), np.uint8))
+
+
+@pytest.mark.parametrize("engine", [e for e in available() if e in ("openvino", "onnxruntime")])
+def test_a_graph_is_made_where_every_image_has_one_shape(engine: str, base: Path, tmp_path: Path) -> None:
+    said = {"image_processor_type": "CLIPImageProcessor", "size": 24, "crop_size": {"height": 40, "width": 32}}
+    pipe, images = load(told(base, tmp_path / "m", **said)), [photo(*size) for size in SIZES]
+    assert preprocessing(pipe.model).processor is not None
+    graph = pipe.with_(**{"forward.engine": engine, "batch.size": 2})
+    np.testing.assert_allclose(graph.outputs(images), pipe.outputs(images), atol=1e-4)
+    graph.steps[1].only = (32, 40)
+    with pytest.raises(DataError, match="makes it 32 x 40 pixels, and a graph is made for 40 x 32"):
+        graph.outputs(images)
+
+
+def test_a_size_that_a_class_does_not_take_is_named(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"ConvNextImageProcessor cannot .* with the size {'height': 32, 'width': 32}"):
+        load(told(base, tmp_path / "m", image_processor_type="ConvNextImageProcessor", size=SQUARE))
 
 
 @pytest.mark.parametrize(

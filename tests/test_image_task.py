@@ -276,7 +276,7 @@ def test_improve_ends_with_a_certificate(learnt: Path, tmp_path: Path) -> None:
         assert certificate.speedup_low > 1
     else:  # so small a network is soon limited by what is round it: then the timing decides, not the answers
         assert "not certainly better" in certificate.reason, certificate.words()
-    assert {t.stage for t in done.study} >= {"original, sorted", "by hand", "engines"}
+    assert {t.stage for t in done.study} >= {"baseline, sorted", "by hand", "engines"}
     artefact, few = load(tmp_path / "better"), test[:40]
     same = [a.label == b.label for a, b in zip(artefact.run(few), load(learnt).run(few), strict=True)]
     assert np.mean(same) > 0.9

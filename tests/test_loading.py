@@ -111,4 +111,4 @@ def test_a_vocabulary_of_another_size_is_no_new_head(tmp_path: Path) -> None:
 def test_a_teacher_needs_all_weights(tmp_path: Path) -> None:
     teacher = rewritten(make_model(tmp_path / "teacher"), without("classifier"))
     with pytest.raises(ModelError, match="lacks weights"):
-        distill(teacher, _data(), tmp_path / "out", student="layers:1", epochs=1)
+        distill(teacher, _data(), tmp_path / "out", student="layers=1", epochs=1)

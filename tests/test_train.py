@@ -414,6 +414,10 @@ def test_an_exploding_loss_is_seen_and_a_noisy_one_is_not() -> None:
     assert not any(watch.see(1.0 + 0.5 * (i % 3), 1.0) for i in range(30))
     assert "jumped" in watch.see(90.0, 1.0)
     assert "norm" in watch.see(1.0, float("inf"))
+    near = Barometer(least=0.05)  # a student that begins as its teacher
+    assert not any(near.see(0.001, 1.0) for _ in range(30))
+    assert not near.see(0.9, 1.0)
+    assert "jumped" in near.see(1.1, 1.0)
 
 
 def test_leaks_rare_classes_and_small_evaluations_are_said() -> None:

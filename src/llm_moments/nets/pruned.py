@@ -267,9 +267,13 @@ def _fewer(cls: Any) -> Any:
         keep = getattr(config, HEADS, None)
         if keep is None:
             return
-        if not isinstance(keep, int):
+        if not isinstance(keep, int) or isinstance(keep, bool):
             raise ModelError(f"config.json: {HEADS} should be a number of heads, not {keep!r}")
-        units = heads_of(self)
-        cut_heads(self, units, [first_heads(unit, keep) for unit in units])
+        try:
+            units = heads_of(self)
+            first = [first_heads(unit, keep) for unit in units]
+        except (EngineError, InputError) as error:
+            raise ModelError(f"config.json: {HEADS} is {keep}, but {error}") from error
+        cut_heads(self, units, first)
 
     return type(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__, "__doc__": cls.__doc__})

@@ -28,10 +28,12 @@ class Processor:
 
     def __call__(self, image: Any) -> dict[str, np.ndarray]:
         try:
-            told = self.object(images=image, return_tensors="np")
+            made = self.object(images=image, return_tensors="np")
         except Exception as error:
-            raise ModelError(f"{self.name}: its {self.kind} cannot prepare an image: {error!s:.200}") from error
-        return {str(name): np.asarray(array)[0] for name, array in told.items() if hasattr(array, "__len__")}
+            size = getattr(self.object, "size", None)
+            told = f" with the size {dict(size)}" if size else ""
+            raise ModelError(f"{self.name}: its {self.kind} cannot prepare an image{told}: {error!s:.200}") from error
+        return {str(name): np.asarray(array)[0] for name, array in made.items() if hasattr(array, "__len__")}
 
     def plain(self, answers: Sequence[Mapping[str, np.ndarray]]) -> bool:
         """Whether every image becomes pixels of one shape, [3, height, width]."""
@@ -92,15 +94,18 @@ def _named(model: Any) -> set[str]:
 
 
 class Process:
-    """Writes `prepared`: for each image a dict of arrays, as the processor makes them. In the place of `Resize`."""
+    """Writes `prepared`: for each image a dict of arrays, as the processor makes them. In the place of `Resize`.
+
+    only: the height and width that a graph is made for; DataError for an image of which the processor makes another.
+    """
 
     name = "resize"
     reads: tuple[str, ...] = ("decoded", "input")
     writes: tuple[str, ...] = ("prepared",)
     knobs: tuple[Knob, ...] = ()
 
-    def __init__(self, processor: Processor):
-        self.processor = processor
+    def __init__(self, processor: Processor, only: Sequence[int] = ()):
+        self.processor, self.only = processor, tuple(only)
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         made = [self.made(one, image) for one, image in zip(batch["decoded"], batch["input"], strict=True)]
@@ -109,7 +114,13 @@ class Process:
     def made(self, one: Any, image: Image) -> dict[str, np.ndarray]:
         whole = pillow().fromarray(one) if isinstance(one, np.ndarray) else one
         self.processor.check(whole, image.name)
-        return self.processor(whole)
+        made = self.processor(whole)
+        if self.only and (shape := made["pixel_values"].shape[-2:]) != self.only:
+            raise DataError(
+                f"{image.name}: {self.processor.kind} makes it {shape[1]} x {shape[0]} pixels, and a graph is made for "
+                f"{self.only[1]} x {self.only[0]}. Use the engine torch"
+            )
+        return made
 
 
 class BatchPrepared:

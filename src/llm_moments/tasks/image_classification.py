@@ -40,7 +40,7 @@ class ImageClassification(Classification):
         height, width = self.shape(model, plan)[1:]
         channels = int(decode["channels"])
         if wanted.processor is not None:
-            return self._delegated(wanted.processor, decode, plan, engines, [height, width])
+            return self._delegated(wanted.processor, wanted.even, decode, plan, engines, [height, width])
         edge = max(height, width) / (float(resize["crop"]) if resize["fit"] != "squash" else 1.0)
         return [
             Decode(decode, int(np.ceil(edge))),
@@ -50,17 +50,17 @@ class ImageClassification(Classification):
         ]
 
     def _delegated(
-        self, processor: Processor, decode: Mapping[str, Any], plan: Plan, engines: Any, size: list[int]
+        self, processor: Processor, even: bool, decode: Mapping[str, Any], plan: Plan, engines: Any, size: list[int]
     ) -> list[Step]:
-        """transformers' own processor makes the images: their shapes may vary, and there is no size to choose."""
+        """transformers' own processor makes the images: there is no size to choose, and without `even` shapes vary."""
         forward = plan.settings("forward")
-        if (engine := forward.get("engine", "torch")) != "torch":
+        if (engine := forward.get("engine", "torch")) != "torch" and not even:
             raise EngineError(
                 f"{processor.name}: its images are made by {processor.kind}, in shapes that a graph of {engine} is not "
                 "made for. Use the engine torch"
             )
         return [
-            Decode(decode, 1 << 16), Process(processor), BatchPrepared(plan.settings("batch")),
+            Decode(decode, 1 << 16), Process(processor, size if engine != "torch" else ()), BatchPrepared(plan.settings("batch")),
             Forward({**forward, "image_size": size}, engines),
         ]  # fmt: skip
 

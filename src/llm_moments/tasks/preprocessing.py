@@ -31,7 +31,8 @@ class Preprocessing:
     image whose shorter side is edge / crop, or (squash+crop) out of one that both sides of are squashed to that. A
     pixel p of 0 to 255 becomes (p * rescale - mean) / std; order: which channel of RGB each channel is.
 
-    processor: transformers' own, where no such steps make the same.
+    processor: transformers' own, where no such steps make the same. even: it makes pixels of this height and width
+    of every image.
     """
 
     height: int
@@ -46,6 +47,7 @@ class Preprocessing:
     offset: float = 0.0
     order: tuple[int, ...] = ()
     processor: Processor | None = None
+    even: bool = True
 
     @property
     def size(self) -> int:
@@ -118,7 +120,10 @@ def _of_processor(processor: Processor, channels: int, name: str) -> Preprocessi
     made = answers[-1].get("pixel_values", np.zeros((3, 1, 1)))
     height, width = made.shape[-2:] if made.ndim == 3 else (1, 1)
     none = (0.0,) * 3
-    return Preprocessing(int(height), int(width), 3, "squash", 1.0, "bilinear", none, (1.0,) * 3, processor=processor)
+    return Preprocessing(
+        int(height), int(width), 3, "squash", 1.0, "bilinear", none, (1.0,) * 3, processor=processor,
+        even=processor.plain(answers),
+    )  # fmt: skip
 
 
 def _by_hand(processor: Processor, images: list[Any], answers: list[dict[str, np.ndarray]]) -> Preprocessing | None:

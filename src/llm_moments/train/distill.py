@@ -15,7 +15,7 @@ from llm_moments.core import Pipeline, Plan
 from llm_moments.engines.base import Engines, put_on
 from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluation import evaluation, gather, judging, opened
-from llm_moments.model import Model, load, open_model
+from llm_moments.model import Model, load
 from llm_moments.train import distill_images
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
@@ -23,6 +23,7 @@ from llm_moments.train.losses import Distillation
 from llm_moments.train.parts import Parts, parts_of
 from llm_moments.train.parts import share_of as layers_of
 from llm_moments.train.problem import with_head
+from llm_moments.train.reloaded import reloaded
 from llm_moments.train.weather import leaks
 
 JUDGES = 64  # examples by which layers are chosen
@@ -241,18 +242,11 @@ def smaller(teacher: Model, keep: Sequence[int]) -> tuple[Any, Model]:
 
 def _same_when_reloaded(module: Any, teacher: Model) -> None:
     """Some architectures give layers a meaning by their number: what is saved must be what was made."""
-    import tempfile
-
     import torch
 
-    from llm_moments.engines.torch_eager import load_module
-
     tokens = torch.full((1, 4), min(5, int(getattr(module.config, "vocab_size", 6)) - 1))
-    with tempfile.TemporaryDirectory() as folder:
-        module.save_pretrained(folder)
-        again = load_module(open_model(folder))
-        with torch.no_grad():
-            one, two = (m.eval()(input_ids=tokens).logits for m in (module, again))
+    with torch.no_grad():
+        one, two = (m.eval()(input_ids=tokens).logits for m in (module, reloaded(module, teacher)))
     if not torch.allclose(one, two, atol=1e-4):
         raise EngineError(f"{type(module).__name__} gives layers a meaning by their number; none can be left out")
 

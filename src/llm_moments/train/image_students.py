@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,9 @@ import numpy as np
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import put_on
 from llm_moments.errors import EngineError, InputError
-from llm_moments.model import Model, open_model
-from llm_moments.tasks.preprocessing import preprocessing, write
+from llm_moments.model import Model
 from llm_moments.train.fit import Tick
+from llm_moments.train.reloaded import reloaded
 
 Unit = tuple[int, ...]  # layers that can only be left out together, by their numbers
 
@@ -174,16 +172,10 @@ def _same_when_reloaded(module: Any, described: Model) -> None:
     """What is saved must be what was made: some architectures give layers a meaning by their number."""
     import torch
 
-    from llm_moments.engines.torch_eager import load_module
-
     shape = module.input_shape
     pixels = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory() as folder:
-        module.save_pretrained(folder)
-        write(preprocessing(described), Path(folder))
-        again = load_module(open_model(folder))
-        with torch.no_grad():
-            one, two = (m.eval()(pixel_values=pixels).logits for m in (module, again))
+    with torch.no_grad():
+        one, two = (m.eval()(pixel_values=pixels).logits for m in (module, reloaded(module, described)))
     if not torch.allclose(one, two, atol=1e-4):
         raise EngineError(
             f"{type(module).__name__} gives layers a meaning by their number, so that these cannot be left out"

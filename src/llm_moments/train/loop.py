@@ -147,7 +147,7 @@ class Loop:
         self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels), reworded)
         self.normalised = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules())
         self.position = Position()
-        self.barometer = Barometer()
+        self.barometer = Barometer(least=getattr(self.loss, "least", 0.0))
         self.optimizer = optimiser(
             settings.optimizer, module, settings.learning_rate, settings.weight_decay, settings.optimizer_options
         )
@@ -370,7 +370,7 @@ class Loop:
         if path is None:
             return False
         position = checkpoints.restore(path, self.module, self.optimizer, self.schedule, Place)
-        self.barometer = Barometer(position.pop("losses"), position.pop("start"))
+        self.barometer = Barometer(position.pop("losses"), position.pop("start"), self.barometer.least)
         self.position = Position(**position)
         return True
 

@@ -16,6 +16,7 @@ USUAL = {
     "multi_label_classification": "binary-cross-entropy",
     "regression": "mean-squared-error",
 }
+LEAST = 0.05  # nats: a student that is so near to its teacher has next to nothing to learn
 Loss = Callable[[Any, Any, Any, Recorder], Any]
 
 
@@ -106,6 +107,7 @@ class Distillation:
             raise InputError("hidden states can be learnt by a student that is made of the teacher's layers")
         self.problem, self.told, self.temperature = problem, torch.as_tensor(told, dtype=torch.float32), temperature
         self.teacher, self.hidden, self.stands_for = teacher, hidden, sorted(stands_for)
+        self.least = 0.0 if problem == "regression" else LEAST
 
     def __call__(self, outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
         logits = outputs.logits.float()

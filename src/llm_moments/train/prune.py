@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments.errors import EngineError, InputError
-from llm_moments.model import Model, open_model
+from llm_moments.model import Model
 from llm_moments.nets.pruned import (
     HEADS,
     Heads,
@@ -23,6 +22,7 @@ from llm_moments.nets.pruned import (
     shares,
 )
 from llm_moments.train.parts import share_of
+from llm_moments.train.reloaded import reloaded
 
 VECTOR = 16  # neurons that a share is rounded down to a multiple of: what a CPU computes at once
 Arrays = Mapping[str, np.ndarray]
@@ -58,7 +58,7 @@ def narrowed(
         cut_neurons(forward, [_rest(u.count, g) for u, g in zip(forward, gone, strict=True)])
         setattr(module.config, forward[0].entry, keep[1])
     made = Model(described.path, {**described.config, **json.loads(module.config.to_json_string(use_diff=False))})
-    _check(module, told, wanted)
+    _check(module, made, told, wanted)
     return module, made
 
 
@@ -208,20 +208,17 @@ def _zeroing(gone: Sequence[int]) -> Callable[[Any, Any], Any]:
     return zeroed
 
 
-def _check(module: Any, told: Mapping[str, Any], wanted: Any) -> None:
+def _check(module: Any, described: Model, told: Mapping[str, Any], wanted: Any) -> None:
     """What is computed with smaller matrices, and again by what a folder of it gives, is what it was to be."""
     import torch
 
     from llm_moments.engines.export import first_line
-    from llm_moments.engines.torch_eager import load_module
 
     name = type(module).__name__
     try:
-        with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-            seen = [module(**told).logits]
-            module.save_pretrained(folder)
-            again = load_module(open_model(folder)).to(wanted.device)
-            seen.append(again(**told).logits)
+        with torch.no_grad():
+            again = reloaded(module, described).to(wanted.device)
+            seen = [one(**told).logits for one in (module, again)]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise EngineError(f"{name} does not run with fewer heads or neurons ({first_line(error)})") from error
     scale = float(wanted.abs().max()) + 1.0

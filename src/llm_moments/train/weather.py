@@ -20,11 +20,14 @@ class TrainingStopped(MomentsError):
 
 
 class Barometer:
-    """Watches the losses of one run. start: the median of its first ones; 0 until there are enough."""
+    """Watches the losses of one run. start: the median of its first ones; 0 until there are enough.
 
-    def __init__(self, losses: Sequence[float] = (), start: float = 0.0) -> None:
+    least: a loss that is as good as none, of a student that begins as its teacher: many times less is little still.
+    """
+
+    def __init__(self, losses: Sequence[float] = (), start: float = 0.0, least: float = 0.0) -> None:
         self.last: deque[float] = deque(losses, maxlen=MEMORY)
-        self.start = start
+        self.start, self.least = start, least
 
     def see(self, loss: float, norm: float) -> str:
         """What is wrong, or nothing. norm: of the gradient, before it is clipped.
@@ -37,7 +40,7 @@ class Barometer:
         if not math.isfinite(norm):
             return f"the gradient's norm became {norm}"
         usual = sorted(self.last)[len(self.last) // 2] if self.last else 0.0
-        if self.start and loss > EXPLODES * max(usual, self.start):
+        if self.start and loss > EXPLODES * max(usual, self.start, self.least):
             return f"the loss jumped to {loss:.4g}, where {usual:.4g} was usual"
         self.last.append(loss)
         if not self.start and len(self.last) == FIRST:
