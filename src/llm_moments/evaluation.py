@@ -25,7 +25,8 @@ class Evaluation:
     """Inputs with their references, or without: then the baseline's own answers are the references.
 
     units: uint64 [n], the same for rows that are not independent (independent.py); None: all are. Each unit counts
-    once: drops, flips and means are of units, and so is the number of examples that is asked for.
+    once: drops and flips are of units, and so is the number of examples that is asked for. Scores are means over rows, as
+    anybody else would count them.
     """
 
     pipe: Pipeline
@@ -86,10 +87,6 @@ class Evaluation:
         """(harmful, beneficial): how many units became worse, and how many better."""
         drops = self.drops(before, after)
         return int((drops > 0).sum()), int((drops < 0).sum())
-
-    def mean(self, scores: np.ndarray) -> float:
-        """Of units."""
-        return float((scores if self.independent == len(self) else stats.unit_means(scores, self.units)).mean())
 
     def needs(self, before: np.ndarray, after: np.ndarray, max_drop: float, confidence: float = 0.95) -> int | None:
         """How many independent examples would prove a drop below max_drop, if others are like these; None: no number."""

@@ -136,6 +136,6 @@ def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, 
     bound = part.drop(before, after)
     harmful, beneficial = part.flips(before, after)
     return Look(
-        key, bound.high < max_drop, bound.estimate, bound.high, part.mean(after), part.mean(before),
+        key, bound.high < max_drop, bound.estimate, bound.high, float(after.mean()), float(before.mean()),
         harmful, beneficial, part.needs(before, after, max_drop, CONFIDENCE), assumption(bound),
     )  # fmt: skip

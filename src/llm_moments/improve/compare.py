@@ -83,7 +83,7 @@ def compare(
     spread = one.task.divergence(outputs_a, outputs_b, one.model)
     along = along_answers(one, two, part.values, outputs_a)
     return Comparison(
-        _name(a), _name(b), part.metric, len(part), part.mean(before), part.mean(after), bound.estimate, bound.low,
+        _name(a), _name(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
         bound.high, harmful, beneficial, float(same.mean()), float(spread.mean()), speed.estimate, speed.low,
         speed.high, bound.confidence, max_drop, None if max_drop is None else bound.high < max_drop, assumption(bound),
         kl=along.kl if along else None, top1=along.top1 if along else None,

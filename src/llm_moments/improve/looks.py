@@ -108,6 +108,6 @@ def _look(
 ) -> Look:
     bound: stats.Bound = part.drop(before, after)
     return Look(
-        key, passed, bound.estimate, high, part.mean(after), part.mean(before), *part.flips(before, after),
+        key, passed, bound.estimate, high, float(after.mean()), float(before.mean()), *part.flips(before, after),
         part.needs(before, after, max_drop, CONFIDENCE), assumption(bound),
     )  # fmt: skip

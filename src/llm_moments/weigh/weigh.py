@@ -124,7 +124,7 @@ def _result(
     scores = part.scores(outputs, outputs)
     about: dict[str, Any] = {"of_examples": there} if there > len(part) else {}
     return Worths(
-        with_verdicts(worths, max_drop), metric=part.metric, baseline_score=round(part.mean(scores), 4), n=len(part),
+        with_verdicts(worths, max_drop), metric=part.metric, baseline_score=round(float(scores.mean()), 4), n=len(part),
         independent=part.independent, counted=part.told if part.independent < len(part) else "",
         **about, labelled=part.labelled, rank_correlation=layers.rank_correlation, screen=layers.screen,
         replaced_by="identity on the hidden state" if layers.worths else "", seconds=round(clock.spent, 1),
