@@ -141,8 +141,8 @@ CHEAP = {"truncate.max_length": 8}
         ({"threshold": 1.0, "cheap": {"truncate": {"max_length": 8}}}, "quoted names"),
         ({"threshold": 1.0, "cheap": {"truncate.max_lenght": 8}}, "did you mean 'max_length'"),
         ({"threshold": 1.0, "cheap": {"trunkate.side": "head"}}, "unknown step 'trunkate'"),
-        ({"threshold": 1.0, "cheap": {"cascade.cheap": CHEAP}}, "no cascade of its own"),
-        ({"threshold": 1.0, "cheap": {"cascade.threshold": 3.0}}, "no cascade of its own"),
+        ({"threshold": 1.0, "cheap": {"cascade.cheap": CHEAP}}, "needs threshold"),
+        ({"threshold": 1.0, "cheap": {"cascade.threshold": 3.0}}, "needs cheap"),
     ],
 )
 def test_a_cascade_that_cannot_be_run_is_a_plan_error(tiny_model: Path, cascade: dict, message: str) -> None:

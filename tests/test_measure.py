@@ -16,8 +16,6 @@ from llm_moments.measure import blocks, interleaved, rows_of
 class Fake:
     """A pipeline that notes how many rows it was given at a time."""
 
-    cheap = None
-
     def __init__(self, streams: int = 1):
         self.task = SimpleNamespace(pace=Pace(block=4, warm=2))
         self.engine_settings = {"streams": streams}
@@ -25,8 +23,8 @@ class Fake:
         self.seen: list[int] = []
 
     @property
-    def dear(self) -> Fake:
-        return self
+    def stages(self) -> list[Fake]:
+        return [self]
 
     def outputs(self, values: Sequence[Any]) -> np.ndarray:
         return np.zeros(len(values))

@@ -248,7 +248,7 @@ def test_rows_of_the_same_tokens_but_other_types_are_two() -> None:
         ({"threshold": 1.0}, "needs cheap"),
         ({"cheap": {}}, "needs cheap and threshold"),
         ({"threshold": 1.0, "cheap": {"truncate.max_len": 8}}, "max_length"),
-        ({"threshold": 1.0, "cheap": {"cascade.threshold": 2.0}}, "no cascade of its own"),
+        ({"threshold": 1.0, "cheap": {"cascade.threshold": 2.0}}, "needs cheap"),
     ],
 )
 def test_an_impossible_cascade_is_named(pipe: Pipeline, choices: dict, said: str) -> None:
