@@ -37,7 +37,7 @@ from llm_moments.record.record import observe
 from llm_moments.record.session import Session
 from llm_moments.weigh.worth import Worths
 
-LOOKS = 0.1  # of the budget, for holding candidates against the certification split
+LOOKS = 0.05  # of the budget, for holding candidates against the certification split
 REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
 FINAL = 3  # of the plans that passed, the last ones, which are timed in turn
