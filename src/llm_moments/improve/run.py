@@ -37,7 +37,7 @@ from llm_moments.record.record import observe
 from llm_moments.record.session import Session
 from llm_moments.weigh.worth import Worths
 
-LOOKS = 0.05  # of the budget, for holding candidates against the certification split
+LOOKS = 0.1  # of the budget, for holding candidates against the certification split
 REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
 FINAL = 3  # of the plans that passed, the last ones, which are timed in turn
@@ -200,8 +200,9 @@ class Run(Beginning):
     def in_time(self, candidates: list[Trial]) -> list[str]:
         """The candidates that there is time to look at: all, or some of them spread over the whole order."""
         n = len(self.parts["certify"])
-        left = max(self.left() - self.timing() - REPORT * self.budget, LOOKS * self.budget)
-        cost = [(t.seconds or 0.0) / max(t.n, 1) * n for t in candidates]
+        # Without its looks a search is worth nothing: they may take more than was kept for them.
+        left = max(self.left() - self.timing() - REPORT * self.budget, 2 * LOOKS * self.budget)
+        cost = [0.0 if ("certify", t.key) in self.told else (t.seconds or 0.0) / max(t.n, 1) * n for t in candidates]
         return [candidates[at].key for at in thinned(cost, left)]
 
     def expected(self, search: Search) -> None:
