@@ -43,7 +43,8 @@ class Asks:
     def judged(self, part: Evaluation, asked: Questions, max_drop: float) -> list[Look]:
         """The looks at each candidate as far as the first that does not pass, by the answers there are."""
         told, self.looks, self.waiting = self.told(), [], 0
-        asked.write(self.file, told)
+        if not self.file.exists() or not self.file.stat().st_size:  # a file that people work on is theirs
+            asked.write(self.file, told)
         if asked.asked and not told:
             self.waiting = len(asked.asked)
             return []
