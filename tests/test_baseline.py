@@ -19,7 +19,8 @@ def pipe(trained_model: Path) -> lm.Pipeline:
 
 
 def test_a_float_graph_that_equals_the_baseline_answers_in_its_place(pipe: lm.Pipeline) -> None:
-    by = baseline.stand_in(pipe, make_texts(60, seed=5), base_cost=10.0)
+    rows = make_texts(60, seed=5)
+    by = baseline.stand_in(pipe, rows, pipe.outputs(rows), base_cost=10.0)
     assert by.engine in ("openvino", "onnxruntime")
     assert 0 < by.apart < 1e-4
     assert by.held == 60
@@ -69,6 +70,6 @@ def test_where_nothing_is_proved_equal_the_baseline_answers_itself(
         monkeypatch.setattr(baseline, "available", lambda: ["torch"])
     else:
         monkeypatch.setattr(baseline, "on", lambda pipe, engine: pipe.with_(**{"truncate.max_length": 4}))
-    by = baseline.stand_in(pipe, rows, cost)
+    by = baseline.stand_in(pipe, rows, pipe.outputs(rows), cost)
     assert by == StandIn(cost=cost)
     assert by.words(0, 60) == ""

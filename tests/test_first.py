@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import llm_moments as lm
 from llm_moments.core import Example
+from llm_moments.engines import crossed
 from llm_moments.errors import InputError
 from llm_moments.evaluation import Evaluation, evaluation, split
 from llm_moments.improve import first, stages
 from llm_moments.improve.improve import improve
+from llm_moments.improve.improvement import front
 from llm_moments.improve.study import Study
 from llm_moments.model import load
+from llm_moments.steps.vectorize import Vectorizer
+from llm_moments.train import convex
 from llm_moments.train.train import train
 from llm_moments.weigh.weigh import weigh
 from tests.fakes import label_of, make_model, make_texts
@@ -26,38 +31,101 @@ def labelled(count: int, seed: int = 0) -> list[Example]:
 
 
 def made(model: Path, folder: Path, examples: list[Example]) -> Any:
-    """The pipeline, its parts and the name of the weights."""
+    """The pipeline, its parts and what makes the model."""
     pipe = load(model)
-    parts = split(pipe, examples, heal=True)
-    study = Study(folder, {})
-    maker = first.First(
-        pipe, study, parts["heal"], [parts["search"], parts["certify"]], folder, lambda done, said: None
-    )
-    return pipe, parts, maker, study
+    parts = split(pipe, examples)
+    return pipe, parts, first.First(pipe, Study(folder, {}), parts, folder, lambda done, said: None)
+
+
+def learnt(pipe: Any, parts: Any, maker: first.First) -> str:
+    return maker(parts["search"], pipe.outputs(parts["search"].values))
 
 
 @pytest.mark.parametrize("with_labels", [True, False])
-def test_it_learns_from_no_example_that_is_judged_and_knows_every_label(
+def test_each_row_that_judges_is_answered_by_weights_that_have_not_seen_it(
     trained_model: Path, tmp_path: Path, with_labels: bool
 ) -> None:
     examples = labelled(300)
     examples += [Example(e.input.upper(), e.reference) for e in examples[:50]]
     if not with_labels:
         examples = [Example(e.input) for e in examples]
-    pipe, parts, maker, study = made(trained_model, tmp_path / "study", examples)
-    judged = {value.lower() for name in ("search", "certify") for value in parts[name].values}
-    assert not judged & {value.lower() for value in maker.taught.values}
-    assert 0 < len(maker.taught) == len(parts["heal"])  # what is near-equal is in one split
-    assert maker(pipe) == "linear"
-    assert study.notes["first"]["examples"] == len(maker.taught)
+    pipe, parts, maker = made(trained_model, tmp_path / "study", examples)
+    assert learnt(pipe, parts, maker) == "linear"
+    many = len(parts["search"]) + (len(parts["calibrate"]) if with_labels else 0)
+    assert maker.study.notes["first"]["examples"] == many
     assert pipe.engines.variants["linear"].labels == pipe.model.labels
+    # By hand: all but one fold, then that fold's rows; near-equal rows are in one fold.
+    search = parts["search"]
+    references = search.references
+    if not with_labels:
+        references = pipe.task.as_references(pipe.outputs(search.values), pipe.model)
+    values, known, folds = maker._rows(search, pipe.outputs(search.values))
+    assert known[: len(search)] == list(references)
+    by_unit = dict(zip(search.units.tolist(), folds.tolist(), strict=False))
+    assert all(by_unit[unit] == fold for unit, fold in zip(search.units.tolist(), folds.tolist(), strict=False))
+    found = pipe.with_(**{"forward.weights": "linear"}).outputs(search.values)
+    vectorizer = pipe.engines.variants["linear"].vectorizer
+    for fold in range(first.FOLDS):
+        seen = np.flatnonzero(folds != fold)
+        targets = np.eye(len(pipe.model.labels))[[int(known[i]) for i in seen]]
+        weight, bias = convex.fitted(vectorizer.rows([values[i] for i in seen]), vectorizer.size, targets)
+        rows = np.flatnonzero(folds == fold)
+        expected = [dense(vectorizer, values[i]) @ weight + bias for i in rows]
+        np.testing.assert_allclose(found[rows], expected, atol=1e-4)
     again = made(trained_model, tmp_path / "study", examples)[2]
     assert "linear" in again.pipe.engines.variants  # the study is gone on with: it is there already
 
 
+def dense(vectorizer: Any, value: str) -> np.ndarray:
+    numbers, values, _ = vectorizer.rows([value])
+    row = np.zeros(vectorizer.size)
+    row[numbers] = values
+    return row
+
+
+def test_rows_that_certify_are_answered_as_the_artefact_answers_them(trained_model: Path, tmp_path: Path) -> None:
+    pipe, parts, maker = made(trained_model, tmp_path / "study", labelled(400, seed=3))
+    learnt(pipe, parts, maker)
+    alone = pipe.with_(**{"forward.weights": "linear"})
+    alone.save(tmp_path / "artefact")
+    assert not list((tmp_path / "artefact").rglob(crossed.FILE))
+    kept = load(tmp_path / "artefact")
+    certify, search = (parts[name].values for name in ("certify", "search"))
+    np.testing.assert_allclose(kept.outputs(certify), alone.outputs(certify), atol=1e-5)
+    assert np.abs(kept.outputs(search) - alone.outputs(search)).max() > 0.1
+
+
+def test_what_is_learnt_by_chance_is_not_believed(trained_model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    examples = [Example(text, str(rng.choice(["neg", "neutral", "pos"]))) for text in make_texts(400, seed=5)]
+    pipe, parts, maker = made(trained_model, tmp_path / "study", examples)
+    learnt(pipe, parts, maker)
+    outputs = pipe.with_(**{"forward.weights": "linear"}).outputs(parts["search"].values)
+    assert parts["search"].scores(outputs, outputs).mean() < 0.45  # a third by chance; on rows it has seen it is near 1
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_the_weights_are_the_optimum(several: bool) -> None:
+    rng = np.random.default_rng(1)
+    vectorizer = Vectorizer.fit(make_texts(80, seed=2), ngrams=1)
+    rows = vectorizer.rows(make_texts(80, seed=2))
+    targets = rng.integers(0, 2, (80, 3)).astype(float) if several else np.eye(3)[rng.integers(0, 3, 80)]
+    weight, bias = (
+        torch.tensor(w, dtype=torch.float64, requires_grad=True)
+        for w in convex.fitted(rows, vectorizer.size, targets, several=several)
+    )
+    table = torch.tensor(np.array([dense(vectorizer, text) for text in make_texts(80, seed=2)]))
+    scores, wanted = table @ weight + bias, torch.tensor(targets)
+    kind = torch.nn.functional.binary_cross_entropy_with_logits if several else torch.nn.functional.cross_entropy
+    loss = kind(scores, wanted, reduction="sum") / 80 + convex.RIDGE / 2 * (weight**2).sum()
+    loss.backward()
+    assert float(weight.grad.abs().max()) < 1e-3
+    assert float(bias.grad.abs().max()) < 1e-3
+
+
 def test_a_cascade_with_it_answers_as_its_stages_do_and_survives_saving(trained_model: Path, tmp_path: Path) -> None:
-    pipe, parts, maker, _ = made(trained_model, tmp_path / "study", labelled(900))
-    maker(pipe)
+    pipe, parts, maker = made(trained_model, tmp_path / "study", labelled(900))
+    learnt(pipe, parts, maker)
     texts = make_texts(80, seed=9)
     cheap = pipe.with_(**{"forward.weights": "linear"})
     assert [step.name for step in cheap.steps] == ["vectorize", "batch", "forward"]
@@ -78,14 +146,15 @@ def test_a_search_offers_it_to_the_cascades(
     trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "STAGES", (stages.first, stages.cascades))
-    done = improve(
-        trained_model, labelled(1200, seed=4), max_drop=0.1, budget="120s", out=tmp_path / "out", first="linear"
-    )
+    done = improve(trained_model, labelled(1200, seed=4), max_drop=0.1, budget="120s", out=tmp_path / "out")
     tried = [t for t in done.study if t.stage == "put first"]
     assert tried[0].status == "ok"
     cascades = [t for t in done.study if "cascade" in t.plan]
     assert all(t.plan["cascade"]["cheap"]["forward.weights"] == "linear" for t in cascades)
     assert (tmp_path / "out" / "study" / "weights" / "linear" / "config.json").exists()
+    assert "A linear model of words" in done.first
+    assert done.first in done.report()
+    assert not [t for t in front(list(done.study)) if t.stage == "put first"]
     texts = make_texts(30)
     np.testing.assert_allclose(load(tmp_path / "out").outputs(texts), done.pipeline.outputs(texts), atol=1e-4)
 
@@ -101,8 +170,8 @@ def test_where_nothing_can_be_put_first_it_is_said(tiny_model: Path, tmp_path: P
 def test_a_part_without_words_is_no_reason_to_stop(tiny_model: Path, tmp_path: Path) -> None:
     pipe = load(tiny_model)
     part = Evaluation(pipe, ["!!!", "???"], [0, 1])
-    maker = first.First(pipe, Study(None, {}), part, [], None, lambda done, said: None)
-    assert maker(pipe) == ""
+    maker = first.First(pipe, Study(None, {}), {"search": part}, None, lambda done, said: None)
+    assert maker(part, pipe.outputs(part.values)) == ""
     assert "no text" in maker.study.notes["first"]
 
 

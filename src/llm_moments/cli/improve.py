@@ -71,7 +71,8 @@ def improve(
     first: Annotated[
         str | None,
         typer.Option(
-            "--first", help="linear: train a linear model of words on a part of the examples, to be asked first."
+            "--first",
+            help="Of texts: linear (tried if you say nothing), a linear model of words that is asked first; or none.",
         ),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Improve the training, not the answering.")] = False,

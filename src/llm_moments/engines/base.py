@@ -27,6 +27,7 @@ ENGINES = {
     "openvino": "openvino:OpenVino",
 }
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic")
+STREAMS = 4  # most batches at a time that plans begin with, a core each
 PLAIN = {  # nothing is asked
     "threads": 0, "streams": 1, "skip_layers": [], "keep_float": [], "bf16_layers": [],
     "kv_precision": "", "prefix_reuse": False, "draft": "",

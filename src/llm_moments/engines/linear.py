@@ -27,8 +27,11 @@ def config_of(vectorizer: Vectorizer, labels: Sequence[str], problem: str) -> di
     }  # fmt: skip
 
 
-def make_module(config: dict[str, Any], vectorizer: Vectorizer) -> Any:
-    """The module, all weights 0: the loss is convex, so that any beginning is as good."""
+def make_module(
+    config: dict[str, Any], vectorizer: Vectorizer, weights: tuple[np.ndarray, np.ndarray] | None = None
+) -> Any:
+    """The module, of these weights (weight [features, classes], bias [classes]) or all 0: the loss is convex, so that any
+    beginning is as good."""
     import torch
 
     class Linear(torch.nn.Module):
@@ -48,7 +51,10 @@ def make_module(config: dict[str, Any], vectorizer: Vectorizer) -> Any:
         def save_pretrained(self, folder: Path) -> None:
             save(self, config, vectorizer, Path(folder))
 
-    return Linear()
+    module = Linear()
+    if weights is not None:
+        module.load_state_dict({n: torch.from_numpy(w) for n, w in zip(("weight", "bias"), weights, strict=True)})
+    return module
 
 
 def save(module: Any, config: dict[str, Any], vectorizer: Vectorizer, folder: Path) -> None:

@@ -20,9 +20,10 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | None = None) -> Any:
     """The `torch.nn.Module` of a model folder in eval mode, float32, some layers left out."""
     if model.is_linear:
+        from llm_moments.engines import crossed
         from llm_moments.engines.linear import load_linear
 
-        return load_linear(model)
+        return crossed.opened(load_linear(model), model.path)
     from llm_moments.engines.layers import skip
     from llm_moments.engines.loading import loaded
     from llm_moments.nets.kinds import auto_class, fitted

@@ -8,6 +8,7 @@ turn, with room to spare, are asked of the baseline itself.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from llm_moments.core import Pipeline
-from llm_moments.engines.base import available, put_on
+from llm_moments.engines.base import STREAMS, available, engine_class, follows, put_on
+from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
-from llm_moments.measure import run_seconds
 
 HELD = 64  # rows on which a graph is held against the baseline
 LEAST = 24  # fewer rows than that prove nothing
 ROOM = 100  # times the largest difference seen: a row whose margin is smaller is asked of the baseline
 ORDER = ("openvino", "onnxruntime")  # the one that is mostly faster first
-ENOUGH = 0.6  # of the baseline's time: a graph that takes less is taken at once
+WARM = 2  # rows that open an engine
 MOST = 0.25  # share of rows asked again from which nothing is spared
 
 
@@ -48,32 +49,34 @@ class StandIn:
         )
 
 
-def stand_in(pipe: Pipeline, rows: Sequence[Any], base_cost: float) -> StandIn:
-    """The fastest graph engine that equals the baseline on these rows; the baseline itself where none does.
-
-    rows: of no split that judges. base_cost: seconds an example of the sorted baseline.
-    """
-    alone = StandIn(cost=base_cost)
+def replaceable(pipe: Pipeline) -> bool:
+    """Whether a graph may give the same answers: of a float plan whose outputs say how sure they are."""
     forward = pipe.plan.settings("forward")
     plain = forward.get("engine", "torch") == "torch" and forward.get("precision", "fp32") == "fp32"
-    if len(rows) < LEAST or not plain or "cascade" in pipe.plan or not pipe.task.has_margins(pipe.model):
-        return alone
-    expected, best = sorted_(pipe).outputs(rows), alone
-    for engine in [e for e in ORDER if e in available()]:
+    return plain and "cascade" not in pipe.plan and bool(pipe.task.has_margins(pipe.model))
+
+
+def stand_in(pipe: Pipeline, rows: Sequence[Any], expected: np.ndarray, base_cost: float) -> StandIn:
+    """The first graph engine that equals the baseline on these rows and is faster; the baseline itself where none is:
+    building another takes more than it could spare.
+
+    rows: of no split that judges; expected: the sorted baseline's outputs; base_cost: its seconds an example.
+    """
+    for engine in [e for e in ORDER if e in available()] if len(rows) >= LEAST and replaceable(pipe) else ():
         found = _held(pipe, engine, rows, expected)
-        if found is not None and found.cost < best.cost:
-            best = found
-        if best.cost < ENOUGH * base_cost:  # building another graph would take what it could spare
-            break
-    return best
+        if found is not None and found.cost < base_cost:
+            return found
+    return StandIn(cost=base_cost)
 
 
 def _held(pipe: Pipeline, engine: str, rows: Sequence[Any], expected: np.ndarray) -> StandIn | None:
     """The engine as a stand-in, if it gives the same answers and few rows would have to be asked again."""
     graph = on(pipe, engine)
     try:
+        graph.outputs(rows[:WARM])  # builds it
+        start = time.perf_counter()
         outputs = graph.outputs(rows)
-        seconds = run_seconds(graph, rows)
+        seconds = time.perf_counter() - start
     except EngineError:
         return None
     apart = float(np.abs(outputs.astype(np.float64) - expected).max())
@@ -101,8 +104,11 @@ def sorted_(pipe: Pipeline) -> Pipeline:
 
 
 def on(pipe: Pipeline, engine: str) -> Pipeline:
-    """The baseline as a float graph, at its full length."""
-    return sorted_(pipe).with_(**pipe.task.extent.before, **put_on(engine, "fp32"))
+    """The baseline as a float graph, at its full length, on all cores."""
+    streams = (
+        {"forward.streams": min(usable_cores(), STREAMS)} if follows(engine_class(engine), "streams", "fp32") else {}
+    )
+    return sorted_(pipe).with_(**pipe.task.extent.before, **put_on(engine, "fp32"), **streams)
 
 
 def noted(by: StandIn) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from llm_moments.core import Pipeline
 from llm_moments.evaluation import PARTS, Evaluation
 from llm_moments.improve import baseline
 from llm_moments.improve.baseline import StandIn
-from llm_moments.improve.finals import ROUNDS
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial
 from llm_moments.measure import FEWEST, SHORTEST, blocks, run_seconds
@@ -23,6 +23,7 @@ from llm_moments.measure import FEWEST, SHORTEST, blocks, run_seconds
 Tick = Callable[[float | None, str], None]
 
 SHARE = 0.3  # of the budget, for the baseline's answers
+LONG = 2.0  # seconds of a block of the baseline's, from which it is timed once
 WORTH = 0.04  # of the budget: a baseline that answers all rows in less needs nothing in its place
 
 
@@ -50,31 +51,39 @@ class Beginning:
         if "stand_in" not in self.study.notes:
             self.tick(0.0, "timing the baseline")
             values, block = self.parts["search"].values, self.pipe.task.pace.block
-            turns = blocks(values, block, 3, block)
-            self.pipe.outputs(turns[0][: min(4, block // 4) if self.slow else block])
-            costs = [run_seconds(self.pipe, some) / len(some) for some in turns[1:]]
-            cost = {"stock": float(np.mean(costs)), "sorted": self.sorted_cost(float(np.mean(costs)))}
-            self.study.note("stock_cost", cost)
-            self.study.note("stand_in", baseline.noted(self.in_its_place(cost["sorted"])))
+            turns = blocks(values, block, 2, block)
+            self.pipe.outputs(turns[0][: max(min(4, block // 4), 1)])
+            costs = [run_seconds(self.pipe, turns[0]) / len(turns[0])]
+            if costs[0] * block < LONG:
+                costs += [run_seconds(self.pipe, some) / len(some) for some in turns]
+            stock = float(np.mean(costs[-2:]))
+            held, outputs, cost = self.sorted_run(stock)
+            self.study.note("stock_cost", {"stock": stock, "sorted": cost})
+            self.study.note("stand_in", baseline.noted(self.in_its_place(held, outputs, cost)))
         return StandIn(**self.study.notes["stand_in"])
 
-    def sorted_cost(self, stock: float) -> float:
-        """Seconds an example where rows of like length go together."""
+    def sorted_run(self, stock: float) -> tuple[list[Any], np.ndarray, float]:
+        """Rows of no split that judges, or of the search split where there are too few, the baseline's outputs for them,
+        and seconds an example where rows of like length go together."""
         if self.slow and self.pipe.plan.settings("forward").get("streams", 1) == 1:
-            return stock  # one a call: there is nothing to sort
-        block = self.pipe.task.pace.block
-        some = blocks(self.parts["search"].values, 2 * block, 1, block)[0]
-        return run_seconds(baseline.sorted_(self.pipe), some) / len(some)
+            return [], np.empty(0), stock  # one a call: there is nothing to sort
+        rows = sorted(self.parts["calibrate"].values, key=lambda value: len(str(value)))
+        rows = rows[:: max(len(rows) // baseline.HELD, 1)][: baseline.HELD]
+        if self.slow or len(rows) < baseline.LEAST:
+            block = self.pipe.task.pace.block
+            rows = list(blocks(self.parts["search"].values, 2 * block, 1, block)[0])
+        start = time.perf_counter()
+        outputs = baseline.sorted_(self.pipe).outputs(rows)
+        return rows, outputs, (time.perf_counter() - start) / len(rows)
 
-    def in_its_place(self, cost: float) -> StandIn:
+    def in_its_place(self, held: list[Any], outputs: np.ndarray, cost: float) -> StandIn:
         pace = self.pipe.task.pace
         rows = sum(min(len(self.parts[name]), pace.most[name]) for name in ("search", "certify"))
-        if self.slow or rows * cost < WORTH * self.budget:
+        few = len(self.parts["calibrate"]) < baseline.LEAST
+        if self.slow or few or rows * cost < WORTH * self.budget:
             return StandIn(cost=cost)
         self.tick(0.0, "holding graph engines against the baseline")
-        held = self.parts["calibrate"].values
-        every = max(len(held) // baseline.HELD, 1)
-        return baseline.stand_in(self.pipe, sorted(held, key=lambda v: len(str(v)))[::every][: baseline.HELD], cost)
+        return baseline.stand_in(self.pipe, held, outputs, cost)
 
     def affordable(self, by: StandIn) -> str:
         """Takes as many rows of each split as the budget allows: the baseline's answers to them all may
@@ -142,7 +151,8 @@ class Beginning:
             outputs, asked = baseline.settled(self.pipe, by, told, part.values)
             self.study.note("asked", {**self.study.notes.get("asked", {}), name: asked})
         else:
-            outputs = baseline.sorted_(self.pipe).outputs(part.values)
+            same = baseline.sorted_(self.pipe)
+            outputs = self.told[name, same.plan.key] = same.outputs(part.values)
         self.study.add(Trial({}, key, "baseline", "held out"), outputs)
         return outputs
 
@@ -167,4 +177,4 @@ class Beginning:
 
     def timing(self) -> float:
         """Seconds that the timing in turn takes, about."""
-        return ROUNDS * (self.pipe.task.pace.block * self.study.notes["stock_cost"]["stock"] + 4 * SHORTEST)
+        return FEWEST * (self.pipe.task.pace.block * self.study.notes["stock_cost"]["stock"] + 4 * SHORTEST)

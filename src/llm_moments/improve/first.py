@@ -1,97 +1,157 @@
-"""A linear model in front: trained within a search on examples set apart, offered as the cheap stage of a cascade.
+"""A linear model in front: what is easy needs no network. Trained within a search, offered as the cheap stage of a cascade.
 
 It is other weights for the same task (`forward.weights`) that bring their own features along, so that a cascade's
-cheap stage can be a whole other model, and the plan stays plain data.
+cheap stage can be a whole other model, and the plan stays plain data. It costs no examples of its own: rows that the
+search judges by are answered by weights that have not seen them (crossed.py), and the certification by none of them.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_moments.core import Pipeline
-from llm_moments.engines.base import Engines
-from llm_moments.errors import InputError, MomentsError
-from llm_moments.evaluation import Evaluation
-from llm_moments.improve.study import Study
-from llm_moments.model import NOTES, open_model
-from llm_moments.train import linear
-from llm_moments.train.fit import Job, fit, made_way
-from llm_moments.train.fit import plain as plain_data
-from llm_moments.train.loop import Settings
-from llm_moments.train.losses import loss_for
-from llm_moments.train.problem import targets_of
-from llm_moments.train.weather import plain
+import numpy as np
 
-NAME = "linear"  # of the weights, and of what may be put first
+from llm_moments.atomic import sibling
+from llm_moments.core import Pipeline
+from llm_moments.engines import crossed
+from llm_moments.engines.linear import WEIGHTS, config_of, make_module, save
+from llm_moments.errors import DataError, InputError
+from llm_moments.evaluation import Evaluation
+from llm_moments.improve.study import Study, Trial
+from llm_moments.independent import input_key
+from llm_moments.labels import MULTI, SINGLE
+from llm_moments.model import open_model
+from llm_moments.steps.vectorize import Vectorizer
+from llm_moments.train.convex import fitted
+
+NAME, NONE = "linear", "none"  # of the weights, and of what may be put first
+FOLDS = 5
+MOST = 20_000  # rows that it learns from: more bring little, and the search waits
+
+
+def possible(pipe: Pipeline) -> bool:
+    """Whether a linear model of words can be put before this one."""
+    return (
+        pipe.task.name == "text-classification" and not pipe.model.is_linear and pipe.task.has_margins(pipe.model)
+    )  # a regression says nothing of how sure it is
 
 
 def check(first: Any, pipe: Pipeline) -> None:
-    """InputError where no such stage can be put before this model."""
-    if first != NAME:
-        raise InputError(f"what can be put first is {NAME}, not {first!r}")
-    if pipe.task.name != "text-classification" or pipe.model.is_linear:
+    """InputError where what was asked for cannot be put before this model."""
+    if first not in (NAME, NONE):
+        raise InputError(f"what can be put first is {NAME} or {NONE}, not {first!r}")
+    if first == NAME and not possible(pipe):
         raise InputError(
-            f"a linear model of words can be put before a classifier of texts, not before {pipe.model.name}"
+            f"a linear model of words can be put before a classifier of texts that says how sure it is, not before {pipe.model.name}"
         )
-    if not pipe.task.has_margins(pipe.model):
-        raise InputError("a regression says nothing of how sure it is, so that no model can be put first")
 
 
 class First:
     """Called, it trains the linear model and makes it known to the pipeline; gives the name of the weights, or
     nothing where it could not be made. folder: where they stay with the study; without one they go with the process.
+
+    parts: the whole splits; those to learn from are all but the one that certifies.
     """
 
     def __init__(
-        self, pipe: Pipeline, study: Study, taught: Evaluation, judged: list[Evaluation], folder: Path | None,
+        self, pipe: Pipeline, study: Study, parts: dict[str, Evaluation], folder: Path | None,
         tick: Callable[[float | None, str], None],
     ):  # fmt: skip
         self.pipe, self.study, self.tick = pipe, study, tick
-        known = {plain(value) for part in judged for value in part.values}
-        self.taught = taught.take([at for at, value in enumerate(taught.values) if plain(value) not in known])
+        self.taught = [part for name, part in parts.items() if name != "certify" and part.labelled]
         self._scratch = None if folder else tempfile.TemporaryDirectory(prefix="llm-moments-")
         self.folder = (folder or Path(self._scratch.name if self._scratch else "")) / "weights" / NAME
         self._known()
 
-    def __call__(self, teacher: Pipeline) -> str:
-        """teacher: answers where the examples have no labels."""
+    def __call__(self, judged: Evaluation, baseline: np.ndarray) -> str:
+        """judged: the rows that the search judges by; baseline: its outputs there, which stand for labels if there are none."""
         begin = time.monotonic()
         try:
-            if not self._known():
-                self._learnt(teacher)
-        except MomentsError as error:
+            many = 0 if self._known() else self._learnt(judged, baseline)
+        except DataError as error:
             self.study.note("first", f"no linear model was put first: {error}")
             return ""
-        seconds = round(time.monotonic() - begin, 1)
-        self.study.note("first", {"seconds": seconds, "examples": len(self.taught)})
+        if many:
+            self.study.note("first", {"seconds": round(time.monotonic() - begin, 1), "examples": many})
         return NAME if self._known() else ""
 
-    def _learnt(self, teacher: Pipeline) -> None:
+    def _learnt(self, judged: Evaluation, baseline: np.ndarray) -> int:
         """With the labels of the model that it is put before, in their order, even those that no example has."""
-        references, model = self.taught.references, self.pipe.model
-        if references is None:
-            references = self.pipe.task.as_references(teacher.outputs(self.taught.values), model)
-        wanted = Settings(**linear.settings_for({}))
-        task, module, described, plan = linear.begun(
-            NAME, self.taught.values, model.labels, model.problem_type, {}, own_labels=False
-        )
-        pipe = Pipeline(task, described, plan, engines=Engines(described))
-        question = {"model": described.digest, "settings": plain_data(asdict(wanted)), "before": model.digest}
-        if made_way(self.folder, question, self.folder.exists()) is None:
-            job = Job(
-                module, pipe, self.taught.values, targets_of(references, described), loss_for(model.problem_type), wanted,
-                question,
-            )  # fmt: skip
-            fit(job, self.folder, device="cpu", progress=lambda _, said: self.tick(None, f"a linear model: {said}"))
+        self.tick(None, "a linear model, to be asked first")
+        model = self.pipe.model
+        values, references, folds = self._rows(judged, baseline)
+        vectorizer = Vectorizer.fit(values, ngrams=1)
+        targets = _targets(references, len(model.labels), model.problem_type)
+        known, several = folds < FOLDS, model.problem_type == MULTI
+        weights = []
+        for fold in range(FOLDS):
+            seen = np.flatnonzero(folds != fold)
+            rows = vectorizer.rows([values[i] for i in seen])
+            weights.append(fitted(rows, vectorizer.size, targets[seen], several=several))
+        mean = tuple(np.mean([w[at] for w in weights], axis=0).astype(np.float32) for at in (0, 1))
+        config = config_of(vectorizer, model.labels, model.problem_type)
+        module = make_module(config, vectorizer, mean)
+        with sibling(self.folder, unless="config.json") as made:
+            apart = [values[i] for i in np.flatnonzero(known)]
+            crossed.save(made, vectorizer.rows(apart), folds[known], weights)
+            save(module, config, vectorizer, made)
+        return len(values)
+
+    def _rows(self, judged: Evaluation, baseline: np.ndarray) -> tuple[list[Any], list[Any], np.ndarray]:
+        """Inputs, references and folds; what is not judged is in no fold. Units stay together."""
+        values = list(judged.values)
+        if not judged.labelled:
+            references = self.pipe.task.as_references(baseline, self.pipe.model)
+        else:
+            references = list(judged.references or ())
+        units = _units(judged)
+        _, which = np.unique(units, return_inverse=True)
+        folds = np.random.default_rng(0).permutation(int(which.max()) + 1)[which] % FOLDS
+        known = set(units)
+        for part in self.taught if judged.labelled else ():
+            more = [at for at, unit in enumerate(_units(part)) if unit not in known][: max(MOST - len(values), 0)]
+            values += [part.values[at] for at in more]
+            references += [part.references[at] for at in more if part.references is not None]
+        return values, references, np.concatenate([folds, np.full(len(values) - len(folds), FOLDS)])
 
     def _known(self) -> bool:
-        if not (self.folder / NOTES).exists():
+        if not (self.folder / WEIGHTS).exists():
             return False
-        model = open_model(self.folder)
-        self.pipe.engines.variants[NAME] = model
+        self.pipe.engines.variants[NAME] = open_model(self.folder)
         return True
+
+
+def alone(trial: Trial) -> bool:
+    """Whether it is the linear model on its own: offered before the baseline's model, which answers where it is unsure,
+    and never in its place."""
+    return "cascade" not in trial.plan and trial.plan.get("forward", {}).get("weights") == NAME
+
+
+def words(told: Any, max_drop: float) -> str:
+    """What a study notes of the linear model, for people."""
+    if not isinstance(told, dict) or "score" not in told:
+        return told if isinstance(told, str) else ""
+    said = (
+        f"A linear model of words, which learnt from {told['examples']:,} of these examples, scores {told['score']:.4f} alone "
+        f"where the baseline scores {told['baseline']:.4f} (search split; each row answered by weights that have not seen it)."
+    )
+    if told["score"] < told["baseline"] - max_drop:
+        return f"{said} In a cascade it answers where it is sure."
+    return f"{said} Such examples hardly need a network: see moments train linear."
+
+
+def _units(part: Evaluation) -> list[Any]:
+    """What is the same for rows that are not independent."""
+    return list(map(input_key, part.values)) if part.units is None else part.units.tolist()
+
+
+def _targets(references: Sequence[Any], labels: int, problem: str) -> np.ndarray:
+    """float64 [rows, labels]: 1 where a row has the label."""
+    made = np.zeros((len(references), labels))
+    for row, reference in enumerate(references):
+        made[row, [int(reference)] if problem == SINGLE else list(reference)] = 1
+    return made

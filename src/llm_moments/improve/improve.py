@@ -49,8 +49,8 @@ def improve(
     heal: also teach models of a third or half of the layers to answer as the baseline does, on a part of the examples, or,
     where heal is itself data (a path or examples, without labels if you like), on those.
 
-    first: "linear" for a linear model of words, trained on the same part of the examples and offered to the search as
-    the cheap stage of a cascade.
+    first: what is offered to the search as the cheap stage of a cascade: before a classifier of texts a linear model of
+    words, trained on what the search judges by (each row is judged by weights that have not seen it), or "none".
 
     unlabelled: examples to certify on whose labels are asked for where the answers of both plans differ, and nowhere else:
     at most so many questions, in out/questions.csv. The same call goes on once they are answered there, or in the file
@@ -77,8 +77,7 @@ def improve(
         question["heal"] = "a part of the data" if heal is True else str(getattr(heal, "path", heal))[:200]
     if first is not None:
         question["first"] = first
-    folder = Path(out) if out is not None else None
-    asks, apart_too = None, heal is True or first is not None
+    folder, asks = Path(out) if out is not None else None, None
     if unlabelled is not None:
         asks = _asks(pipe, folder, questions, answers)
         rows, asked_of = gather(unlabelled, **read)
@@ -88,8 +87,11 @@ def improve(
         make_way(folder, overwrite)
     study = Study(folder / STUDY if folder else None, question)
     parts = (
-        split(pipe, examples, heal=apart_too) if asks is None else split_to_ask(pipe, examples, rows, heal=apart_too)
+        split(pipe, examples, heal=heal is True)
+        if asks is None
+        else split_to_ask(pipe, examples, rows, heal=heal is True)
     )
+    whole = dict(parts)
     apart = parts.pop("heal", None)
     run = Run(pipe, parts, study, max_drop, objective, seconds(budget), tick, source, folder)
     run.asks = asks
@@ -100,8 +102,8 @@ def improve(
             else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
         )
         run.taught = without(taught, [*parts["search"].values, *parts["certify"].values])
-    if first is not None:
-        run.apart = apart
+    if first != put_first.NONE and objective in ("throughput", "latency") and put_first.possible(pipe):
+        run.first = put_first.First(pipe, study, whole, folder and folder / STUDY, tick)
     return run.finish()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from llm_moments.artefact import save
 from llm_moments.core import Pipeline
 from llm_moments.improve.certify import Certificate
+from llm_moments.improve.first import alone
 from llm_moments.improve.study import Trial, Trials
 from llm_moments.record.session import Session
 from llm_moments.weigh.worth import Worths
@@ -40,6 +41,7 @@ class Improvement:
     elsewhere: Sequence[Mapping[str, Any]] = ()
     nearly: str = ""
     stands: str = ""
+    first: str = ""  # of the model that was put first
     waiting: int = 0  # questions without an answer that could bring more
     questions: Path | None = None
 
@@ -64,6 +66,7 @@ class Improvement:
             "elsewhere": [dict(one) for one in self.elsewhere],
             "nearly": self.nearly,
             "stands": self.stands,
+            "first": self.first,
             "waiting": self.waiting,
             "questions": str(self.questions) if self.questions else None,
         }
@@ -73,7 +76,7 @@ class Improvement:
 
         return report(
             session=self.before, after=self.after, worths=self.worths, certificate=self.certificate, study=self.study,
-            elsewhere=self.elsewhere, nearly=self.nearly, title=f"llm-moments: {self.certificate.model}",
+            elsewhere=self.elsewhere, nearly=" ".join(filter(None, (self.first, self.nearly))), title=f"llm-moments: {self.certificate.model}",
         )  # fmt: skip
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -90,7 +93,8 @@ def front(trials: list[Trial]) -> list[Trial]:
     """Plans that no other plan beats in both gain and drop, dearest first: of those that answered the whole split."""
     kept: list[Trial] = []
     whole = max((t.n for t in trials if t.status == "ok"), default=0)
-    done = [t for t in trials if t.status == "ok" and t.n == whole and t.gain is not None and t.drop is not None]
+    tried = [t for t in trials if t.status == "ok" and t.n == whole and not alone(t)]
+    done = [t for t in tried if t.gain is not None and t.drop is not None]
     for trial in sorted(done, key=lambda t: (-(t.gain or 0), t.drop or 0)):
         if not kept or (trial.drop or 0) < (kept[-1].drop or 0):
             kept.append(trial)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from llm_moments import schema
 from llm_moments.errors import DataError
@@ -29,6 +29,11 @@ class Taught(TypedDict):
     examples: int
 
 
+class First(Taught):
+    score: NotRequired[float]  # of the search split
+    baseline: NotRequired[float]
+
+
 class Healed(Taught):
     students: dict[str, float]
 
@@ -44,7 +49,7 @@ class Stand(TypedDict):
 BASELINE = ("search", "certify", "certify+1", "certify+2")
 NOTES: Mapping[str, Any] = {
     "stock_cost": StockCost, "rows": Rows, "calibration": str, "layers": int, "hand": str, "sequence": list[str],
-    "looks": list[Look], "judged": list[str], "heal": str | Healed, "first": str | Taught,
+    "looks": list[Look], "judged": list[str], "heal": str | Healed, "first": str | First,
     "stand_in": Stand, "cascades": dict[str, tuple[str, str, float]], "asked": dict[str, int],
 }  # fmt: skip
 

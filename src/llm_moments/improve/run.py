@@ -11,7 +11,6 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import WINDOW, Pipeline, Plan
-from llm_moments.evaluation import Evaluation
 from llm_moments.improve import elsewhere, stages
 from llm_moments.improve import first as put_first
 from llm_moments.improve.asks import Asks
@@ -40,6 +39,7 @@ from llm_moments.weigh.worth import Worths
 LOOKS = 0.1  # of the budget, for holding candidates against the certification split
 REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
+RIVALS = 1.5  # times the fastest's time, by the search's timing: what is slower is not timed against it
 FINAL = 3  # of the plans that passed, the last ones, which are timed in turn
 Passed = tuple[Trial, Look]
 
@@ -50,7 +50,7 @@ class Run(Beginning):
     def __init__(self, *given: Any):
         super().__init__(*given)
         self.taught: list[Any] | None = None  # inputs that a smaller model may learn from
-        self.apart: Evaluation | None = None  # examples that a model to put first may learn from
+        self.first: put_first.First | None = None  # a model to put first
         self.asks: Asks | None = None  # where the certification rows have no labels and questions may be asked
         self.looks: list[Look] = [Look(**x) for x in self.study.notes.get("looks", [])]
         self.else_where: list[elsewhere.Elsewhere] = []
@@ -77,11 +77,7 @@ class Run(Beginning):
         self.calibrate()
         if self.taught is not None:
             search.heal = Healer(self.pipe, self.study, self.taught, self.folder and self.folder / STUDY, self.tick)
-        if self.apart is not None:
-            judged = [self.parts[name] for name in ("search", "certify")]
-            search.first = put_first.First(
-                self.pipe, self.study, self.apart, judged, self.folder and self.folder / STUDY, self.tick
-            )
+        search.first = self.first
         passed = self.certified(search)
         if self.asks is not None and self.asks.waiting and not passed:
             return self.waits(self.asks)
@@ -201,14 +197,18 @@ class Run(Beginning):
         """The candidates that there is time to look at: all, or some of them spread over the whole order."""
         n = len(self.parts["certify"])
         # Without its looks a search is worth nothing: they may take more than was kept for them.
-        left = max(self.left() - self.timing() - REPORT * self.budget, 2 * LOOKS * self.budget)
+        left = max(self.left() - self.timing() - REPORT * self.budget, LOOKS * self.budget)
         cost = [0.0 if ("certify", t.key) in self.told else (t.seconds or 0.0) / max(t.n, 1) * n for t in candidates]
         return [candidates[at].key for at in thinned(cost, left)]
 
     def expected(self, search: Search) -> None:
         """What else could be had, on the scale of the search's own timing until the plans are timed in turn."""
         said, have = elsewhere.command(self.pipe.model.name, self.source), len(self.parts["certify"])
-        found = [(t.plan, t.gain or 0.0, search.drops(t)) for t in search.whole() if t.gain and t.gain > 1]
+        found = [
+            (t.plan, t.gain or 0.0, search.drops(t))
+            for t in search.whole()
+            if t.gain and t.gain > 1 and not put_first.alone(t)
+        ]
         self.else_where = elsewhere.elsewhere(found, have, {*elsewhere.BUDGETS, self.max_drop}, said)
         if self.looks and not self.looks[-1].passed:
             failed = self.study.trials[self.looks[-1].key]
@@ -224,7 +224,9 @@ class Run(Beginning):
         """The fastest, as timed in turn, of those that passed and are certainly faster than the baseline."""
         rest, slowest = passed[::-1], 0.0
         while rest:
-            some, rest = rest[:FINAL], rest[FINAL:]
+            near = RIVALS * (rest[0][0].cost or 0.0)
+            some = [one for one in rest[:FINAL] if (one[0].cost or 0.0) <= near]
+            rest = rest[len(some) :]
             for trial, seen in self.in_turn(search, some):
                 plans = self.contenders(search, trial)
                 found = self.timed(search, plans, trial)
@@ -238,7 +240,7 @@ class Run(Beginning):
         self.tick(None, f"timing the {len(some)} fastest that passed, in turn")
         plans = {trial.key: search.pipe(trial) for trial, _ in some}
         costs = {trial.key: trial.cost or 1.0 for trial, _ in some}
-        seconds = min(max(0.25 * (self.left() - REPORT * self.budget), 5.0), 30.0)
+        seconds = min(max(0.25 * (self.left() - self.timing() - REPORT * self.budget), 5.0), 30.0)
         order = heats(plans, self.parts["certify"].values[:TIMED], self.objective, costs, seconds)
         return [next(one for one in some if one[0].key == key) for key in order]
 
@@ -256,7 +258,7 @@ class Run(Beginning):
         costs["baseline"] = search.base_cost or 1.0
         found = timed(
             plans, self.parts["certify"].values[:TIMED], self.objective, costs,
-            max(0.8 * (self.left() - REPORT * self.budget), 10.0),
+            min(max(self.left() - REPORT * self.budget, 10.0), max(2 * self.timing(), 20.0)),
             lambda done: self.tick(None, f"timing baseline and improved, in turn: {done:.0%}"),
         )  # fmt: skip
         return found
@@ -329,7 +331,7 @@ class Run(Beginning):
         done = Improvement(
             pipe, certificate, trials, time.monotonic() - self.begin, self.folder, *sessions, worths, self.healing(),
             [one.to_dict() for one in self.else_where], self.nearly, waiting=self.asks.waiting if self.asks else 0,
-            questions=self.asks.file if self.asks else None,
+            questions=self.asks.file if self.asks else None, first=put_first.words(self.study.notes.get("first"), self.max_drop),
         )  # fmt: skip
         if self.folder is None:
             return done

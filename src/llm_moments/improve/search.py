@@ -10,10 +10,11 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import Pipeline, Plan
-from llm_moments.engines.base import engine_class, follows, put_on
+from llm_moments.engines.base import STREAMS, engine_class, follows, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.evaluation import Evaluation
+from llm_moments.improve.first import alone
 from llm_moments.improve.odds import APART, chance, sequence
 from llm_moments.improve.questions import guessed
 from llm_moments.improve.study import Study, Trial
@@ -21,7 +22,6 @@ from llm_moments.measure import measure
 
 Tick = Callable[[float | None, str], None]
 
-STREAMS = 4  # most batches at a time that plans begin with, a core each; `tune` tries others
 QUICK = 96  # most rows on which engines and lossless variants are timed before whole splits are
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
 GAIN = 1.02  # times the baseline from which a plan is worth a certification: less is noise
@@ -45,7 +45,7 @@ class Search:
         self.quick_rows = QUICK
         self.built = 0.0  # seconds that the dearest graph so far took to build
         self.heal: Callable[[Pipeline, int, float, str], str] | None = None  # of improve.heal; gives a name of weights
-        self.first: Callable[[Pipeline], str] | None = None  # trains a model to put first; name of its weights
+        self.first: Callable[[Evaluation, np.ndarray], str] | None = None  # trains a model to put first; gives its name
         self.asks = False  # whether what differs will be asked about: without labels, not all of it is harm then
         self._odds: dict[str, float] = {}
 
@@ -133,7 +133,7 @@ class Search:
 
     def good(self) -> list[Trial]:
         """Plans worth working on, fastest first."""
-        return [t for t in self.whole() if self.odds(t) >= GOOD]
+        return [t for t in self.whole() if self.odds(t) >= GOOD and not alone(t)]
 
     def same_answers(self, trial: Trial) -> bool:
         task, model = self.stock.task, self.stock.model
@@ -156,7 +156,8 @@ class Search:
         return [safe, *(t for t in trials if (t.cost or 0.0) < APART * (safe.cost or 0.0))]
 
     def _gains(self, trial: Trial) -> bool:
-        return trial.plan != self.stock.plan.to_dict() and (trial.gain is None or trial.gain > GAIN)
+        faster = trial.gain is None or trial.gain > GAIN
+        return faster and trial.plan != self.stock.plan.to_dict() and not alone(trial)
 
     # -- plans
 

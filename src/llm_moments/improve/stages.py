@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from llm_moments.core import Plan
@@ -11,10 +11,12 @@ from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell, foretell_three
+from llm_moments.improve.first import alone
 from llm_moments.improve.heal_images import shares as image_shares
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 from llm_moments.train.distill import layers_of
+from llm_moments.train.loop import fast_bf16
 
 SURE = 0.95  # chance to pass from which more length is not needed
 HEALS = {"one": 0.3, "third": 0.4, "half": 0.65}  # of the time that is left, for teaching a model of so many layers
@@ -23,6 +25,12 @@ NARROW = {"quarter": 0.35, "narrow": 0.6}  # what students of half the heads and
 LEARNING = 0.6  # of the time that is left, for teaching one of those, or one for int8
 SATURATED = 2  # rungs that are sure before a longer one is left out
 THREES = 3  # cascades of two before which a third stage is put
+FLOAT = ("bf16", "fp32")
+PRECISIONS = ("bf16", "int8-dynamic", "int8", "fp32")
+NEAR, NEAR_INT8 = (
+    1.1,
+    1.5,
+)  # times the fastest engine's time; int8 gains on it in longer batches than those of a first try
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
 
@@ -53,7 +61,7 @@ def lossless(search: Search) -> None:
 def by_hand(search: Search) -> None:
     """What a careful engineer would set: sorted, padded to the batch, cut where the model was trained
     if that is known, the best single engine and float precision. A candidate like any other."""
-    plans = [hand_plan(search, *pair) for pair in pairs() if pair[1] in ("fp32", "bf16")]
+    plans = [hand_plan(search, *pair) for pair in pairs(search) if pair[1] in FLOAT]
     quick = [search.try_plan(plan, "by hand", rows=search.quick_rows) for plan in plans if not search.late()]
     best = min((t for t in quick if t.status == "ok"), key=lambda t: t.cost or 0.0, default=None)
     if best is None:
@@ -70,7 +78,13 @@ def hand_plan(search: Search, engine: str, precision: str) -> Plan:
 
 
 def lengths(search: Search) -> None:
-    """Lengths, from the shortest up until more brings nothing, for the fastest engines and precisions."""
+    """Lengths, from the shortest up until more brings nothing, for the fastest engines in float."""
+    for engine, precision in variants(search, FLOAT):
+        _ladder(search, engine, precision, "lossy")
+
+
+def int8(search: Search) -> None:
+    """The same in int8, whose graphs take longer to make."""
     for engine, precision in variants(search):
         _ladder(search, engine, precision, "lossy")
 
@@ -185,11 +199,15 @@ def first(search: Search) -> None:
     """A model of another kind, for the cheap stage of a cascade; on its own it is a plan like any other."""
     if search.first is None or search.late():
         return
-    teachers = [t for t in search.good() if "cascade" not in t.plan]
-    name = search.first(search.pipe(teachers[0]) if teachers else search.stock)
-    if name:
+    if name := search.first(search.part, search.baseline):
         sorts = {**search.stock.task.sorts, **put_on("torch", "fp32"), "forward.calibration": None}
-        search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
+        trial = search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
+        told, scores = (
+            search.study.notes.get("first"),
+            {"score": trial.score, "baseline": float(search.base_scores.mean())},
+        )
+        if isinstance(told, dict) and trial.score is not None:
+            search.study.note("first", {**told, **scores})
 
 
 def rungs(search: Search) -> list[int]:
@@ -198,15 +216,15 @@ def rungs(search: Search) -> list[int]:
     return found
 
 
-def variants(search: Search) -> list[tuple[str, str]]:
-    """Engines and precisions by their time on some rows of a middling length (images: full size); the two fastest, and
-    any that is within a tenth of them. int8 is left out where building it would eat the time."""
+def variants(search: Search, precisions: Container[str] = PRECISIONS) -> list[tuple[str, str]]:
+    """Engines and precisions by their time on some rows of a middling length (images: full size); the fastest, and any
+    that is within a tenth of it, or within half if it is in int8. int8 is left out where building it would eat the time."""
     steps = rungs(search)
     middle = steps[(len(steps) - 1) // 2]
     if search.stock.task.extent.unit == "pixels":
         middle = steps[-1]  # a graph is built for each size, and most networks keep their answers at their own only
     costs = {}
-    for engine, precision in pairs():
+    for engine, precision in [pair for pair in pairs(search) if pair[1] in precisions]:
         if search.late(4 * search.built if precision == "int8" else 0.0):
             continue
         plan = search.plan_of(engine, precision, middle, **{"forward.streams": None})  # few rows fill no two streams
@@ -214,16 +232,18 @@ def variants(search: Search) -> list[tuple[str, str]]:
         if trial.status == "ok" and trial.cost:
             costs[engine, precision] = trial.cost
     order = sorted(costs, key=costs.__getitem__)
-    return [p for at, p in enumerate(order) if at < 2 or costs[p] <= 1.1 * costs[order[0]]]
+    return [p for p in order if costs[p] <= (NEAR_INT8 if p[1].startswith("int8") else NEAR) * costs[order[0]]]
 
 
-def pairs() -> list[tuple[str, str]]:
+def pairs(search: Search) -> list[tuple[str, str]]:
     """Engines and precisions, lower ones first. fp16 is never ahead of bf16 on a CPU that has either,
     and torch's own is tried on a GPU by `--set`; ONNX Runtime in fp32 is left to the lossless stage."""
-    order = ("bf16", "int8", "int8-dynamic", "fp32")
     engines = [e for e in ("openvino", "onnxruntime", "torch") if e in available()]
-    found = [(e, p) for p in order for e in engines if p in engine_class(e).precisions]
-    return [pair for pair in found if pair != ("onnxruntime", "fp32")]
+    found = [(e, p) for p in PRECISIONS for e in engines if p in engine_class(e).precisions]
+    # Where the processor computes in bf16, no product of matrices is faster in fp32.
+    tokens = search.stock.task.extent.unit == "tokens"
+    slower = [(e, "fp32") for e, p in found if p == "bf16" and tokens and fast_bf16("cpu")]
+    return [pair for pair in found if pair != ("onnxruntime", "fp32") and pair not in slower]
 
 
 def cascades(search: Search) -> None:
@@ -231,7 +251,7 @@ def cascades(search: Search) -> None:
     task = search.stock.task
     if search.objective in ("memory", "size") or not task.has_margins(search.stock.model):
         return
-    front = _front([t for t in search.whole() if "cascade" not in t.plan])
+    front = _parts(search)
     plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in front]
     bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
     tried = 0
@@ -254,10 +274,7 @@ def threes(search: Search) -> None:
     known = {key: pair for key, pair in search.study.notes.get("cascades", {}).items() if key in trials}
     if search.objective in ("memory", "size") or not known:
         return
-    firsts = [
-        (t.key, t.cost or 0.0, search.outputs(t))
-        for t in _front([t for t in search.whole() if "cascade" not in t.plan])
-    ]
+    firsts = [(t.key, t.cost or 0.0, search.outputs(t)) for t in _parts(search)]
     bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
     found: list[tuple[Any, float, list[Any]]] = []
     for key in sorted(known, key=lambda key: trials[key].cost or float("inf"))[:THREES]:
@@ -404,6 +421,12 @@ def layer_count(search: Search) -> int:
     return int(search.study.notes["layers"])
 
 
+def _parts(search: Search) -> list[Trial]:
+    """Plans that cascades are made of: a model of another kind, and the front of the others."""
+    singles = [t for t in search.whole() if "cascade" not in t.plan]
+    return [t for t in singles if alone(t)] + _front([t for t in singles if not alone(t)])
+
+
 def _front(trials: list[Trial]) -> list[Trial]:
     """Plans that no other plan beats in both cost and score: of others no cascade is made."""
     front: list[Trial] = []
@@ -416,6 +439,6 @@ def _front(trials: list[Trial]) -> list[Trial]:
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
-    by_hand, lengths, first, cascades, threes, lossless, heal, narrow, tune, others, keep_float, heal_int8, compiled, skips,
+    by_hand, first, cascades, lengths, cascades, threes, int8, cascades, threes, lossless, heal, narrow, tune, others, keep_float, heal_int8, compiled, skips,
     cascades, threes, tune,
 )  # fmt: skip

@@ -155,7 +155,7 @@ def show_improvement(found: Mapping[str, Any], console: Console) -> None:
     show_trials([Trial(**t) for t in found["front"]], console)
     show_elsewhere(found.get("elsewhere") or (), console)
     show_certificate(Certificate.from_dict(found["certificate"]), console)
-    for said in ("stands", "nearly"):
+    for said in ("stands", "first", "nearly"):
         if found.get(said):
             say(console, found[said])
     if found.get("waiting"):

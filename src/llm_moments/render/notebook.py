@@ -141,5 +141,5 @@ def improvement_html(found: Mapping[str, Any]) -> str:
     words = certificate_html(Certificate.from_dict(found["certificate"]))
     tried = f"{found['trials']} plans tried in {number(found['seconds'], ',.0f')} s"
     place = f"; the artefact is in {found['artefact']}" if found["artefact"] else ""
-    more = notes_html([said for said in (found.get("stands"), found.get("nearly")) if said])
+    more = notes_html([said for said in (found.get("stands"), found.get("first"), found.get("nearly")) if said])
     return f"{words}{more}<p>{shown(tried + place)}</p>" + trials_html([Trial(**t) for t in found["front"]])

@@ -86,6 +86,8 @@ def label(name: str) -> str:
 def plan_in_short(plan: Mapping[str, Any]) -> str:
     """Engine, precision, length and whatever else decides answers, in a few words."""
     forward, truncate = plan.get("forward", {}), plan.get("truncate", {})
+    if forward.get("weights") == "linear" and "cascade" not in plan:
+        return "a linear model alone"
     words: list[Any] = [forward.get("engine", "torch"), forward.get("precision", "fp32")]
     decode = plan.get("decode", {})
     if "max_new_tokens" in decode:
