@@ -20,6 +20,7 @@ from llm_moments.render.tree import lines
 from tests.cli.test_cli import moments
 from tests.fake_server import answer_to, cut_after, serving
 from tests.fakes_chat import make_chat
+from tests.fakes_seq import make_marian, toy_pairs
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,14 @@ def test_pieces_come_while_the_answer_is_made_and_together_are_what_run_gives(lo
     stream = Stream(local, "hello")
     assert "".join(stream) == stream.text == local("hello").text
     assert stream.answer == local("hello")
+
+
+def test_of_several_beams_nothing_is_told_before_the_end(tmp_path: Path) -> None:
+    """The beams are rows of one answer, and what one of them begins may be given up."""
+    pipe = lm.load(make_marian(tmp_path / "marian"), plan={"decode.max_new_tokens": 6})
+    stream = Stream(pipe, toy_pairs(3)[0][0])
+    assert len(list(stream)) == 1
+    assert stream.text == pipe(toy_pairs(3)[0][0]).text
 
 
 def test_a_pipeline_is_left_as_it_was(local: Pipeline) -> None:

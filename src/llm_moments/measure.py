@@ -68,6 +68,13 @@ def forget(pipe: Pipeline) -> bool:
     return bool(keeping)
 
 
+def answered(pipe: Pipeline, values: Sequence[Any]) -> tuple[np.ndarray, float]:
+    """The outputs, and seconds that they took."""
+    start = time.perf_counter()
+    outputs = pipe.outputs(values)
+    return outputs, time.perf_counter() - start
+
+
 def run_seconds(pipe: Pipeline, values: Sequence[Any]) -> float:
     """End to end, from raw input to answer."""
     forget(pipe)

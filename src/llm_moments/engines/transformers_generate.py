@@ -382,6 +382,8 @@ class _Watch:
             each = ids.shape[0] // len(self.most)  # rows of one answer: its beams
             done |= torch.tensor([self.steps >= n for n in self.most for _ in range(each)], device=ids.device)
         if (self.stop or self.on_text) and self.engine.tokenizer is not None:
+            if self.most and ids.shape[0] != len(self.most):
+                self.on_text = None  # of several beams none is the answer before the end
             for row in range(ids.shape[0]):
                 done[row] |= self._looked_at(row, ids[row, self.begun :].tolist())
         return done

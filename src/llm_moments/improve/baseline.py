@@ -8,7 +8,6 @@ turn, with room to spare, are asked of the baseline itself.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from llm_moments.core import Pipeline
 from llm_moments.engines.base import STREAMS, available, engine_class, follows, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
+from llm_moments.measure import answered
 
 HELD = 64  # rows on which a graph is held against the baseline
 LEAST = 24  # fewer rows than that prove nothing
@@ -74,9 +74,7 @@ def _held(pipe: Pipeline, engine: str, rows: Sequence[Any], expected: np.ndarray
     graph = on(pipe, engine)
     try:
         graph.outputs(rows[:WARM])  # builds it
-        start = time.perf_counter()
-        outputs = graph.outputs(rows)
-        seconds = time.perf_counter() - start
+        outputs, seconds = answered(graph, rows)
     except EngineError:
         return None
     apart = float(np.abs(outputs.astype(np.float64) - expected).max())

@@ -18,7 +18,7 @@ from llm_moments.improve import baseline
 from llm_moments.improve.baseline import StandIn
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial
-from llm_moments.measure import FEWEST, SHORTEST, blocks, run_seconds
+from llm_moments.measure import FEWEST, SHORTEST, answered, blocks, run_seconds
 
 Tick = Callable[[float | None, str], None]
 
@@ -72,9 +72,8 @@ class Beginning:
         if self.slow or len(rows) < baseline.LEAST:
             block = self.pipe.task.pace.block
             rows = list(blocks(self.parts["search"].values, 2 * block, 1, block)[0])
-        start = time.perf_counter()
-        outputs = baseline.sorted_(self.pipe).outputs(rows)
-        return rows, outputs, (time.perf_counter() - start) / len(rows)
+        outputs, seconds = answered(baseline.sorted_(self.pipe), rows)
+        return rows, outputs, seconds / len(rows)
 
     def in_its_place(self, held: list[Any], outputs: np.ndarray, cost: float) -> StandIn:
         pace = self.pipe.task.pace
