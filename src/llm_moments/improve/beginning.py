@@ -24,6 +24,7 @@ Tick = Callable[[float | None, str], None]
 
 SHARE = 0.3  # of the budget, for the baseline's answers
 LONG = 2.0  # seconds of a block of the baseline's, from which it is timed once
+BUILT = 30.0  # seconds: building and holding a graph takes about a third of that, and spares about half of it
 WORTH = 0.04  # of the budget: a baseline that answers all rows in less needs nothing in its place
 
 
@@ -79,7 +80,7 @@ class Beginning:
         pace = self.pipe.task.pace
         rows = sum(min(len(self.parts[name]), pace.most[name]) for name in ("search", "certify"))
         few = len(self.parts["calibrate"]) < baseline.LEAST
-        if self.slow or few or rows * cost < WORTH * self.budget:
+        if self.slow or few or rows * cost < max(WORTH * self.budget, BUILT):
             return StandIn(cost=cost)
         self.tick(0.0, "holding graph engines against the baseline")
         return baseline.stand_in(self.pipe, held, outputs, cost)

@@ -37,7 +37,10 @@ from llm_moments.record.session import Session
 from llm_moments.weigh.worth import Worths
 
 LOOKS = 0.1  # of the budget, for holding candidates against the certification split
+BACK = 3  # choices whose taking back costs about the baseline's time
 REPORT = 0.1  # of the budget, for recording both plans and weighing the choices
+LEAST = 0.2  # of the budget, for the search, whatever was spent before
+RECORDED = 3.0  # seconds of the chosen plan that are recorded
 TIMED = WINDOW  # examples that plans are timed on: as many as `run` holds at a time
 RIVALS = 1.5  # times the fastest's time, by the search's timing: what is slower is not timed against it
 FINAL = 3  # of the plans that passed, the last ones, which are timed in turn
@@ -74,6 +77,8 @@ class Run(Beginning):
             return self.kept_baseline(why, None)
         search = self.search(by)
         self.answer_as_baseline(search, by)
+        if not self.slow:  # a baseline that took longer than was thought must not leave the search without time
+            search.deadline = max(search.deadline, time.monotonic() + LEAST * self.budget)
         self.calibrate()
         if self.taught is not None:
             search.heal = Healer(self.pipe, self.study, self.taught, self.folder and self.folder / STUDY, self.tick)
@@ -272,7 +277,8 @@ class Run(Beginning):
         )  # fmt: skip
         self.tick(None, "recording where the time goes")
         pace, values = self.pipe.task.pace, self.parts["certify"].values[:TIMED]
-        sessions = observe(self.pipe, values[: pace.block]), observe(chosen, values[: pace.window])
+        rows = max(int(RECORDED * found.speed.estimate / found.baseline), pace.block)
+        sessions = observe(self.pipe, values[: pace.block]), observe(chosen, values[: min(rows, pace.window)])
         return self.kept(chosen, certificate, sessions, self.choices(search, chosen))
 
     def rescale(self, chosen: Trial, speed: float) -> None:
@@ -289,7 +295,9 @@ class Run(Beginning):
             return None
         self.tick(None, "weighing each choice of the plan")
         part = self.parts["search"]
-        few, seconds = part.take(range(min(search.quick_rows, len(part)))), max(self.left(), 0.5 * REPORT * self.budget)
+        seconds = max(self.left(), 0.5 * REPORT * self.budget)
+        rows = int(seconds / (BACK * (search.base_cost or 1.0)))
+        few = part.take(range(min(search.quick_rows, len(part), max(rows, 1))))
         return weighed(self.pipe, chosen, few, self.max_drop, seconds)
 
     def kept_baseline(self, why: str, seen: Look | None) -> Improvement:
