@@ -17,7 +17,7 @@ from llm_moments.chat import Conversation, Stream
 from llm_moments.core import Pipeline
 from llm_moments.errors import EngineError, InputError, ModelError
 from llm_moments.render.tree import lines
-from tests.cli.test_cli import moments
+from tests.cli.command import moments
 from tests.fake_server import answer_to, cut_after, serving
 from tests.fakes_chat import make_chat
 from tests.fakes_seq import make_marian, toy_pairs

@@ -68,7 +68,8 @@ def test_each_row_that_judges_is_answered_by_weights_that_have_not_seen_it(
     for fold in range(first.FOLDS):
         seen = np.flatnonzero(folds != fold)
         targets = np.eye(len(pipe.model.labels))[[int(known[i]) for i in seen]]
-        weight, bias = convex.fitted(vectorizer.rows([values[i] for i in seen]), vectorizer.size, targets)
+        table = convex.table(vectorizer.rows([values[i] for i in seen]), vectorizer.size)
+        weight, bias = convex.fitted(table, targets)
         rows = np.flatnonzero(folds == fold)
         expected = [dense(vectorizer, values[i]) @ weight + bias for i in rows]
         np.testing.assert_allclose(found[rows], expected, atol=1e-4)
@@ -95,6 +96,16 @@ def test_rows_that_certify_are_answered_as_the_artefact_answers_them(trained_mod
     assert np.abs(kept.outputs(search) - alone.outputs(search)).max() > 0.1
 
 
+def test_of_several_labels_each_is_learnt_alone(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", labels=["film", "plot", "good"], problem_type="multi_label_classification")
+    texts = make_texts(400, seed=8)
+    examples = [Example(t, [name for name in ("film", "plot", "good") if name in t.split()]) for t in texts]
+    pipe, parts, maker = made(model, tmp_path / "study", examples)
+    learnt(pipe, parts, maker)
+    outputs = pipe.with_(**{"forward.weights": "linear"}).outputs(parts["certify"].values)
+    assert parts["certify"].scores(outputs, outputs).mean() > 0.95
+
+
 def test_what_is_learnt_by_chance_is_not_believed(trained_model: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     examples = [Example(text, str(rng.choice(["neg", "neutral", "pos"]))) for text in make_texts(400, seed=5)]
@@ -108,11 +119,11 @@ def test_what_is_learnt_by_chance_is_not_believed(trained_model: Path, tmp_path:
 def test_the_weights_are_the_optimum(several: bool) -> None:
     rng = np.random.default_rng(1)
     vectorizer = Vectorizer.fit(make_texts(80, seed=2), ngrams=1)
-    rows = vectorizer.rows(make_texts(80, seed=2))
+    rows = convex.table(vectorizer.rows(make_texts(80, seed=2)), vectorizer.size)
     targets = rng.integers(0, 2, (80, 3)).astype(float) if several else np.eye(3)[rng.integers(0, 3, 80)]
     weight, bias = (
         torch.tensor(w, dtype=torch.float64, requires_grad=True)
-        for w in convex.fitted(rows, vectorizer.size, targets, several=several)
+        for w in convex.fitted(rows, targets, several=several)
     )
     table = torch.tensor(np.array([dense(vectorizer, text) for text in make_texts(80, seed=2)]))
     scores, wanted = table @ weight + bias, torch.tensor(targets)
@@ -184,7 +195,7 @@ def test_a_linear_model_is_weighed_and_improved_like_any_other(tmp_path: Path) -
     names = [w.name for w in worths]
     assert {"the first 16 words", "single words only"} <= set(names)
     assert all("torch fp32 only" in w.reason for w in worths if w.name.startswith("onnxruntime"))
-    done = improve(model, labelled(1500, seed=3), max_drop=0.2, budget="60s", out=tmp_path / "out")
+    done = improve(model, labelled(1500, seed=3), max_drop=0.2, budget="25s", out=tmp_path / "out")
     assert {t.stage for t in done.study} >= {"lossy", "lossless"}
     pipe = load(tmp_path / "out")
     assert evaluation(pipe, labelled(20)).labelled

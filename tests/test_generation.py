@@ -196,7 +196,7 @@ def test_weigh_and_improve_know_texts(pipe: Any, tmp_path: Path) -> None:
     rows = [lm.Example(text, pipe(text).text, n) for n, text in enumerate(texts)]
     worths = lm.weigh(pipe, rows[:8])
     assert {"prompt lookup", "2 together"} <= {w.name for w in worths}
-    done = lm.improve(pipe, rows, max_drop=0.3, budget="25s", out=tmp_path / "out")
+    done = lm.improve(pipe, rows, max_drop=0.3, budget="12s", out=tmp_path / "out")
     assert (tmp_path / "out" / "certificate.json").exists()
     again = lm.load(tmp_path / "out")
     assert again.task.name == "chat"

@@ -18,7 +18,7 @@ from llm_moments.engines.generator import GENERATORS, Decoding, Prompt
 from llm_moments.engines.picking import Rules
 from llm_moments.errors import DataError, ModelError
 from llm_moments.notes import Note
-from tests.cli.test_cli import moments
+from tests.cli.command import moments
 from tests.fakes_seq import make_bart
 from tests.fakes_speech import make_whisper, tone
 from tests.fakes_text import make_causal

@@ -16,7 +16,7 @@ from llm_moments.errors import DataError, EngineError, InputError, PlanError
 from llm_moments.improve.along import divergence_along, divergence_of
 from llm_moments.steps.prompt import Dialogue
 from llm_moments.tasks.likelihood import per_token
-from tests.cli.test_cli import moments
+from tests.cli.command import moments
 from tests.fakes_chat import make_chat
 
 PROMPTS = ["the movie was", "a very boring", "plot and music", "the actor is not"]

@@ -187,7 +187,7 @@ def test_questions_are_answered_and_the_same_call_goes_on(
 
     def go() -> Any:
         return lm.improve(
-            trained_model, known if labelled else None, unlabelled=bare, questions=60, max_drop=0.06, budget="20s", out=out,
+            trained_model, known if labelled else None, unlabelled=bare, questions=60, max_drop=0.06, budget="12s", out=out,
         )  # fmt: skip
 
     first = go()

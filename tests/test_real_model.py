@@ -109,7 +109,7 @@ def test_record_finds_its_six_layers(pipe: Pipeline, rows: list[Example]) -> Non
 
 def test_a_short_search_ends_in_an_artefact_that_answers(folder: Path, rows: list[Example], tmp_path: Path) -> None:
     out = tmp_path / "improved"
-    found = lm.improve(folder, rows, max_drop=0.05, budget=60, out=out)
+    found = lm.improve(folder, rows, max_drop=0.05, budget=20, out=out)
     certificate = json.loads((out / "certificate.json").read_text())
     assert certificate["certified"] == found.certificate.certified
     if found.certificate.certified:

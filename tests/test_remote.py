@@ -20,7 +20,7 @@ from llm_moments.core import Pipeline
 from llm_moments.engines.remote import phases
 from llm_moments.errors import EngineError, InputError, ModelError, Unfinished
 from llm_moments.record.recorder import Recorder
-from tests.cli.test_cli import moments
+from tests.cli.command import moments
 from tests.fake_server import Told, answer_to, cut_after, events, hang, reset, serving, status
 
 

@@ -12,16 +12,10 @@ import pytest
 
 from llm_moments.engines.base import ENGINES
 from llm_moments.engines.generator import GENERATORS
+from tests.cli.command import moments, process
 from tests.fakes import make_texts
 
 VERBS = ("run", "chat", "record", "weigh", "improve", "train", "distill", "compare", "doctor", "show")
-
-
-def moments(*words: object, stdin: str | None = None, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "llm_moments.cli.main", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, input=stdin or "", env={**os.environ, **env})
-    assert done.returncode == code, done.stderr
-    return done
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
@@ -44,7 +38,7 @@ def test_pages_of_the_verbs_are_up_to_date() -> None:
 
 
 def test_run_answers_words_stdin_and_files(trained_model: Path, tmp_path: Path) -> None:
-    shown = moments("run", trained_model, "great film", "bad awful plot", "--json").stdout
+    shown = process("run", trained_model, "great film", "bad awful plot", "--json").stdout
     answers = [json.loads(line) for line in shown.splitlines()]
     assert [a["id"] for a in answers] == [1, 2]
     assert set(answers[0]) == {"id", "label", "score", "scores"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import moments
+from tests.cli.command import moments
 from tests.fakes import label_of, make_model, make_texts
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from llm_moments.independent import input_key
 from llm_moments.labels import MULTI, SINGLE
 from llm_moments.model import open_model
 from llm_moments.steps.vectorize import Vectorizer
-from llm_moments.train.convex import fitted
+from llm_moments.train.convex import fitted, table
 
 NAME, NONE = "linear", "none"  # of the weights, and of what may be put first
 FOLDS = 5
@@ -67,11 +67,12 @@ class First:
         self.folder = (folder or Path(self._scratch.name if self._scratch else "")) / "weights" / NAME
         self._known()
 
-    def __call__(self, judged: Evaluation, baseline: np.ndarray) -> str:
-        """judged: the rows that the search judges by; baseline: its outputs there, which stand for labels if there are none."""
+    def __call__(self, judged: Evaluation, baseline: np.ndarray, seconds: float = 60.0) -> str:
+        """judged: the rows that the search judges by; baseline: its outputs there, which stand for labels if there are none;
+        seconds: what learning may take."""
         begin = time.monotonic()
         try:
-            many = 0 if self._known() else self._learnt(judged, baseline)
+            many = 0 if self._known() else self._learnt(judged, baseline, seconds)
         except DataError as error:
             self.study.note("first", f"no linear model was put first: {error}")
             return ""
@@ -79,7 +80,7 @@ class First:
             self.study.note("first", {"seconds": round(time.monotonic() - begin, 1), "examples": many})
         return NAME if self._known() else ""
 
-    def _learnt(self, judged: Evaluation, baseline: np.ndarray) -> int:
+    def _learnt(self, judged: Evaluation, baseline: np.ndarray, seconds: float) -> int:
         """With the labels of the model that it is put before, in their order, even those that no example has."""
         self.tick(None, "a linear model, to be asked first")
         model = self.pipe.model
@@ -87,11 +88,10 @@ class First:
         vectorizer = Vectorizer.fit(values, ngrams=1)
         targets = _targets(references, len(model.labels), model.problem_type)
         known, several = folds < FOLDS, model.problem_type == MULTI
-        weights = []
+        rows, weights = table(vectorizer.rows(values), vectorizer.size), []
         for fold in range(FOLDS):
-            seen = np.flatnonzero(folds != fold)
-            rows = vectorizer.rows([values[i] for i in seen])
-            weights.append(fitted(rows, vectorizer.size, targets[seen], several=several))
+            seen = folds != fold
+            weights.append(fitted(rows[seen], targets[seen], several=several, seconds=seconds / FOLDS))
         mean = tuple(np.mean([w[at] for w in weights], axis=0).astype(np.float32) for at in (0, 1))
         config = config_of(vectorizer, model.labels, model.problem_type)
         module = make_module(config, vectorizer, mean)
@@ -129,6 +129,12 @@ def alone(trial: Trial) -> bool:
     """Whether it is the linear model on its own: offered before the baseline's model, which answers where it is unsure,
     and never in its place."""
     return "cascade" not in trial.plan and trial.plan.get("forward", {}).get("weights") == NAME
+
+
+def uses(changes: Mapping[str, Any]) -> bool:
+    """Whether a cheap stage of these changes is the linear model, or has it before it."""
+    before = changes.get("cascade.cheap")
+    return changes.get("forward.weights") == NAME or (isinstance(before, Mapping) and uses(before))
 
 
 def words(told: Any, max_drop: float) -> str:

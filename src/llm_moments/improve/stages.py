@@ -11,7 +11,7 @@ from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell, foretell_three
-from llm_moments.improve.first import alone
+from llm_moments.improve.first import alone, uses
 from llm_moments.improve.heal_images import shares as image_shares
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
@@ -31,6 +31,7 @@ NEAR, NEAR_INT8 = (
     1.1,
     1.5,
 )  # times the fastest engine's time; int8 gains on it in longer batches than those of a first try
+FIRST = 0.15  # of the time that is left, for learning a model to put first
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
 
@@ -199,7 +200,7 @@ def first(search: Search) -> None:
     """A model of another kind, for the cheap stage of a cascade; on its own it is a plan like any other."""
     if search.first is None or search.late():
         return
-    if name := search.first(search.part, search.baseline):
+    if name := search.first(search.part, search.baseline, FIRST * search.left()):
         sorts = {**search.stock.task.sorts, **put_on("torch", "fp32"), "forward.calibration": None}
         trial = search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
         told, scores = (
@@ -331,6 +332,8 @@ def _in_cheap(plan: Any, name: str, value: Any) -> dict[str, Any]:
     if "cascade" not in plan:
         return {}
     cascade = plan["cascade"]
+    if uses(cascade["cheap"]):
+        return {}
     return {"cascade.cheap": {**cascade["cheap"], name: value}}
 
 

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
 RIDGE = 1e-5  # of the squared weights; a row's features have length 1
-STEPS, SECONDS = 200, 20.0  # at most
+STEPS, SECONDS = 200, 20.0
 HISTORY = 10  # of L-BFGS
 
 
+def table(rows: tuple[np.ndarray, ...], size: int) -> Any:
+    """A sparse matrix, float64 [rows, size], of what `Vectorizer.rows` gives."""
+    from scipy.sparse import csr_matrix
+
+    numbers, values, counts = rows
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    return csr_matrix((values.astype(np.float64), numbers, edges), shape=(len(counts), size))
+
+
 def fitted(
-    rows: tuple[np.ndarray, ...], size: int, targets: np.ndarray, *, several: bool = False, seconds: float = SECONDS
+    rows: Any, targets: np.ndarray, *, several: bool = False, seconds: float = SECONDS
 ) -> tuple[np.ndarray, np.ndarray]:
     """(weight [size, labels], bias [labels]) that make the targets likeliest.
 
-    rows: as `Vectorizer.rows` gives them. targets: [rows, labels], each row's sum is 1, or, with `several`, each label is
-    there (1) or not (0). The loss is convex: there is one optimum, and where the time is over what is near it.
+    rows: sparse [rows, size]. targets: [rows, labels], each row's sum is 1, or, with `several`, each label is there (1) or
+    not (0). The loss is convex: there is one optimum, and where the time is over what is near it.
     """
     from scipy.optimize import minimize
-    from scipy.sparse import csr_matrix
     from scipy.special import expit, log_expit, log_softmax, softmax
 
-    numbers, values, counts = rows
-    n, labels = targets.shape
-    edges = np.concatenate([[0], np.cumsum(counts)])
-    table = csr_matrix((values.astype(np.float64), numbers, edges), shape=(n, size))
-    back, end = table.T.tocsr(), time.monotonic() + seconds
+    (n, labels), size = targets.shape, rows.shape[1]
+    back, end = rows.T.tocsr(), time.monotonic() + seconds
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weight, bias = flat[:-labels].reshape(size, labels), flat[-labels:]
-        scores = table @ weight + bias
+        scores = rows @ weight + bias
         if several:
             value = -(targets * log_expit(scores) + (1 - targets) * log_expit(-scores)).sum()
             apart = expit(scores) - targets
