@@ -125,7 +125,7 @@ def test_improve_and_compare_as_a_gate(trained_model: Path, toy_csv: Path, tmp_p
         "--max-drop",
         "0.05",
         "--budget",
-        "30s",
+        "12s",
         "--out",
         out,
         "--json",
