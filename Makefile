@@ -18,7 +18,7 @@ test: .venv/.installed
 	  echo "no chromium here: the tests that open the report in a browser are left out (apt-get install chromium)"
 	@$(MAKE) --no-print-directory $(SAMPLES) || \
 	  echo "no samples here: the tests on a real model are left out (make $(SAMPLES))"
-	$(BIN)/python -m pytest -n 2 -rs
+	$(BIN)/python -m pytest -n 2 --dist worksteal -rs
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -76,7 +76,7 @@ def test_the_stage_teaches_one_layer_and_tries_it_at_its_lengths(
     search.answer_as_stock()
     stages.heal(search)  # without a healer nothing is done
     assert "layers" not in study.notes
-    monkeypatch.setattr(stages, "variants", lambda search: [("torch", "fp32")])
+    monkeypatch.setattr(stages, "variants", lambda search, *_: [("torch", "fp32")])
     monkeypatch.setattr(distilling, "MOST_EPOCHS", 1)
     search.try_plan(search.plan_of("torch", "fp32", 64), "lossy")
     search.heal = Healer(pipe, study, make_texts(60), tmp_path, search.tick)

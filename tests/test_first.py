@@ -122,8 +122,7 @@ def test_the_weights_are_the_optimum(several: bool) -> None:
     rows = convex.table(vectorizer.rows(make_texts(80, seed=2)), vectorizer.size)
     targets = rng.integers(0, 2, (80, 3)).astype(float) if several else np.eye(3)[rng.integers(0, 3, 80)]
     weight, bias = (
-        torch.tensor(w, dtype=torch.float64, requires_grad=True)
-        for w in convex.fitted(rows, targets, several=several)
+        torch.tensor(w, dtype=torch.float64, requires_grad=True) for w in convex.fitted(rows, targets, several=several)
     )
     table = torch.tensor(np.array([dense(vectorizer, text) for text in make_texts(80, seed=2)]))
     scores, wanted = table @ weight + bias, torch.tensor(targets)
@@ -184,6 +183,15 @@ def test_a_part_without_words_is_no_reason_to_stop(tiny_model: Path, tmp_path: P
     maker = first.First(pipe, Study(None, {}), {"search": part}, None, lambda done, said: None)
     assert maker(part, pipe.outputs(part.values)) == ""
     assert "no text" in maker.study.notes["first"]
+
+
+def test_so_many_labels_that_it_would_fill_the_memory_are_left_out(
+    trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first, "MOST_WEIGHTS", 900)
+    pipe, parts, maker = made(trained_model, tmp_path / "study", labelled(100))
+    assert learnt(pipe, parts, maker) == ""
+    assert "too many" in maker.study.notes["first"]
 
 
 # ---------------------------------------------------------------------------------- a linear model itself

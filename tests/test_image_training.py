@@ -151,7 +151,7 @@ def test_the_stage_teaches_smaller_classifiers_of_images(
     )  # fmt: skip
     study.note("stock_cost", {"stock": 1e-3, "sorted": 1e-3})
     search.answer_as_stock()
-    monkeypatch.setattr(stages, "variants", lambda search: [("torch", "fp32")])
+    monkeypatch.setattr(stages, "variants", lambda search, *_: [("torch", "fp32")])
     monkeypatch.setattr(distilling, "MOST_EPOCHS", 1)
     search.try_plan(search.plan_of("torch", "fp32", 16), "lossy")
     search.heal = Healer(pipe, study, [pipe.task.normalise(e.input) for e in files(60, seed=9)], tmp_path, search.tick)
@@ -172,7 +172,7 @@ def test_a_student_is_taught_at_an_extent(tmp_path: Path, tiny_model: Path) -> N
 @pytest.mark.slow
 def test_improve_heals_images_and_certifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        stages, "variants", lambda search: [("onnxruntime", "fp32")]
+        stages, "variants", lambda search, *_: [("onnxruntime", "fp32")]
     )  # graphs of others take longer to build
     pictures = make_pictures(400, size=32)
     big = {"model_options": {"channels": [32, 64, 64], "hidden": 256}}

@@ -131,7 +131,7 @@ def test_healing_teaches_fewer_layers_on_examples_that_judge_nothing(
 ) -> None:
     rows = list(read(toy_csv))
     taught = [*make_texts(300, seed=21), *[e.input for e in rows[:200]]]  # some of which are judged by, too
-    result = lm.improve(trained_model, rows, max_drop=0.08, budget="45s", heal=taught, out=tmp_path / "out")
+    result = lm.improve(trained_model, rows, max_drop=0.08, budget="60s", heal=taught, out=tmp_path / "out")
     healed = [t for t in result.study if t.stage == "healed"]
     assert healed
     assert {t.plan["forward"]["weights"] for t in healed} <= {f"healed-{name}" for name in STUDENTS}

@@ -111,7 +111,6 @@ class _Calls:
                 self.answered[at] = told
             elif isinstance(told, EngineError):
                 self.failed[at] = told
-                self.none_further()
             else:
                 raise told
 
@@ -131,6 +130,7 @@ class _Calls:
             except Stopped:
                 return
             except Exception as error:  # of this thread; the caller's raises it
+                self.none_further()  # before this thread takes the next one
                 self._heard.put((at, error))
 
 

@@ -30,6 +30,7 @@ from llm_moments.train.convex import fitted, table
 
 NAME, NONE = "linear", "none"  # of the weights, and of what may be put first
 FOLDS = 5
+MOST_WEIGHTS, FEWEST = 2_000_000, 500  # features times labels: the solver holds 25 of such arrays; and least features
 MOST = 20_000  # rows that it learns from: more bring little, and the search waits
 
 
@@ -85,7 +86,10 @@ class First:
         self.tick(None, "a linear model, to be asked first")
         model = self.pipe.model
         values, references, folds = self._rows(judged, baseline)
-        vectorizer = Vectorizer.fit(values, ngrams=1)
+        most = min(MOST_WEIGHTS // len(model.labels), 50_000)
+        if most < FEWEST:
+            raise DataError(f"{len(model.labels):,} labels are too many for it")
+        vectorizer = Vectorizer.fit(values, ngrams=1, most=most)
         targets = _targets(references, len(model.labels), model.problem_type)
         known, several = folds < FOLDS, model.problem_type == MULTI
         rows, weights = table(vectorizer.rows(values), vectorizer.size), []

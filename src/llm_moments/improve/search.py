@@ -45,7 +45,7 @@ class Search:
         self.quick_rows = QUICK
         self.built = 0.0  # seconds that the dearest graph so far took to build
         self.heal: Callable[[Pipeline, int, float, str], str] | None = None  # of improve.heal; gives a name of weights
-        self.first: Callable[[Evaluation, np.ndarray, float], str] | None = None  # trains a model to put first; gives its name
+        self.first: Callable[[Evaluation, np.ndarray, float], str] | None = None  # trains a model to put first
         self.asks = False  # whether what differs will be asked about: without labels, not all of it is harm then
         self._odds: dict[str, float] = {}
 

@@ -31,6 +31,7 @@ NEAR, NEAR_INT8 = (
     1.1,
     1.5,
 )  # times the fastest engine's time; int8 gains on it in longer batches than those of a first try
+SOON = 150.0  # seconds for int8 and students together
 FIRST = 0.15  # of the time that is left, for learning a model to put first
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
@@ -85,7 +86,9 @@ def lengths(search: Search) -> None:
 
 
 def int8(search: Search) -> None:
-    """The same in int8, whose graphs take longer to make."""
+    """The same in int8, whose graphs take longer to make; where there is little time, students come first."""
+    if search.heal is not None and search.late(SOON):
+        return
     for engine, precision in variants(search):
         _ladder(search, engine, precision, "lossy")
 

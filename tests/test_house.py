@@ -1,0 +1,208 @@
+"""The order of rooms: imports go down only, and there is no circle. What does not keep to it yet is listed, and the list
+may only shrink."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import llm_moments
+
+ROOT = Path(llm_moments.__file__).parent
+# From the ground up. A room's files may import one another and what is below.
+ROOMS = (
+    "base", "core", "models", "data", "engines", "steps", "tasks", "assembly", "evaluate", "record", "train", "weigh",
+    "improve", "render", "integrations", "cli", "house",
+)  # fmt: skip
+# Files that lie beside the rooms that they belong to.
+BELONGS = {
+    **dict.fromkeys(("errors", "atomic", "environment", "budget", "visible", "notes", "schema", "quotes", "stats"), "base"),
+    **dict.fromkeys(("core", "change"), "core"),
+    **dict.fromkeys(
+        ("model", "model_formats", "gguf_header", "gguf_tokenizer", "config_check", "generation_settings", "nets"), "models"
+    ),
+    **dict.fromkeys(
+        (
+            "data", "formats", "arrow_formats", "arrow_values", "json_formats", "image_formats", "sound_formats", "folders",
+            "kinds", "headers", "columns", "labels", "rows", "images", "independent", "tables", "output", "watch",
+        ),
+        "data",
+    ),
+    **dict.fromkeys(("artefact", "chat"), "assembly"),
+    **dict.fromkeys(("evaluation", "measure"), "evaluate"),
+    **dict.fromkeys(("harness", "harness_model"), "integrations"),
+    "_verb": "cli",
+    "": "house",
+}  # fmt: skip
+# Arrows that go up today: by file, the rooms.
+EXCEPTIONS: dict[str, set[str]] = {
+    "chat": {"record"},
+    "core": {"assembly"},
+    "engines.export": {"tasks"},
+    "engines.linear": {"steps"},
+    "engines.padding": {"tasks"},
+    "engines.proof": {"tasks"},
+    "environment": {"engines", "house"},
+    "gguf_tokenizer": {"engines"},
+    "improve": {"cli"},
+    "improve.certify": {"render"},
+    "improve.improvement": {"render"},
+    "improve.study": {"render"},
+    "improve.training_certificate": {"render"},
+    "model": {"assembly", "engines", "tasks"},
+    "model_formats": {"engines"},
+    "nets.kinds": {"tasks"},
+    "nets.pruned": {"engines"},
+    "record": {"cli"},
+    "record.session": {"render"},
+    "sound_formats": {"steps"},
+    "steps.process_image": {"tasks"},
+    "train": {"cli"},
+    "train.fit": {"render"},
+    "weigh": {"cli"},
+    "weigh.learning": {"render"},
+    "weigh.text_layers": {"improve"},
+    "weigh.worth": {"render"},
+}
+
+
+# Files that import one another today.
+CIRCLES: set[frozenset[str]] = {
+    frozenset(
+        {
+            "",
+            "artefact",
+            "core",
+            "engines.base",
+            "engines.generator",
+            "engines.linear",
+            "environment",
+            "gguf_tokenizer",
+            "model",
+            "model_formats",
+            "steps.vectorize",
+            "tasks.base",
+        }
+    ),
+    frozenset({"steps.process_image", "tasks.preprocessing"}),
+    frozenset(
+        {
+            "engines.export",
+            "engines.padding",
+            "engines.torch_eager",
+            "nets.kinds",
+            "steps.batch",
+            "steps.sparse",
+            "tasks.text_classification",
+        }
+    ),
+    frozenset(
+        {
+            "improve.certify",
+            "improve.noted",
+            "improve.study",
+            "record.session",
+            "render.notebook",
+            "render.table",
+            "render.text",
+        }
+    ),
+    frozenset(
+        {
+            "improve.improvement",
+            "render.charts",
+            "render.console",
+            "render.faster",
+            "render.html",
+            "render.learning",
+            "render.worth_charts",
+        }
+    ),
+    frozenset({"train.distill", "train.distill_images"}),
+    frozenset({"engines.sharing", "engines.transformers_generate"}),
+}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module by its name below the package; the package itself is empty."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(p for p in parts if p != "__init__")] = path
+    return found
+
+
+def room(module: str) -> str:
+    first = module.partition(".")[0]
+    return BELONGS.get(first, first)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports, within functions, too."""
+    known = modules()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if _own(name) in known else node.module for name in names]
+        yield from (_own(name) for name in names if name.split(".")[0] == "llm_moments" and _own(name) in known)
+
+
+def _own(name: str) -> str:
+    return name.removeprefix("llm_moments").removeprefix(".")
+
+
+@cache
+def upwards() -> dict[str, set[str]]:
+    """For each file the rooms above its own that it imports from."""
+    found: dict[str, set[str]] = {}
+    for module, path in modules().items():
+        for other in imported(path):
+            if ROOMS.index(room(other)) > ROOMS.index(room(module)):
+                found.setdefault(module, set()).add(room(other))
+    return found
+
+
+def test_every_file_has_a_room() -> None:
+    assert not {module for module in modules() if room(module) not in ROOMS}
+
+
+def test_imports_go_down_only() -> None:
+    assert upwards() == EXCEPTIONS
+
+
+def circles() -> set[frozenset[str]]:
+    """Files that import one another, by whatever way round (Tarjan's strongly connected components)."""
+    arrows = {module: set(imported(path)) - {module} for module, path in modules().items()}
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found: set[frozenset[str]] = set()
+
+    def visit(module: str) -> None:
+        number[module] = lowest[module] = len(number)
+        path.append(module)
+        for other in sorted(arrows[module]):
+            if other not in number:
+                visit(other)
+            if other in path:
+                lowest[module] = min(lowest[module], lowest[other])
+        if lowest[module] == number[module]:
+            at = path.index(module)
+            if len(path) - at > 1:
+                found.add(frozenset(path[at:]))
+            del path[at:]
+
+    for module in sorted(arrows):
+        if module not in number:
+            visit(module)
+    return found
+
+
+def test_there_is_no_circle() -> None:
+    assert circles() == CIRCLES
