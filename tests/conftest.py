@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that takes long to make, made by one of the workers for all."""
+    from filelock import FileLock
+
+    base = factory.getbasetemp()
+    room = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{room}.lock"):
+        if not (room / "made").exists():
+            make(room / "model")
+            (room / "made").touch()
+    return room / "model"
+
+
 @pytest.fixture
 def texts() -> list[str]:
     return make_texts(60)
@@ -42,8 +56,10 @@ def trained_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) ->
     from llm_moments.train.train import train
 
     data = [Example(text, label_of(text)) for text in make_texts(1200, seed=1)]
-    out = tmp_path_factory.mktemp("trained") / "model"
-    return train(tiny_model, data, out, epochs=12, learning_rate=3e-3, max_length=48).folder
+    return once(
+        tmp_path_factory, "trained",
+        lambda out: train(tiny_model, data, out, epochs=12, learning_rate=3e-3, max_length=48),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

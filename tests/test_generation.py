@@ -194,7 +194,7 @@ def test_a_timed_pass_never_finds_its_own_prompts(pipe: Any, monkeypatch: pytest
 def test_weigh_and_improve_know_texts(pipe: Any, tmp_path: Path) -> None:
     texts = make_texts(60, seed=6)
     rows = [lm.Example(text, pipe(text).text, n) for n, text in enumerate(texts)]
-    worths = lm.weigh(pipe, rows[:8])
+    worths = lm.weigh(pipe, rows[:8], budget="8s")
     assert {"prompt lookup", "2 together"} <= {w.name for w in worths}
     done = lm.improve(pipe, rows, max_drop=0.3, budget="12s", out=tmp_path / "out")
     assert (tmp_path / "out" / "certificate.json").exists()

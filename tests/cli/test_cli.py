@@ -76,7 +76,10 @@ def test_run_goes_on_after_an_interruption(trained_model: Path, tmp_path: Path) 
         assert row["score"] == pytest.approx(expected["score"], abs=1e-5)  # other rows share the batch now
 
 
-def test_record_weigh_and_show_write_every_view(trained_model: Path, toy_csv: Path, tmp_path: Path) -> None:
+def test_record_weigh_and_show_write_every_view(
+    trained_model: Path, toy_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_moments.weigh.weigh.every_change", lambda base, some, layers: ([], []))  # layers alone
     views = (
         "--html",
         tmp_path / "r.html",
