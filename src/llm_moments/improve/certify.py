@@ -12,6 +12,7 @@ from llm_moments import schema
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import DataError
 from llm_moments.evaluation import Evaluation, assumption
+from llm_moments.views import drawn
 
 CONFIDENCE = 0.95
 
@@ -96,9 +97,7 @@ class Certificate:
         )
 
     def _repr_html_(self) -> str:
-        from llm_moments.render.notebook import certificate_html
-
-        return certificate_html(self)
+        return drawn("certificate", self)
 
 
 def named(pipe: Pipeline) -> str:

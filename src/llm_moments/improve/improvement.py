@@ -13,6 +13,7 @@ from llm_moments.improve.certify import Certificate
 from llm_moments.improve.first import alone
 from llm_moments.improve.study import Trial, Trials
 from llm_moments.record.session import Session
+from llm_moments.views import drawn
 from llm_moments.weigh.worth import Worths
 
 SAID = (
@@ -72,9 +73,8 @@ class Improvement:
         }
 
     def report(self) -> str:
-        from llm_moments.render.html import report
-
-        return report(
+        return drawn(
+            "report",
             session=self.before, after=self.after, worths=self.worths, certificate=self.certificate, study=self.study,
             elsewhere=self.elsewhere, nearly=" ".join(filter(None, (self.first, self.nearly))), title=f"llm-moments: {self.certificate.model}",
         )  # fmt: skip
@@ -84,9 +84,7 @@ class Improvement:
         return save(self.pipeline, path, certificate=certificate, report=self.report(), overwrite=overwrite)
 
     def _repr_html_(self) -> str:
-        from llm_moments.render.notebook import improvement_html
-
-        return improvement_html(self.to_dict())
+        return drawn("improvement", self.to_dict())
 
 
 def front(trials: list[Trial]) -> list[Trial]:

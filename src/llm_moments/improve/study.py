@@ -18,6 +18,7 @@ from llm_moments.core import Plan
 from llm_moments.errors import ArtefactError, DataError, OutputExists
 from llm_moments.improve import answers, noted
 from llm_moments.improve.certify import Look
+from llm_moments.views import drawn
 
 FORMAT = 2  # each trial tells the digest of its outputs; 1 did not
 ANEW = "Begin anew with --overwrite, or choose another place."
@@ -66,9 +67,7 @@ class Trials(list[Trial]):
     """The trials of a search, as a notebook shows them."""
 
     def _repr_html_(self) -> str:
-        from llm_moments.render.notebook import trials_html
-
-        return trials_html(self)
+        return drawn("trials", self)
 
 
 class Study:

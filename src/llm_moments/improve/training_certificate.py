@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from llm_moments import schema
 from llm_moments.errors import DataError
+from llm_moments.views import drawn
 
 KIND = "training-certificate"
 CONFIDENCE = 0.95
@@ -100,9 +101,7 @@ class TrainingCertificate:
         return schema.read(Path(path), "a certificate of a training plan", cls.from_dict)
 
     def report(self) -> str:
-        from llm_moments.render.html import report
-
-        return report(faster=self, title="llm-moments: a faster training")
+        return drawn("report", faster=self, title="llm-moments: a faster training")
 
     def _repr_html_(self) -> str:
         from html import escape

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from llm_moments import schema
 from llm_moments.atomic import write_atomic
 from llm_moments.errors import InputError
+from llm_moments.views import drawn
 
 Kind = Literal["measured", "modelled", "unavailable"]
 
@@ -112,9 +113,7 @@ class Session:
         )
 
     def _repr_html_(self) -> str:
-        from llm_moments.render.notebook import session_html
-
-        return session_html(self)
+        return drawn("session", self)
 
 
 def _add(a: StepCost, b: StepCost) -> StepCost:

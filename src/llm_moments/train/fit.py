@@ -29,6 +29,7 @@ from llm_moments.train import checkpoints
 from llm_moments.train.back_translation import BackTranslation, reworded
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss
+from llm_moments.views import drawn
 
 Tick = Callable[[float | None, str], None]
 RUN = "training.json"  # what is being trained, and in a finished model what came of it
@@ -70,14 +71,10 @@ class Training:
         )  # fmt: skip
 
     def report(self) -> str:
-        from llm_moments.render.html import report
-
-        return report(session=self.session, training=self, title=f"llm-moments: training {self.folder.name}")
+        return drawn("report", session=self.session, training=self, title=f"llm-moments: training {self.folder.name}")
 
     def _repr_html_(self) -> str:
-        from llm_moments.render.notebook import training_html
-
-        return training_html(self)
+        return drawn("training", self)
 
 
 class Judged(TypedDict):

@@ -12,6 +12,7 @@ from llm_moments import schema
 from llm_moments.atomic import write_atomic
 from llm_moments.errors import DataError
 from llm_moments.train.vitals import BlockVitals
+from llm_moments.views import drawn
 from llm_moments.weigh.worth import Worths
 
 KIND = "training-worth"
@@ -107,11 +108,7 @@ class TrainingWorth:
         return schema.read(Path(path), "a result of weigh --train", cls.from_dict)
 
     def report(self) -> str:
-        from llm_moments.render.html import report
-
-        return report(learning=self, title="llm-moments: what the steps of the training are worth")
+        return drawn("report", learning=self, title="llm-moments: what the steps of the training are worth")
 
     def _repr_html_(self) -> str:
-        from llm_moments.render.learning import fragment
-
-        return fragment(self)
+        return drawn("learning", self)

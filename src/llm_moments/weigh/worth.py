@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from llm_moments import schema
+from llm_moments.views import drawn
 
 Verdict = Literal["free", "cheap", "needed", "harmful", "helps", "unclear", "unavailable"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
@@ -75,9 +76,7 @@ class Worths(list[Worth]):
         return made
 
     def _repr_html_(self) -> str:
-        from llm_moments.render.notebook import worths_html
-
-        return worths_html(self)
+        return drawn("worths", self)
 
 
 class Interrupted(KeyboardInterrupt):
