@@ -238,7 +238,7 @@ def test_layers_on_mps_are_not_timed_and_that_is_said(tiny_model: Path, monkeypa
 
 
 def test_doctor_says_what_was_never_tried() -> None:
-    from llm_moments.environment import NEVER_TRIED
+    from llm_moments.examination import NEVER_TRIED
 
     for word in ("cuda", "mps", "fakes only", "never on real hardware"):
         assert word in NEVER_TRIED

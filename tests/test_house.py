@@ -20,7 +20,7 @@ ROOMS = (
 )  # fmt: skip
 # Files that lie beside the rooms that they belong to.
 BELONGS = {
-    **dict.fromkeys(("errors", "atomic", "environment", "budget", "visible", "notes", "schema", "quotes", "stats", "views", "_verb"), "base"),
+    **dict.fromkeys(("errors", "atomic", "environment", "budget", "visible", "notes", "schema", "quotes", "stats", "views", "_verb", "cache", "version"), "base"),
     **dict.fromkeys(("core", "change"), "core"),
     **dict.fromkeys(
         ("model", "model_formats", "gguf_header", "gguf_tokenizer", "config_check", "generation_settings", "nets"), "models"
@@ -32,7 +32,7 @@ BELONGS = {
         ),
         "data",
     ),
-    **dict.fromkeys(("artefact", "chat"), "assembly"),
+    **dict.fromkeys(("artefact", "chat", "examination"), "assembly"),
     **dict.fromkeys(("evaluation", "measure"), "evaluate"),
     **dict.fromkeys(("harness", "harness_model"), "integrations"),
     "": "house",
@@ -45,10 +45,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "engines.linear": {"steps"},
     "engines.padding": {"tasks"},
     "engines.proof": {"tasks"},
-    "environment": {"engines", "house"},
-    "gguf_tokenizer": {"engines"},
     "model": {"assembly", "engines", "tasks"},
-    "model_formats": {"engines"},
     "nets.kinds": {"tasks"},
     "nets.pruned": {"engines"},
     "sound_formats": {"steps"},
@@ -61,14 +58,11 @@ EXCEPTIONS: dict[str, set[str]] = {
 CIRCLES: set[frozenset[str]] = {
     frozenset(
         {
-            "",
             "artefact",
             "core",
             "engines.base",
             "engines.generator",
             "engines.linear",
-            "environment",
-            "gguf_tokenizer",
             "model",
             "model_formats",
             "steps.vectorize",

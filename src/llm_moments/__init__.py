@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from llm_moments.version import __version__
 
 _PUBLIC = {
     "Answer": "tasks.classification",
@@ -16,7 +16,7 @@ _PUBLIC = {
     "Session": "record.session",
     "Worth": "weigh.worth",
     "compare": "improve.compare",
-    "doctor": "environment",
+    "doctor": "examination",
     "load": "model",
 }
 _VERBS = {"improve", "record", "train", "weigh"}  # packages that can be called

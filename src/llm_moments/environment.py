@@ -17,17 +17,13 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "tokenizers", "onnxruntime", "openvino", "nncf", "numpy")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 PEAKS = ("fp32", "bf16", "int8", "copy_gb")
-NEVER_TRIED = (
-    "The code for cuda and mps devices (half precision, transfers, CUDA events, device memory, energy by NVML) and for "
-    "RAPL's energy counters has been tested with fakes only, never on real hardware."
-)
 
 
 def fingerprint() -> dict[str, Any]:
     """Hardware and versions as plain data; nothing heavy is imported."""
     import psutil
 
-    from llm_moments import __version__
+    from llm_moments.version import __version__
 
     return {
         "cpu": _cpu_name(),
@@ -38,7 +34,7 @@ def fingerprint() -> dict[str, Any]:
         "python": platform.python_version(),
         "llm-moments": __version__,
         **({"gpus": gpus} if (gpus := _gpu_names()) else {}),
-        **{name: version for name in PACKAGES if (version := _version(name))},
+        **{name: version for name in PACKAGES if (version := version_of(name))},
     }
 
 
@@ -46,7 +42,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -88,7 +84,7 @@ def peaks(refresh: bool = False) -> dict[str, float | None]:
     measured again, and the larger of both is kept, since a machine that was busy has shown less than it can.
     """
     from llm_moments.atomic import write_atomic
-    from llm_moments.engines.base import cache_folder
+    from llm_moments.cache import cache_folder
     from llm_moments.errors import WriteError
 
     key = hashlib.sha256(json.dumps([PEAKS, fingerprint()], sort_keys=True).encode()).hexdigest()[:12]
@@ -174,50 +170,3 @@ def _rate(amount: float, work: Callable[[], Any], seconds: float = 0.5) -> float
             times.append(time.perf_counter() - start)
         medians.append(statistics.median(times))
     return round(amount / min(medians) / 1e9, 1)
-
-
-def doctor() -> dict[str, Any]:
-    """Hardware, measured peaks, the engines that are here and how to get the others, devices."""
-    from llm_moments.engines.base import ENGINES, engine_class, why_not
-    from llm_moments.engines.generator import GENERATORS
-
-    engines = {}
-    for name in (*ENGINES, *GENERATORS):
-        cls, reason = engine_class(name), why_not(name)
-        version = _version(cls.package.split(",")[0])
-        engines[name] = {
-            "found": reason is None,
-            "version": version,
-            "precisions": list(cls.precisions),
-            "cure": reason,
-        }
-    torch_here = engines["torch"]["found"]
-    return {
-        "kind": "doctor",
-        "hardware": fingerprint(),
-        "peaks": peaks(refresh=True) if torch_here else None,
-        "engines": engines,
-        "devices": _devices() if torch_here else ["cpu"],
-        "notes": [NEVER_TRIED, *_about_cache()],
-    }
-
-
-def _about_cache() -> list[str]:
-    from llm_moments.engines.base import cache_folder
-
-    folder = cache_folder()
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return []
-    return [
-        f"The cache folder {folder} cannot be written: nothing is kept from one run to the next. MOMENTS_CACHE names another."
-    ]
-
-
-def _devices() -> list[str]:
-    import torch
-
-    found = ["cpu"]
-    if torch.cuda.is_available():
-        found.append(f"cuda ({torch.cuda.get_device_name(0)})")
-    return [*found, "mps"] if torch.backends.mps.is_available() else found

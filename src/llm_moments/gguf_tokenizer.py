@@ -20,7 +20,7 @@ def tokenizer_of(model: Any) -> Any:
     """The tokenizer of a `Model` in a GGUF file, from the user's cache folder if it was built before."""
     import transformers
 
-    from llm_moments.engines.base import cache_folder
+    from llm_moments.cache import cache_folder
 
     if importlib.util.find_spec("gguf") is None:
         raise EngineMissing("gguf", "generate")

@@ -53,7 +53,7 @@ def _alone(file: Path) -> Path:
         return file.parent
     import hashlib
 
-    from llm_moments.engines.base import cache_folder
+    from llm_moments.cache import cache_folder
 
     kept = cache_folder() / "gguf" / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
     kept.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ def test_a_fault_of_the_program_is_no_way_to_the_terminal(call: Call, monkeypatc
     def broken() -> None:
         raise ZeroDivisionError("of \x1b[2J\u202e")
 
-    monkeypatch.setattr("llm_moments.environment.doctor", broken)
+    monkeypatch.setattr("llm_moments.examination.doctor", broken)
     said = call("doctor", code=1)[1]
     assert "Traceback" in said
     assert r"of \u001b[2J\u202e" in said

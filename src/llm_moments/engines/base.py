@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from llm_moments.cache import cache_folder
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.generator import GENERATORS
 from llm_moments.errors import EngineError, EngineMissing, PlanError
@@ -199,11 +199,3 @@ def built_key(settings: Mapping[str, Any]) -> str:
     rest = {k: settings[k] for k in GRAPH_KEYS if settings.get(k) and (k in ALWAYS or kind != "float")}
     suffix = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8] if rest else "whole"
     return f"{engine}-{kind}-{suffix}"
-
-
-def cache_folder() -> Path:
-    """`MOMENTS_CACHE`, or `llm-moments` in the user's cache folder."""
-    root = os.environ.get("MOMENTS_CACHE")
-    if root:
-        return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-moments"

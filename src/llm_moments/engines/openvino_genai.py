@@ -321,7 +321,8 @@ def stored_as(model: Any) -> str:
 
 
 def _draft_of(settings: Mapping[str, Any]) -> Path:
-    from llm_moments.engines.base import built_key, cache_folder
+    from llm_moments.cache import cache_folder
+    from llm_moments.engines.base import built_key
     from llm_moments.model import open_model
 
     model = open_model(settings["draft"])

@@ -18,7 +18,7 @@ from typing import Any
 
 from llm_moments import schema
 from llm_moments.atomic import write_atomic
-from llm_moments.engines.base import cache_folder
+from llm_moments.cache import cache_folder
 from llm_moments.errors import DataError, WriteError
 from llm_moments.improve.certify import Look
 from llm_moments.improve.study import say
