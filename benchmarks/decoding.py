@@ -26,7 +26,7 @@ import llm_moments as lm
 from llm_moments import stats
 from llm_moments.core import NULL
 from llm_moments.errors import EngineError
-from llm_moments.improve.along import divergence_along
+from llm_moments.evaluate.token_divergence import divergence_along
 from llm_moments.record.decoding import watched
 from llm_moments.record.overhead import median_interval
 from llm_moments.record.recorder import Recorder

@@ -22,7 +22,7 @@ import results
 
 import llm_moments as lm
 from llm_moments import stats
-from llm_moments.evaluation import evaluation, gather
+from llm_moments.evaluate.evaluation import evaluation, gather
 from llm_moments.improve.heal import RATE, RATES, without
 from llm_moments.train.distill import distill
 

@@ -22,8 +22,8 @@ import results
 import llm_moments as lm
 from llm_moments import stats
 from llm_moments.data import read
-from llm_moments.evaluation import evaluation
-from llm_moments.measure import run_seconds
+from llm_moments.evaluate.evaluation import evaluation
+from llm_moments.evaluate.measure import run_seconds
 
 SETTINGS: dict[str, Any] = {
     "epochs": 8, "batch_size": 128, "learning_rate": 2e-3, "schedule": "cosine", "augment": {"flip": 0.5},

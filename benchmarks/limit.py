@@ -14,7 +14,7 @@ import numpy as np
 import results
 
 import llm_moments as lm
-from llm_moments.evaluation import gather
+from llm_moments.evaluate.evaluation import gather
 from llm_moments.record.record import observe
 
 SORTED = {"batch.order": "length", "batch.tokens": 8192, "batch.size": 64, "batch.reuse": True, "forward.streams": 2}

@@ -19,7 +19,7 @@ import results
 
 import llm_moments as lm
 from llm_moments.core import Plan
-from llm_moments.evaluation import evaluation, gather
+from llm_moments.evaluate.evaluation import evaluation, gather
 from llm_moments.improve import asks, questions
 from llm_moments.improve.odds import chance, sequence
 from llm_moments.improve.questions import Questions

@@ -18,10 +18,10 @@ import llm_moments as lm
 from llm_moments.atomic import write_atomic
 from llm_moments.core import Plan
 from llm_moments.errors import EngineError
-from llm_moments.evaluation import evaluation
+from llm_moments.evaluate.evaluation import evaluation
+from llm_moments.evaluate.measure import measure
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.study import Trial, read_trials
-from llm_moments.measure import measure
 
 ROOM = studies.ROOT / ".bench" / "sequences"
 CLOSE, LOOKED = 1e-3, 96  # a search calls plans lossless whose probabilities move by no more than this on so many rows

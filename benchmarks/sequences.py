@@ -30,7 +30,7 @@ from orders import ALONE, ALPHA, BEFORE, GAIN, NOW, RULES, Draw, Replay
 from scipy.stats import binom
 
 from llm_moments.environment import usable_cores
-from llm_moments.evaluation import PARTS
+from llm_moments.evaluate.evaluation import PARTS
 
 MANY = 1000  # rows to certify on
 USUAL = int(PARTS["search"] / PARTS["certify"] * MANY), MANY

@@ -24,8 +24,8 @@ import results
 import llm_moments as lm
 from llm_moments import stats
 from llm_moments.errors import EngineError
-from llm_moments.evaluation import gather
-from llm_moments.measure import run_seconds
+from llm_moments.evaluate.evaluation import gather
+from llm_moments.evaluate.measure import run_seconds
 
 SORTED = {"batch.order": "length", "batch.tokens": 8192, "batch.size": 64}
 PEERS = {

@@ -24,13 +24,13 @@ import results
 import llm_moments as lm
 from llm_moments import stats
 from llm_moments.core import Plan
-from llm_moments.evaluation import gather
+from llm_moments.evaluate.evaluation import gather
+from llm_moments.evaluate.measure import interleaved
 from llm_moments.improve import stages
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.improve import _Run
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Study
-from llm_moments.measure import interleaved
 
 GRID = (8, 16, 32, 64, 128, 256)  # and the model's own limit; coarser than the ladder that `improve` climbs
 SURE = 2  # lengths in a row that are sure before longer ones are left out
@@ -48,7 +48,7 @@ def main() -> None:
     wanted = parser.parse_args()
     start = time.monotonic()
     pipe, examples = lm.load(wanted.model), gather(wanted.data)[0][: wanted.limit]
-    from llm_moments.evaluation import split
+    from llm_moments.evaluate.evaluation import split
 
     run = _Run(
         pipe, split(pipe, examples), Study(None, {}), wanted.max_drop, "throughput", 1e7, lambda done, message: None,

@@ -22,7 +22,7 @@ import results
 import torch
 
 import llm_moments as lm
-from llm_moments.evaluation import gather
+from llm_moments.evaluate.evaluation import gather
 from llm_moments.record.overhead import median_interval
 from llm_moments.record.recorder import Recorder
 from llm_moments.train.loop import Loop, Settings

@@ -25,8 +25,8 @@ import results
 import llm_moments as lm
 from llm_moments import stats
 from llm_moments.core import Example
+from llm_moments.evaluate.measure import run_seconds
 from llm_moments.improve.improve import improve
-from llm_moments.measure import run_seconds
 from llm_moments.train.train import train
 
 SIZES = {

@@ -13,7 +13,7 @@ import pytest
 from llm_moments.core import Example
 from llm_moments.data import read
 from llm_moments.errors import DataError
-from llm_moments.evaluation import evaluation, gather, split
+from llm_moments.evaluate.evaluation import evaluation, gather, split
 from llm_moments.model import Model
 from llm_moments.tasks.chat import Chat, TextGeneration
 from llm_moments.tasks.text_classification import TextClassification

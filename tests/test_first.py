@@ -13,7 +13,7 @@ import llm_moments as lm
 from llm_moments.core import Example
 from llm_moments.engines import crossed
 from llm_moments.errors import InputError
-from llm_moments.evaluation import Evaluation, evaluation, split
+from llm_moments.evaluate.evaluation import Evaluation, evaluation, split
 from llm_moments.improve import first, stages
 from llm_moments.improve.improve import improve
 from llm_moments.improve.improvement import front

@@ -13,8 +13,8 @@ from llm_moments.artefact import save
 from llm_moments.engines.base import available
 from llm_moments.engines.generator import GENERATORS
 from llm_moments.errors import ModelError
+from llm_moments.evaluate.token_divergence import divergence_of
 from llm_moments.gguf_header import BLOCKS, read_header
-from llm_moments.improve.along import divergence_of
 from llm_moments.model import open_model
 from tests.tiny_lm import engine, quantised, some_prompts, tiny_gguf, tiny_lm
 

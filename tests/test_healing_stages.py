@@ -11,7 +11,7 @@ import pytest
 
 from llm_moments.core import Pipeline
 from llm_moments.data import read
-from llm_moments.evaluation import split
+from llm_moments.evaluate.evaluation import split
 from llm_moments.improve import stages
 from llm_moments.improve.heal import STUDENTS, Healer
 from llm_moments.improve.search import Search

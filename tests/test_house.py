@@ -33,7 +33,6 @@ BELONGS = {
         "data",
     ),
     **dict.fromkeys(("artefact", "chat", "examination"), "assembly"),
-    **dict.fromkeys(("evaluation", "measure"), "evaluate"),
     **dict.fromkeys(("harness", "harness_model"), "integrations"),
     "": "house",
 }  # fmt: skip
@@ -50,7 +49,6 @@ EXCEPTIONS: dict[str, set[str]] = {
     "nets.pruned": {"engines"},
     "sound_formats": {"steps"},
     "steps.process_image": {"tasks"},
-    "weigh.text_layers": {"improve"},
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import llm_moments as lm
 from llm_moments.core import Example
 from llm_moments.errors import InputError
-from llm_moments.evaluation import split
+from llm_moments.evaluate.evaluation import split
 from llm_moments.improve import stages
 from llm_moments.improve.heal import Healer, extent
 from llm_moments.improve.heal_images import image_students, shares

@@ -16,10 +16,10 @@ import llm_moments as lm
 from llm_moments.core import Example
 from llm_moments.data import read
 from llm_moments.errors import InputError, OutputExists
-from llm_moments.evaluation import evaluation, split
+from llm_moments.evaluate.evaluation import evaluation, split
+from llm_moments.evaluate.measure import measure
 from llm_moments.improve.choices import taken_back, weighed
 from llm_moments.improve.heal import STUDENTS, without
-from llm_moments.measure import measure
 from tests.fakes import label_of, make_model, make_texts
 
 KEYS = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import llm_moments as lm
 from llm_moments import data, stats
 from llm_moments.core import Example
-from llm_moments.evaluation import Evaluation, earlier, evaluation, gather, split
+from llm_moments.evaluate.evaluation import Evaluation, earlier, evaluation, gather, split
 from llm_moments.images import Image
 from llm_moments.improve.certify import look
 from llm_moments.independent import input_key, normalised, units

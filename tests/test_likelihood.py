@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments import evaluation
 from llm_moments.core import Example, Pipeline
 from llm_moments.errors import DataError, EngineError, InputError, PlanError
-from llm_moments.improve.along import divergence_along, divergence_of
+from llm_moments.evaluate import evaluation
+from llm_moments.evaluate.token_divergence import divergence_along, divergence_of
 from llm_moments.steps.prompt import Dialogue
 from llm_moments.tasks.likelihood import per_token
 from tests.cli.command import moments

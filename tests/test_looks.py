@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llm_moments import stats
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.improve.looks import portions, sequential_look
 from llm_moments.stats.sequential import boundaries
 from llm_moments.tasks.likelihood import joined

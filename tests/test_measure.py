@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llm_moments.core import Pace
-from llm_moments.measure import blocks, interleaved, rows_of
+from llm_moments.evaluate.measure import blocks, interleaved, rows_of
 
 
 class Fake:

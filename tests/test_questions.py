@@ -15,7 +15,7 @@ from llm_moments import stats
 from llm_moments.core import Example
 from llm_moments.data import read
 from llm_moments.errors import DataError, InputError
-from llm_moments.evaluation import split_to_ask
+from llm_moments.evaluate.evaluation import split_to_ask
 from llm_moments.improve import asks, questions
 from llm_moments.improve.finals import Timed
 from llm_moments.improve.questions import Questions

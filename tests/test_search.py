@@ -10,8 +10,8 @@ import pytest
 
 import llm_moments as lm
 from llm_moments import stats
+from llm_moments.evaluate.measure import blocks, measure, rows_of
 from llm_moments.improve.odds import chance, sequence, thinned
-from llm_moments.measure import blocks, measure, rows_of
 from tests.fakes import make_texts
 
 BLOCK = 32  # rows that are timed at a time, as `Pace` has it

@@ -128,7 +128,7 @@ def test_odd_files_are_heard_or_refused(tmp_path: Path) -> None:
 
 
 def test_rows_in_memory_have_their_references(tmp_path: Path) -> None:
-    from llm_moments.evaluation import gather
+    from llm_moments.evaluate.evaluation import gather
 
     file = str(write(tmp_path / "a.wav", tone(1)))
     found, _ = gather([{"audio": file, "text": "words"}, {"source": "red dog", "target": "dogo redo"}])

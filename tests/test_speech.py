@@ -14,7 +14,7 @@ from llm_moments.core import NULL
 from llm_moments.data import read
 from llm_moments.engines.generator import Generated
 from llm_moments.errors import DataError, EngineError, InputError, PlanError
-from llm_moments.evaluation import evaluation, gather
+from llm_moments.evaluate.evaluation import evaluation, gather
 from llm_moments.record.recorder import Recorder
 from llm_moments.steps.fallback import Ladder, compression
 from llm_moments.steps.features import LogMel

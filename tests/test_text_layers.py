@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments.improve.along import divergence_of, told_after
+from llm_moments.evaluate.token_divergence import divergence_of, told_after
 from llm_moments.tasks.metrics import common_prefix
 from tests.fakes import make_texts
 from tests.fakes_text import make_causal

@@ -15,7 +15,7 @@ _PUBLIC = {
     "Plan": "core",
     "Session": "record.session",
     "Worth": "weigh.worth",
-    "compare": "improve.compare",
+    "compare": "evaluate.compare",
     "doctor": "examination",
     "load": "model",
 }

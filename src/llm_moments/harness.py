@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.errors import DataError, EngineMissing, InputError
-from llm_moments.improve.compare import Comparison
+from llm_moments.evaluate.compare import Comparison
 
 ABOUT = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}
 

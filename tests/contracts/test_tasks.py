@@ -11,7 +11,7 @@ from sklearn import metrics
 from llm_moments import stats
 from llm_moments.core import Example, Pipeline, Plan
 from llm_moments.errors import DataError, PlanError
-from llm_moments.evaluation import evaluation
+from llm_moments.evaluate.evaluation import evaluation
 from llm_moments.improve.certify import look
 from llm_moments.model import load
 from tests.fakes import LABELS, make_linear, make_model, make_texts

@@ -37,7 +37,7 @@ def compare(
     json_: o.Json = False,
     config: o.Config = None,
 ) -> None:
-    from llm_moments.improve.compare import compare as held
+    from llm_moments.evaluate.compare import compare as held
 
     fmt = o.output_format(format, json_)
     examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.improve import questions
 from llm_moments.improve.certify import CONFIDENCE, Look
 from llm_moments.improve.questions import Questions

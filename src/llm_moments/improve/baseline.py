@@ -18,7 +18,7 @@ from llm_moments.core import Pipeline
 from llm_moments.engines.base import STREAMS, available, engine_class, follows, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
-from llm_moments.measure import answered
+from llm_moments.evaluate.measure import answered
 
 HELD = 64  # rows on which a graph is held against the baseline
 LEAST = 24  # fewer rows than that prove nothing

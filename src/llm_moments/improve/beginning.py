@@ -13,12 +13,12 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import Pipeline
-from llm_moments.evaluation import PARTS, Evaluation
+from llm_moments.evaluate.evaluation import PARTS, Evaluation
+from llm_moments.evaluate.measure import FEWEST, SHORTEST, answered, blocks, run_seconds
 from llm_moments.improve import baseline
 from llm_moments.improve.baseline import StandIn
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial
-from llm_moments.measure import FEWEST, SHORTEST, answered, blocks, run_seconds
 
 Tick = Callable[[float | None, str], None]
 

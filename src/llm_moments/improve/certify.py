@@ -11,7 +11,7 @@ import numpy as np
 from llm_moments import schema
 from llm_moments.core import Pipeline, Plan
 from llm_moments.errors import DataError
-from llm_moments.evaluation import Evaluation, assumption
+from llm_moments.evaluate.evaluation import Evaluation, assumption
 from llm_moments.views import drawn
 
 CONFIDENCE = 0.95

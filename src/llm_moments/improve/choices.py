@@ -10,7 +10,7 @@ from llm_moments.change import Change, by_step, chosen, in_words, knobs_of, plai
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import put_on
 from llm_moments.errors import EngineError, ModelError, PlanError
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.weigh.price import priced
 from llm_moments.weigh.verdict import with_verdicts
 from llm_moments.weigh.worth import Worth, Worths

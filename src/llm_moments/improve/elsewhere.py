@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.evaluation import PARTS
+from llm_moments.evaluate.evaluation import PARTS
 
 BUDGETS = (0.005, 0.01, 0.02, 0.05)
 NEAR = 2.0  # times the budget up to which a bound that failed has failed by little

@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import Pipeline
-from llm_moments.measure import interleaved
+from llm_moments.evaluate.measure import interleaved
 
 HEATS = 5  # rounds in which the last few that passed are timed against one another
 ROUNDS = 7  # of the timing that the claim rests on

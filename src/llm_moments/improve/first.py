@@ -20,7 +20,7 @@ from llm_moments.core import Pipeline
 from llm_moments.engines import crossed
 from llm_moments.engines.linear import WEIGHTS, config_of, make_module, save
 from llm_moments.errors import DataError, InputError
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.improve.study import Study, Trial
 from llm_moments.independent import input_key
 from llm_moments.labels import MULTI, SINGLE

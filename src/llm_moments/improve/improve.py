@@ -11,7 +11,8 @@ from typing import Any
 from llm_moments.budget import seconds
 from llm_moments.core import Pipeline
 from llm_moments.errors import InputError
-from llm_moments.evaluation import gather, split, split_to_ask
+from llm_moments.evaluate.evaluation import gather, split, split_to_ask
+from llm_moments.evaluate.measure import OBJECTIVES
 from llm_moments.improve import first as put_first
 from llm_moments.improve import questions as asked
 from llm_moments.improve.asks import Asks
@@ -20,7 +21,6 @@ from llm_moments.improve.improvement import Improvement
 from llm_moments.improve.place import STUDY, make_way
 from llm_moments.improve.run import Run
 from llm_moments.improve.study import Study
-from llm_moments.measure import OBJECTIVES
 from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]

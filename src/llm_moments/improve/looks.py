@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.evaluation import Evaluation, assumption
+from llm_moments.evaluate.evaluation import Evaluation, assumption
 from llm_moments.improve.certify import CONFIDENCE, Look
 from llm_moments.stats.sequential import Looks, boundaries
 from llm_moments.tasks.likelihood import joined

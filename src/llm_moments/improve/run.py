@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import WINDOW, Pipeline, Plan
+from llm_moments.evaluate.measure import interleaved
 from llm_moments.improve import elsewhere, stages
 from llm_moments.improve import first as put_first
 from llm_moments.improve.asks import Asks
@@ -30,7 +31,6 @@ from llm_moments.improve.questions import Questions
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Trial, Trials
 from llm_moments.independent import input_key
-from llm_moments.measure import interleaved
 from llm_moments.model import load
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session

@@ -13,12 +13,12 @@ from llm_moments.core import Pipeline, Plan
 from llm_moments.engines.base import STREAMS, engine_class, follows, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
+from llm_moments.evaluate.measure import measure
 from llm_moments.improve.first import alone
 from llm_moments.improve.odds import APART, chance, sequence
 from llm_moments.improve.questions import guessed
 from llm_moments.improve.study import Study, Trial
-from llm_moments.measure import measure
 
 Tick = Callable[[float | None, str], None]
 

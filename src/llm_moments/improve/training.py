@@ -17,7 +17,7 @@ from llm_moments.atomic import write_atomic
 from llm_moments.budget import seconds
 from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineError, InputError
-from llm_moments.evaluation import evaluation, gather, opened
+from llm_moments.evaluate.evaluation import evaluation, gather, opened
 from llm_moments.improve.moves import BASELINE, Move, moves, toml
 from llm_moments.improve.training_certificate import CONFIDENCE, TrainingCertificate, TrainingLook
 from llm_moments.train import linear

@@ -15,8 +15,8 @@ from typing import Any
 from llm_moments.core import NULL, Pipeline
 from llm_moments.environment import fingerprint
 from llm_moments.errors import EngineError, InputError
-from llm_moments.evaluation import gather
-from llm_moments.measure import forget
+from llm_moments.evaluate.evaluation import gather
+from llm_moments.evaluate.measure import forget
 from llm_moments.model import load
 from llm_moments.record import decoding
 from llm_moments.record.image_limits import limited_images

@@ -18,7 +18,7 @@ from llm_moments.atomic import write_atomic
 from llm_moments.core import Example, Pipeline
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
-from llm_moments.evaluation import Evaluation, evaluation, judging
+from llm_moments.evaluate.evaluation import Evaluation, evaluation, judging
 from llm_moments.train import back_translation, linear
 from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import digest_of, placed, plain, prepared

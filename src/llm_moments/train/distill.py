@@ -14,7 +14,7 @@ import numpy as np
 from llm_moments.core import Pipeline, Plan
 from llm_moments.engines.base import Engines, put_on
 from llm_moments.errors import EngineError, InputError
-from llm_moments.evaluation import evaluation, gather, judging, opened
+from llm_moments.evaluate.evaluation import evaluation, gather, judging, opened
 from llm_moments.model import Model, load
 from llm_moments.train import distill_images
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain

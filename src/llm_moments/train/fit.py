@@ -18,7 +18,7 @@ from llm_moments.core import Pipeline
 from llm_moments.engines.padding import note_side
 from llm_moments.environment import fingerprint
 from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.model import NOTES
 from llm_moments.nets.pruned import told_of
 from llm_moments.record.meters import peak_memory

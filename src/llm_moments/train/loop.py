@@ -14,7 +14,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Batch, Pipeline, Recorder
 from llm_moments.errors import ArtefactError, EngineError, InputError
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.train import checkpoints
 from llm_moments.train.augment import Augment, oversampled
 from llm_moments.train.losses import Loss

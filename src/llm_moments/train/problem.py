@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_moments.core import Example
 from llm_moments.errors import DataError
-from llm_moments.evaluation import refuse
+from llm_moments.evaluate.evaluation import refuse
 from llm_moments.labels import (
     MULTI,
     REGRESSION,

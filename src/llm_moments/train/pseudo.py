@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_moments.core import Example, Pipeline
 from llm_moments.errors import DataError, InputError
-from llm_moments.evaluation import gather
+from llm_moments.evaluate.evaluation import gather
 from llm_moments.model import load
 from llm_moments.train.fit import run_folder
 from llm_moments.train.weather import plain

@@ -12,7 +12,7 @@ from typing import Any
 from llm_moments.core import Example, Pipeline, Plan
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, InputError, ModelError
-from llm_moments.evaluation import Evaluation, refuse
+from llm_moments.evaluate.evaluation import Evaluation, refuse
 from llm_moments.labels import missing
 from llm_moments.model import Model, checked_config
 from llm_moments.tasks.base import MEANT, task_for

@@ -17,7 +17,7 @@ from llm_moments import stats
 from llm_moments.change import Change
 from llm_moments.core import Pipeline
 from llm_moments.errors import EngineError, ModelError
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.weigh.changes import skips
 from llm_moments.weigh.clock import Clock, Tick
 from llm_moments.weigh.price import priced

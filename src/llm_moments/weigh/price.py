@@ -11,8 +11,8 @@ from llm_moments import stats
 from llm_moments.change import Change
 from llm_moments.core import Pipeline
 from llm_moments.errors import EngineError, ModelError, PlanError
-from llm_moments.evaluation import Evaluation
-from llm_moments.measure import run_seconds
+from llm_moments.evaluate.evaluation import Evaluation
+from llm_moments.evaluate.measure import run_seconds
 from llm_moments.weigh.worth import Worth
 
 ROUNDS = 3  # pairs of times for each change

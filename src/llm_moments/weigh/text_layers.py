@@ -19,8 +19,8 @@ from llm_moments.change import Change
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import engine_class, follows
 from llm_moments.errors import EngineError, InputError, ModelError
-from llm_moments.evaluation import Evaluation
-from llm_moments.improve.along import divergence_of, told_after
+from llm_moments.evaluate.evaluation import Evaluation
+from llm_moments.evaluate.token_divergence import divergence_of, told_after
 from llm_moments.tasks.chat import dialogue_of
 from llm_moments.tasks.metrics import common_prefix
 from llm_moments.weigh.changes import skips

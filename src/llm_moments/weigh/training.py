@@ -13,7 +13,7 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.budget import seconds
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
-from llm_moments.evaluation import gather, opened
+from llm_moments.evaluate.evaluation import gather, opened
 from llm_moments.train.augment import priced_images, priced_texts
 from llm_moments.train.course import LEAST_ROWS, Course, Run, room_for
 from llm_moments.train.vitals import BlockVitals, mean_vitals

@@ -10,7 +10,7 @@ import numpy as np
 from llm_moments.budget import seconds
 from llm_moments.change import Change
 from llm_moments.core import Pipeline
-from llm_moments.evaluation import Evaluation, evaluation, gather
+from llm_moments.evaluate.evaluation import Evaluation, evaluation, gather
 from llm_moments.model import load
 from llm_moments.weigh.changes import every_change, skips
 from llm_moments.weigh.clock import Clock, Tick, in_words

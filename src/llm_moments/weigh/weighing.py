@@ -9,7 +9,7 @@ from llm_moments.change import Change
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import engine_class
 from llm_moments.errors import EngineError, ModelError, PlanError
-from llm_moments.evaluation import Evaluation
+from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.weigh.clock import Clock
 from llm_moments.weigh.price import ROUNDS, look_at
 from llm_moments.weigh.worth import Worth

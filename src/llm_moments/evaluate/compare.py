@@ -11,9 +11,9 @@ import numpy as np
 
 from llm_moments import stats
 from llm_moments.core import Pipeline
-from llm_moments.evaluation import assumption, evaluation, gather
-from llm_moments.improve.along import along_answers
-from llm_moments.measure import interleaved
+from llm_moments.evaluate.evaluation import assumption, evaluation, gather
+from llm_moments.evaluate.measure import interleaved
+from llm_moments.evaluate.token_divergence import along_answers
 from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]
