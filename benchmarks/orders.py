@@ -9,7 +9,7 @@ import numpy as np
 import recorded
 
 from llm_moments import stats
-from llm_moments.improve.odds import APART, chance, sequence
+from llm_moments.improve.pass_probability import APART, chance, sequence
 
 ALPHA = 0.05
 LEVELS = (0.97, 0.92, 0.85, 0.75, 0.6)  # the rule before: of the chance to pass, one candidate for each

@@ -21,7 +21,7 @@ import llm_moments as lm
 from llm_moments.core import Plan
 from llm_moments.evaluate.evaluation import evaluation, gather
 from llm_moments.improve import asks, questions
-from llm_moments.improve.odds import chance, sequence
+from llm_moments.improve.pass_probability import chance, sequence
 from llm_moments.improve.questions import Questions
 
 SEARCHED = 800  # rows with labels, as `improve` takes them at most

@@ -124,7 +124,7 @@ def test_an_open_quote_is_one_bad_row(tmp_path: Path, name: str, content: str, r
 
 
 def test_an_open_quote_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_moments.quotes.MOST_LINES", 50)
+    monkeypatch.setattr("llm_moments.csv_rows.MOST_LINES", 50)
     file = _write(tmp_path / "a.csv", 'text,label\n"bad,x\n' + "fine,y\n" * 200)
     source = data.read(file, on_error="skip")
     assert sum(1 for _ in source) == 200

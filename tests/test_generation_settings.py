@@ -15,7 +15,7 @@ import llm_moments as lm
 from llm_moments import generation_settings as settings
 from llm_moments.engines.base import available
 from llm_moments.engines.generator import GENERATORS, Decoding, Prompt
-from llm_moments.engines.picking import Rules
+from llm_moments.engines.sampling import Rules
 from llm_moments.errors import DataError, ModelError
 from llm_moments.notes import Note
 from tests.cli.command import moments

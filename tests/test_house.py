@@ -20,7 +20,7 @@ ROOMS = (
 )  # fmt: skip
 # Files that lie beside the rooms that they belong to.
 BELONGS = {
-    **dict.fromkeys(("errors", "atomic", "environment", "budget", "visible", "notes", "schema", "quotes", "stats", "views", "_verb", "cache", "version"), "base"),
+    **dict.fromkeys(("errors", "atomic", "environment", "budget", "visible", "notes", "schema", "csv_rows", "stats", "views", "_verb", "cache", "version"), "base"),
     **dict.fromkeys(("core", "change"), "core"),
     **dict.fromkeys(
         ("model", "model_formats", "gguf_header", "gguf_tokenizer", "config_check", "generation_settings", "nets"), "models"
@@ -28,7 +28,7 @@ BELONGS = {
     **dict.fromkeys(
         (
             "data", "formats", "arrow_formats", "arrow_values", "json_formats", "image_formats", "sound_formats", "folders",
-            "kinds", "headers", "columns", "labels", "rows", "images", "independent", "tables", "output", "watch",
+            "file_kinds", "headers", "columns", "labels", "rows", "images", "independent", "tables", "output", "watch",
         ),
         "data",
     ),
@@ -43,9 +43,9 @@ EXCEPTIONS: dict[str, set[str]] = {
     "engines.export": {"tasks"},
     "engines.linear": {"steps"},
     "engines.padding": {"tasks"},
-    "engines.proof": {"tasks"},
+    "engines.export_check": {"tasks"},
     "model": {"assembly", "engines", "tasks"},
-    "nets.kinds": {"tasks"},
+    "nets.architectures": {"tasks"},
     "nets.pruned": {"engines"},
     "sound_formats": {"steps"},
     "steps.process_image": {"tasks"},
@@ -73,7 +73,7 @@ CIRCLES: set[frozenset[str]] = {
             "engines.export",
             "engines.padding",
             "engines.torch_eager",
-            "nets.kinds",
+            "nets.architectures",
             "steps.batch",
             "steps.sparse",
             "tasks.text_classification",

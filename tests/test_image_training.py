@@ -16,13 +16,13 @@ from llm_moments.evaluate.evaluation import split
 from llm_moments.improve import stages
 from llm_moments.improve.heal import Healer, extent
 from llm_moments.improve.heal_images import image_students, shares
-from llm_moments.improve.moves import BASELINE, moves
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study
 from llm_moments.improve.training import improve_training
+from llm_moments.improve.training_space import BASELINE, moves
 from llm_moments.model import load, open_model
 from llm_moments.train.augment import priced_images
-from llm_moments.train.course import Course
+from llm_moments.train.short_runs import Course
 from llm_moments.weigh.training import weigh_training
 from tests.image_fakes import encoded, make_image_model, make_pictures
 
@@ -57,7 +57,7 @@ def test_each_augmentation_block_and_amount_of_images_has_its_price(arch: str, t
 
 
 def test_two_layers_are_not_frozen_twice(tmp_path: Path) -> None:
-    from llm_moments.train.vitals import BlockVitals
+    from llm_moments.train.gradient_stats import BlockVitals
     from llm_moments.weigh.training import freezes
 
     cnn = [BlockVitals(name, 10, 1.0, 0.1, 1.0, 1) for name in ("layer 0", "layer 1", "head")]

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from llm_moments.errors import DataError, InputError, OutputExists
-from llm_moments.improve.moves import BASELINE, moves, toml
 from llm_moments.improve.training import SEEDS, _Run, improve_training, sequence
 from llm_moments.improve.training_certificate import TrainingCertificate
+from llm_moments.improve.training_space import BASELINE, moves, toml
 from llm_moments.tasks.extents import TOKENS
-from llm_moments.train.course import Run, settings_of
+from llm_moments.train.short_runs import Run, settings_of
 from tests.fakes import make_model
 from tests.test_weigh_training import labelled
 

@@ -17,8 +17,8 @@ from llm_moments.errors import EngineError, InputError, ModelError
 from llm_moments.model import NOTES, load, open_model
 from llm_moments.nets.pruned import HEADS, heads_of, neurons_of, shares
 from llm_moments.train.distill import distill
-from llm_moments.train.parts import Parts, parts_of
 from llm_moments.train.prune import importance, log_odds, narrowed
+from llm_moments.train.student_spec import Parts, parts_of
 from tests.fakes import make_model, make_texts
 
 BOTH = (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import llm_moments as lm
-from llm_moments.engines.sides import sides
+from llm_moments.engines.encoder_decoder_blocks import sides
 from llm_moments.engines.transformers_generate import load_generating
 from llm_moments.model import open_model
 from llm_moments.record.encoder_decoder import halves

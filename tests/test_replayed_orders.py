@@ -72,7 +72,7 @@ def test_nothing_after_the_first_failure_is_looked_at(bench: ModuleType) -> None
 
 def test_odds_and_tests_are_those_of_the_rows_that_were_drawn(bench: ModuleType) -> None:
     from llm_moments import stats
-    from llm_moments.improve.odds import chance
+    from llm_moments.improve.pass_probability import chance
 
     made = study([12, 0], [0.05, 0.6])
     one = draw(bench, made)

@@ -24,7 +24,7 @@ from llm_moments.improve.training_certificate import TrainingCertificate, Traini
 from llm_moments.model import load
 from llm_moments.record.session import Session
 from llm_moments.train.fit import RUN, Training
-from llm_moments.train.vitals import BlockVitals
+from llm_moments.train.gradient_stats import BlockVitals
 from llm_moments.weigh.learning import LearningCurve, Point, TrainingWorth
 from tests.test_html import CERTIFICATE, SESSION, WORTHS
 
@@ -326,7 +326,7 @@ def test_damaged_weights_of_the_best_epoch_are_told(tmp_path: Path) -> None:
 def test_what_was_decided_for_runs_is_read_as_it_was_written(text: str, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from llm_moments.train.course import Course
+    from llm_moments.train.short_runs import Course
 
     course: Any = SimpleNamespace(folder=tmp_path, question={})
     made = Course.kept(course, "improve", {}, lambda: {"rows": 5, "judged": 6}, ("rows", "judged"))
@@ -339,7 +339,7 @@ def test_what_was_decided_for_runs_is_read_as_it_was_written(text: str, tmp_path
 def test_a_damaged_run_is_made_again(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from llm_moments.train.course import Course, Run
+    from llm_moments.train.short_runs import Course, Run
 
     run = Run({}, 0, 8, 1, 1.0, 0.1, (1.0,), (0.5,), (BlockVitals("head", 4),))
     file, said = tmp_path / "run.json", []

@@ -11,7 +11,7 @@ import pytest
 import llm_moments as lm
 from llm_moments import stats
 from llm_moments.evaluate.measure import blocks, measure, rows_of
-from llm_moments.improve.odds import chance, sequence, thinned
+from llm_moments.improve.pass_probability import chance, sequence, thinned
 from tests.fakes import make_texts
 
 BLOCK = 32  # rows that are timed at a time, as `Pace` has it

@@ -15,13 +15,13 @@ from llm_moments.core import Example
 from llm_moments.errors import ArtefactError, DataError, EngineError, InputError, OutputExists
 from llm_moments.model import load
 from llm_moments.train import checkpoints
+from llm_moments.train.data_checks import Barometer, TrainingStopped, leaks, warnings
 from llm_moments.train.distill import distill, smaller
 from llm_moments.train.fit import Training, run_folder
 from llm_moments.train.losses import Distillation, balanced, loss_for
 from llm_moments.train.optimisers import optimiser, schedule
 from llm_moments.train.problem import labels_of
 from llm_moments.train.train import train
-from llm_moments.train.weather import Barometer, TrainingStopped, leaks, warnings
 from tests.fakes import ARCHITECTURES, OTHERS, label_of, make_model, make_texts
 
 SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"

@@ -12,9 +12,9 @@ import torch
 
 from llm_moments.core import Example
 from llm_moments.errors import DataError, InputError
-from llm_moments.train.course import Course, example_losses
+from llm_moments.train.gradient_stats import BlockVitals, Vitals, mean_vitals
 from llm_moments.train.loop import Loop
-from llm_moments.train.vitals import BlockVitals, Vitals, mean_vitals
+from llm_moments.train.short_runs import Course, example_losses
 from llm_moments.weigh.learning import TrainingWorth
 from llm_moments.weigh.training import freezes, weigh_training
 from tests.fakes import label_of, make_model, make_texts

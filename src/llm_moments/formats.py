@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from llm_moments import arrow_formats, folders, image_formats, json_formats, kinds, quotes, sound_formats
+from llm_moments import arrow_formats, csv_rows, file_kinds, folders, image_formats, json_formats, sound_formats
 from llm_moments.errors import DataError
 from llm_moments.headers import header_of
 from llm_moments.rows import BadRow, Cells, Row, Source
@@ -67,7 +67,7 @@ def _source(file: Path, encoding: str | None) -> Source:
         return Source(lambda only: stdin_rows(encoding))
     if file.is_dir():
         return _of_folder(file, encoding or "utf-8")
-    kinds.look(file)
+    file_kinds.look(file)
     if image_formats.is_idx(file):
         return Source(lambda only: image_formats.idx_rows(file))
     suffix = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
@@ -94,7 +94,7 @@ def _source(file: Path, encoding: str | None) -> Source:
 
 
 def _unknown(file: Path, suffix: str, readers: Collection[str]) -> str:
-    what = f": it {said}" if (said := kinds.by_name(suffix)) else ""
+    what = f": it {said}" if (said := file_kinds.by_name(suffix)) else ""
     return f"{file}: unknown kind of file {suffix!r}{what}; known are {', '.join(readers)}, .parquet, .arrow, IDX and folders"
 
 
@@ -113,7 +113,7 @@ def _of_folder(folder: Path, encoding: str) -> Source:
     if images and (len(images) >= len(texts) or not any(len(t.relative_to(folder).parts) > 1 for t in texts)):
         return _of_files(folders.survey(folder, image_formats.is_image), False)
     found = folders.survey(folder, folders.is_text)
-    flat, what = not any(map(found.label, found.files)), kinds.folder(folder)
+    flat, what = not any(map(found.label, found.files)), file_kinds.folder(folder)
     if not found.files or (flat and (what or not any(file.suffix for file in found.files))):
         raise DataError(
             f"{folder} {what}" if what else f"{folder} holds no CLASS/*.txt, and no images (CLASS/*.jpg, .png, …)"
@@ -171,7 +171,7 @@ def _table(file: Path, encoding: str | None, notes: list[str]) -> Iterator[Row]:
         delimiter = "\t" if kind in (".tsv", ".tab") else _delimiter(header_line)
         if "\x00" in header_line:
             raise DataError(f"{file} is not a text file: it has NUL bytes (try --encoding utf-16-le, if it is UTF-16)")
-        source = quotes.rows(_bounded(stream, file), delimiter)
+        source = csv_rows.rows(_bounded(stream, file), delimiter)
         first = next((row for row in source if row.fault or any(map(str.strip, row.cells))), None)
         if first is None:
             return
@@ -179,7 +179,7 @@ def _table(file: Path, encoding: str | None, notes: list[str]) -> Iterator[Row]:
             raise DataError(f"{file}, in the header on line {first.line}: {first.fault}.")
         if kind == ".tab":
             flags = [row.cells for row in islice(source, 2)] + [[], []]
-            first = quotes.Fields(_orange([name.strip() for name in first.cells], flags[0], flags[1]), 1)
+            first = csv_rows.Fields(_orange([name.strip() for name in first.cells], flags[0], flags[1]), 1)
         some = list(islice(source, LOOKED_AT))
         header = header_of(first.cells, [row.cells for row in some if not row.fault])
         if header.said and header.said not in notes:
@@ -188,7 +188,7 @@ def _table(file: Path, encoding: str | None, notes: list[str]) -> Iterator[Row]:
             yield number, _cells(number, header, row)
 
 
-def _cells(number: int, header: Any, row: quotes.Fields) -> Cells:
+def _cells(number: int, header: Any, row: csv_rows.Fields) -> Cells:
     """Of a name that several columns have the first one's value counts."""
     found: dict[str, str] = {}
     for name, cell in zip(header.names, row.cells, strict=False):

@@ -238,7 +238,7 @@ def test_architectures(of_kind: Callable[[str], Pipeline], arch: str, engine: st
 @pytest.mark.parametrize("wrong", [1.0, np.nan])
 def test_a_graph_that_answers_otherwise_is_refused(tiny_model: Path, wrong: float, tmp_path: Path) -> None:
     from llm_moments.engines.export import traced
-    from llm_moments.engines.proof import prove
+    from llm_moments.engines.export_check import prove
 
     model = open_model(tiny_model)
     module, example, names = traced(model, {})

@@ -86,7 +86,7 @@ def _print(results: dict[str, Any], console: Any) -> None:
     elif "session" in results:
         views.show_session(results["session"], console)
     if "faster" in results:
-        from llm_moments.render import faster
+        from llm_moments.render import training_certificate as faster
 
         faster.show(results["faster"], console)
     if "learning" in results:

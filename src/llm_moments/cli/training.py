@@ -70,7 +70,7 @@ def faster(
         o.print_json(done.to_dict())
     elif fmt == "human":
         from llm_moments.render.console import say, terminal
-        from llm_moments.render.faster import show
+        from llm_moments.render.training_certificate import show
 
         show(done, terminal())
         say(

@@ -97,7 +97,7 @@ def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
     import torch
 
     from llm_moments.engines.torch_eager import load_module
-    from llm_moments.nets.kinds import is_image_model
+    from llm_moments.nets.architectures import is_image_model
 
     if is_image_model(model.config):
         inner = load_module(model, settings.get("skip_layers", ()))

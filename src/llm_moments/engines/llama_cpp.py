@@ -20,7 +20,7 @@ from llm_moments.engines.export import failing_as
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
 from llm_moments.engines.llama_context import LlamaContext, LlamaModel, Piece
 from llm_moments.engines.llama_sequences import Sequences, common
-from llm_moments.engines.picking import Picker, Rules, looked_up
+from llm_moments.engines.sampling import Picker, Rules, looked_up
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.errors import EngineError
 from llm_moments.generation_settings import asked_by

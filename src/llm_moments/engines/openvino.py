@@ -11,9 +11,9 @@ import numpy as np
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.base import Arrays
 from llm_moments.engines.export import build, calibrated_on, failing_as, free_axes, quiet, to_onnx, traced
+from llm_moments.engines.export_check import prove
 from llm_moments.engines.layers import float_parts, matching
 from llm_moments.engines.padding import noted
-from llm_moments.engines.proof import prove
 from llm_moments.errors import EngineError
 
 GRAPH = "openvino_model.xml"

@@ -26,7 +26,7 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
         return crossed.opened(load_linear(model), model.path)
     from llm_moments.engines.layers import skip
     from llm_moments.engines.loading import loaded
-    from llm_moments.nets.kinds import auto_class, fitted
+    from llm_moments.nets.architectures import auto_class, fitted
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     module = loaded(

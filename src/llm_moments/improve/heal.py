@@ -14,10 +14,10 @@ from llm_moments.errors import EngineError, InputError, ModelError
 from llm_moments.improve.heal_images import image_students
 from llm_moments.improve.study import Study
 from llm_moments.model import NOTES, open_model
+from llm_moments.train.data_checks import TrainingStopped, plain
 from llm_moments.train.distill import distill
 from llm_moments.train.distill_images import RATE as FRESH_RATE
 from llm_moments.train.fit import run_folder
-from llm_moments.train.weather import TrainingStopped, plain
 
 STUDENTS = {  # as `distill` takes them
     "one": "layers=1", "third": "layers=third", "half": "layers=half", "narrow": "heads=half neurons=half",

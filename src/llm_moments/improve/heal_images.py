@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llm_moments.errors import EngineError
 from llm_moments.model import Model
-from llm_moments.nets.kinds import CNN
+from llm_moments.nets.architectures import CNN
 from llm_moments.train.distill import layers_of
 from llm_moments.train.image_students import least_layers, stages_of
 

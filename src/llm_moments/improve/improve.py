@@ -13,7 +13,7 @@ from llm_moments.core import Pipeline
 from llm_moments.errors import InputError
 from llm_moments.evaluate.evaluation import gather, split, split_to_ask
 from llm_moments.evaluate.measure import OBJECTIVES
-from llm_moments.improve import first as put_first
+from llm_moments.improve import prefilter
 from llm_moments.improve import questions as asked
 from llm_moments.improve.asks import Asks
 from llm_moments.improve.heal import without
@@ -67,7 +67,7 @@ def improve(
     if heal is not False and not getattr(pipe.task, "heals", False):
         raise InputError(f"healing is for classifiers of texts and images that have layers, not for {pipe.task.name}")
     if first is not None:
-        put_first.check(first, pipe)
+        prefilter.check(first, pipe)
     if data is None and unlabelled is None:
         raise InputError("give examples (--data), or some without labels to be asked about (--unlabelled)")
     examples, source = gather(data, judge=pipe, **read) if data is not None else ([], "")
@@ -102,8 +102,8 @@ def improve(
             else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
         )
         run.taught = without(taught, [*parts["search"].values, *parts["certify"].values])
-    if first != put_first.NONE and objective in ("throughput", "latency") and put_first.possible(pipe):
-        run.first = put_first.First(pipe, study, whole, folder and folder / STUDY, tick)
+    if first != prefilter.NONE and objective in ("throughput", "latency") and prefilter.possible(pipe):
+        run.first = prefilter.First(pipe, study, whole, folder and folder / STUDY, tick)
     return run.finish()
 
 

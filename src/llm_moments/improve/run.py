@@ -12,8 +12,7 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.core import WINDOW, Pipeline, Plan
 from llm_moments.evaluate.measure import interleaved
-from llm_moments.improve import elsewhere, stages
-from llm_moments.improve import first as put_first
+from llm_moments.improve import elsewhere, prefilter, stages
 from llm_moments.improve.asks import Asks
 from llm_moments.improve.baseline import StandIn
 from llm_moments.improve.beginning import Beginning
@@ -25,7 +24,7 @@ from llm_moments.improve.improvement import Improvement
 from llm_moments.improve.ledger import Ledger
 from llm_moments.improve.looks import sequential_look
 from llm_moments.improve.noted import answers_of
-from llm_moments.improve.odds import thinned
+from llm_moments.improve.pass_probability import thinned
 from llm_moments.improve.place import STUDY, place, standing
 from llm_moments.improve.questions import Questions
 from llm_moments.improve.search import Search
@@ -53,7 +52,7 @@ class Run(Beginning):
     def __init__(self, *given: Any):
         super().__init__(*given)
         self.taught: list[Any] | None = None  # inputs that a smaller model may learn from
-        self.first: put_first.First | None = None  # a model to put first
+        self.first: prefilter.First | None = None  # a model to put first
         self.asks: Asks | None = None  # where the certification rows have no labels and questions may be asked
         self.looks: list[Look] = [Look(**x) for x in self.study.notes.get("looks", [])]
         self.else_where: list[elsewhere.Elsewhere] = []
@@ -212,7 +211,7 @@ class Run(Beginning):
         found = [
             (t.plan, t.gain or 0.0, search.drops(t))
             for t in search.whole()
-            if t.gain and t.gain > 1 and not put_first.alone(t)
+            if t.gain and t.gain > 1 and not prefilter.alone(t)
         ]
         self.else_where = elsewhere.elsewhere(found, have, {*elsewhere.BUDGETS, self.max_drop}, said)
         if self.looks and not self.looks[-1].passed:
@@ -339,7 +338,7 @@ class Run(Beginning):
         done = Improvement(
             pipe, certificate, trials, time.monotonic() - self.begin, self.folder, *sessions, worths, self.healing(),
             [one.to_dict() for one in self.else_where], self.nearly, waiting=self.asks.waiting if self.asks else 0,
-            questions=self.asks.file if self.asks else None, first=put_first.words(self.study.notes.get("first"), self.max_drop),
+            questions=self.asks.file if self.asks else None, first=prefilter.words(self.study.notes.get("first"), self.max_drop),
         )  # fmt: skip
         if self.folder is None:
             return done

@@ -15,8 +15,8 @@ from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.evaluate.measure import measure
-from llm_moments.improve.first import alone
-from llm_moments.improve.odds import APART, chance, sequence
+from llm_moments.improve.pass_probability import APART, chance, sequence
+from llm_moments.improve.prefilter import alone
 from llm_moments.improve.questions import guessed
 from llm_moments.improve.study import Study, Trial
 

@@ -11,8 +11,8 @@ from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import foretell, foretell_three
-from llm_moments.improve.first import alone, uses
 from llm_moments.improve.heal_images import shares as image_shares
+from llm_moments.improve.prefilter import alone, uses
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 from llm_moments.train.distill import layers_of

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from llm_moments.core import Pipeline
+from llm_moments.engines.encoder_decoder_blocks import sides
 from llm_moments.engines.layers import Block
-from llm_moments.engines.sides import sides
 from llm_moments.errors import EngineError
 from llm_moments.record.encoder_decoder import Halves, encoder_limited, halves, limit_of, precision_of
 from llm_moments.record.limits import PEAK_OF, shapes

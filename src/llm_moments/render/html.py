@@ -56,7 +56,7 @@ def report(
     if training is not None:
         parts.append(_section("How it learnt", draw(charts.curves, training), _learnt(training)))
     if faster is not None:
-        from llm_moments.render import faster as view
+        from llm_moments.render import training_certificate as view
 
         parts += [_section(head, inner) if head else inner for head, inner in view.sections(faster, draw)]
     if learning is not None:

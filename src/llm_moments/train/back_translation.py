@@ -16,7 +16,7 @@ from llm_moments import schema
 from llm_moments.atomic import write_atomic
 from llm_moments.core import NULL, Recorder
 from llm_moments.errors import DataError, InputError, MomentsError
-from llm_moments.train.weather import plain
+from llm_moments.train.data_checks import plain
 
 NAME = "back-translation"
 TOGETHER = 16  # sentences of one pass, where the plan says nothing

@@ -17,14 +17,14 @@ from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluate.evaluation import evaluation, gather, judging, opened
 from llm_moments.model import Model, load
 from llm_moments.train import distill_images
+from llm_moments.train.data_checks import leaks
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Distillation
-from llm_moments.train.parts import Parts, parts_of
-from llm_moments.train.parts import share_of as layers_of
 from llm_moments.train.problem import with_head
 from llm_moments.train.reloaded import reloaded
-from llm_moments.train.weather import leaks
+from llm_moments.train.student_spec import Parts, parts_of
+from llm_moments.train.student_spec import share_of as layers_of
 
 JUDGES = 64  # examples by which layers are chosen
 WEIGHED = 256  # examples by which heads and neurons are: they take one pass forward and backward

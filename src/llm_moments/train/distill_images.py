@@ -14,7 +14,7 @@ import numpy as np
 from llm_moments.core import NULL, Pipeline, Plan, Recorder
 from llm_moments.errors import InputError
 from llm_moments.model import Model, checked_config
-from llm_moments.nets.kinds import fitted, is_image_model
+from llm_moments.nets.architectures import fitted, is_image_model
 from llm_moments.tasks.extents import PIXELS
 from llm_moments.tasks.preprocessing import preprocessing
 from llm_moments.train.fit import Tick
@@ -22,9 +22,9 @@ from llm_moments.train.image_students import chosen_layers, fewer, stages_of
 from llm_moments.train.loop import Settings
 from llm_moments.train.losses import Distillation
 from llm_moments.train.narrow import WIDTHS, narrower
-from llm_moments.train.parts import Parts
 from llm_moments.train.problem import with_head
 from llm_moments.train.start import checked_options
+from llm_moments.train.student_spec import Parts
 
 NAME = "image-classification"
 FRESH = "cnn"

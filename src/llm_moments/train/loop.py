@@ -17,9 +17,9 @@ from llm_moments.errors import ArtefactError, EngineError, InputError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.train import checkpoints
 from llm_moments.train.augment import Augment, oversampled
+from llm_moments.train.data_checks import Barometer, TrainingStopped
 from llm_moments.train.losses import Loss
 from llm_moments.train.optimisers import SCHEDULES, optimiser, schedule
-from llm_moments.train.weather import Barometer, TrainingStopped
 
 Tick = Callable[[float | None, str], None]
 WINDOW = 50  # batches whose rows are grouped by length; the groups then come in any order

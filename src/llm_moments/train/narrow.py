@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_moments.errors import InputError
 from llm_moments.model import Model
-from llm_moments.nets.kinds import CNN, fitted
+from llm_moments.nets.architectures import CNN, fitted
 
 WIDTHS = {"half": 2, "third": 3, "quarter": 4}  # so many channels to one of the student's
 

@@ -196,7 +196,7 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     import torch
 
     from llm_moments.engines.loading import loaded
-    from llm_moments.nets.kinds import auto_class, fitted
+    from llm_moments.nets.architectures import auto_class, fitted
 
     config = checked_config(path, False)
     old = Model(path, config)

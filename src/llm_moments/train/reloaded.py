@@ -6,7 +6,7 @@ import tempfile
 from typing import Any
 
 from llm_moments.model import Model, open_model
-from llm_moments.nets.kinds import is_image_model
+from llm_moments.nets.architectures import is_image_model
 
 
 def reloaded(module: Any, described: Model) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from llm_moments.core import Plan
 from llm_moments.errors import InputError
 from llm_moments.model import Model, checked_config
-from llm_moments.nets.kinds import is_image_model
+from llm_moments.nets.architectures import is_image_model
 from llm_moments.train import linear
 from llm_moments.train.loop import Settings
 from llm_moments.train.problem import with_head
@@ -76,8 +76,8 @@ def _images(module: Any, described: Model, settings: Settings) -> Start:
 def _fresh_cnn(inputs: Sequence[Any], labels: list[str], problem: str, settings: Settings) -> Start:
     import torch
 
+    from llm_moments.nets.architectures import fitted
     from llm_moments.nets.cnn import CnnConfig, MomentsCnnForImageClassification
-    from llm_moments.nets.kinds import fitted
 
     channels, size = looked_at(inputs)
     if settings.image_size:

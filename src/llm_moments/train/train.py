@@ -15,6 +15,7 @@ from llm_moments.evaluate.evaluation import evaluation, gather, judging, opened
 from llm_moments.model import Model
 from llm_moments.train import back_translation, linear, pseudo
 from llm_moments.train.augment import check as check_augment
+from llm_moments.train.data_checks import warnings
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain, run_folder
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss, balanced, loss_for
@@ -22,7 +23,6 @@ from llm_moments.train.problem import lesson_of, targets_of
 from llm_moments.train.start import head_of, start
 from llm_moments.train.train_sequences import TASKS as SEQUENCES
 from llm_moments.train.train_sequences import is_sequences, train_sequences
-from llm_moments.train.weather import warnings
 
 
 def train(

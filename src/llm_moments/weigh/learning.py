@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from llm_moments import schema
 from llm_moments.atomic import write_atomic
 from llm_moments.errors import DataError
-from llm_moments.train.vitals import BlockVitals
+from llm_moments.train.gradient_stats import BlockVitals
 from llm_moments.views import drawn
 from llm_moments.weigh.worth import Worths
 

@@ -15,8 +15,8 @@ from llm_moments.budget import seconds
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluate.evaluation import gather, opened
 from llm_moments.train.augment import priced_images, priced_texts
-from llm_moments.train.course import LEAST_ROWS, Course, Run, room_for
-from llm_moments.train.vitals import BlockVitals, mean_vitals
+from llm_moments.train.gradient_stats import BlockVitals, mean_vitals
+from llm_moments.train.short_runs import LEAST_ROWS, Course, Run, room_for
 from llm_moments.weigh.learning import LearningCurve, Point, TrainingWorth
 from llm_moments.weigh.verdict import LEVEL
 from llm_moments.weigh.worth import Worth, Worths

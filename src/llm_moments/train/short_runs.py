@@ -22,11 +22,11 @@ from llm_moments.evaluate.evaluation import Evaluation, evaluation, judging
 from llm_moments.train import back_translation, linear
 from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import digest_of, placed, plain, prepared
+from llm_moments.train.gradient_stats import BlockVitals, Vitals
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.problem import lesson_of, targets_of
 from llm_moments.train.start import Start, head_of, start
 from llm_moments.train.train import loss_of
-from llm_moments.train.vitals import BlockVitals, Vitals
 
 Tick = Callable[[float | None, str], None]
 LEAST_ROWS = 32

@@ -16,10 +16,10 @@ from llm_moments.core import Example
 from llm_moments.errors import DataError, InputError, WriteError
 from llm_moments.model import load
 from llm_moments.train import checkpoints
+from llm_moments.train.data_checks import TrainingStopped
 from llm_moments.train.fit import run_folder
 from llm_moments.train.losses import Distillation, balanced, loss_for
 from llm_moments.train.train import train
-from llm_moments.train.weather import TrainingStopped
 from tests.fakes import label_of, make_model, make_texts
 
 SINGLE = "single_label_classification"

@@ -14,7 +14,7 @@ from llm_moments.core import Example
 from llm_moments.engines import crossed
 from llm_moments.errors import InputError
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, split
-from llm_moments.improve import first, stages
+from llm_moments.improve import prefilter, stages
 from llm_moments.improve.improve import improve
 from llm_moments.improve.improvement import front
 from llm_moments.improve.study import Study
@@ -34,10 +34,10 @@ def made(model: Path, folder: Path, examples: list[Example]) -> Any:
     """The pipeline, its parts and what makes the model."""
     pipe = load(model)
     parts = split(pipe, examples)
-    return pipe, parts, first.First(pipe, Study(folder, {}), parts, folder, lambda done, said: None)
+    return pipe, parts, prefilter.First(pipe, Study(folder, {}), parts, folder, lambda done, said: None)
 
 
-def learnt(pipe: Any, parts: Any, maker: first.First) -> str:
+def learnt(pipe: Any, parts: Any, maker: prefilter.First) -> str:
     return maker(parts["search"], pipe.outputs(parts["search"].values))
 
 
@@ -65,7 +65,7 @@ def test_each_row_that_judges_is_answered_by_weights_that_have_not_seen_it(
     assert all(by_unit[unit] == fold for unit, fold in zip(search.units.tolist(), folds.tolist(), strict=False))
     found = pipe.with_(**{"forward.weights": "linear"}).outputs(search.values)
     vectorizer = pipe.engines.variants["linear"].vectorizer
-    for fold in range(first.FOLDS):
+    for fold in range(prefilter.FOLDS):
         seen = np.flatnonzero(folds != fold)
         targets = np.eye(len(pipe.model.labels))[[int(known[i]) for i in seen]]
         table = convex.table(vectorizer.rows([values[i] for i in seen]), vectorizer.size)
@@ -180,7 +180,7 @@ def test_where_nothing_can_be_put_first_it_is_said(tiny_model: Path, tmp_path: P
 def test_a_part_without_words_is_no_reason_to_stop(tiny_model: Path, tmp_path: Path) -> None:
     pipe = load(tiny_model)
     part = Evaluation(pipe, ["!!!", "???"], [0, 1])
-    maker = first.First(pipe, Study(None, {}), {"search": part}, None, lambda done, said: None)
+    maker = prefilter.First(pipe, Study(None, {}), {"search": part}, None, lambda done, said: None)
     assert maker(part, pipe.outputs(part.values)) == ""
     assert "no text" in maker.study.notes["first"]
 
@@ -188,7 +188,7 @@ def test_a_part_without_words_is_no_reason_to_stop(tiny_model: Path, tmp_path: P
 def test_so_many_labels_that_it_would_fill_the_memory_are_left_out(
     trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(first, "MOST_WEIGHTS", 900)
+    monkeypatch.setattr(prefilter, "MOST_WEIGHTS", 900)
     pipe, parts, maker = made(trained_model, tmp_path / "study", labelled(100))
     assert learnt(pipe, parts, maker) == ""
     assert "too many" in maker.study.notes["first"]
