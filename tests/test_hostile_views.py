@@ -23,13 +23,13 @@ from llm_moments.render import (
     charts,
     chrome_trace,
     console,
-    faster,
     html,
     learning,
     notebook,
     table,
     tensorboard,
     text,
+    training_certificate,
     tree,
     worth_charts,
 )
@@ -164,7 +164,7 @@ def test_every_view_is_walked() -> None:
         charts,
         chrome_trace,
         console,
-        faster,
+        training_certificate,
         html,
         learning,
         notebook,
@@ -189,7 +189,7 @@ def on_terminal(show: Any, *results: Any) -> str:
     ("show", "result"),
     [
         *((getattr(console, name), result) for name, results in ON_A_TERMINAL.items() for result in results),
-        (faster.show, FASTER),
+        (training_certificate.show, FASTER),
         (learning.show, LEARNING),
     ],
 )
