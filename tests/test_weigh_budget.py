@@ -13,6 +13,7 @@ import pytest
 import llm_moments as lm
 from llm_moments.change import Change
 from llm_moments.cli.main import main
+from llm_moments.evaluate.evaluation import evaluation
 from llm_moments.weigh import weigh as module
 from llm_moments.weigh.changes import skips
 from llm_moments.weigh.clock import Clock, in_words
@@ -124,7 +125,7 @@ def rows() -> list[lm.Example]:
 
 def test_layers_of_which_there_is_no_time_are_named(model: Path, rows: list[lm.Example]) -> None:
     pipe = lm.load(model)
-    part = lm.evaluation.evaluation(pipe, rows)
+    part = evaluation(pipe, rows)
     outputs, now = pipe.outputs(part.values), [0.0]
 
     def later() -> float:  # each look at the clock takes a second
