@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_tensors
 
 import llm_moments as lm
 from llm_moments.core import Example
 from llm_moments.engines import crossed
-from llm_moments.errors import InputError
+from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, split
 from llm_moments.improve import prefilter, stages
 from llm_moments.improve.improve import improve
@@ -65,6 +67,7 @@ def test_each_row_that_judges_is_answered_by_weights_that_have_not_seen_it(
     assert all(by_unit[unit] == fold for unit, fold in zip(search.units.tolist(), folds.tolist(), strict=False))
     found = pipe.with_(**{"forward.weights": "linear"}).outputs(search.values)
     vectorizer = pipe.engines.variants["linear"].vectorizer
+    folds = prefilter._together(crossed.keys_of(vectorizer.rows(values)), folds)
     for fold in range(prefilter.FOLDS):
         seen = np.flatnonzero(folds != fold)
         targets = np.eye(len(pipe.model.labels))[[int(known[i]) for i in seen]]
@@ -175,6 +178,8 @@ def test_where_nothing_can_be_put_first_it_is_said(tiny_model: Path, tmp_path: P
     for model, wanted in ((tiny_model, "quadratic"), (number, "linear"), (plain, "linear")):
         with pytest.raises(InputError):
             improve(model, labelled(50), first=wanted, budget="5s")
+    with pytest.raises(InputError, match="--first"):
+        improve(tiny_model, labelled(50), first="linear", objective="size", budget="5s")
 
 
 def test_a_part_without_words_is_no_reason_to_stop(tiny_model: Path, tmp_path: Path) -> None:
@@ -183,6 +188,36 @@ def test_a_part_without_words_is_no_reason_to_stop(tiny_model: Path, tmp_path: P
     maker = prefilter.First(pipe, Study(None, {}), {"search": part}, None, lambda done, said: None)
     assert maker(part, pipe.outputs(part.values)) == ""
     assert "no text" in maker.study.notes["first"]
+
+
+def test_words_in_another_order_are_in_one_fold_and_a_damaged_file_is_named(
+    trained_model: Path, tmp_path: Path
+) -> None:
+    texts = make_texts(120, seed=9)
+    rng = np.random.default_rng(0)
+    turned = [" ".join(rng.permutation(text.split())) for text in texts]
+    pipe, parts, maker = made(trained_model, tmp_path / "study", [Example(t, label_of(t)) for t in texts + turned])
+    learnt(pipe, parts, maker)
+    file = tmp_path / "study" / "weights" / "linear" / crossed.FILE
+    tensors = load_file(file)
+    assert len(set(tensors["keys"].tolist())) == len(
+        set(zip(tensors["keys"].tolist(), tensors["folds"].tolist(), strict=True))
+    )
+    for damage in (b"no tensors", save_tensors({**tensors, "folds": tensors["folds"] + 90})):
+        file.write_bytes(damage)
+        with pytest.raises(EngineError, match="crossed"):
+            made(trained_model, tmp_path / "study", labelled(60))[0].with_(**{"forward.weights": "linear"}).outputs(
+                ["good"]
+            )
+
+
+def test_a_folder_of_the_users_is_never_crossed(trained_model: Path, tmp_path: Path) -> None:
+    """Such a file beside a model's weights is no part of what the model is known by."""
+    pipe, parts, maker = made(trained_model, tmp_path / "study", labelled(300))
+    learnt(pipe, parts, maker)
+    texts = parts["search"].values
+    opened = load(tmp_path / "study" / "weights" / "linear").outputs(texts)
+    assert np.abs(opened - pipe.with_(**{"forward.weights": "linear"}).outputs(texts)).max() > 0.1
 
 
 def test_so_many_labels_that_it_would_fill_the_memory_are_left_out(

@@ -41,6 +41,7 @@ class Model:
     known_digest: str = ""
     claimed_digest: str = ""  # an artefact's own word: good for telling models apart, not for what is kept of them
     notes: dict[str, Any] = field(default_factory=dict)
+    crossed: bool = False  # of a linear model in a search: rows that it learnt from are answered as if it had not
     format: str = "transformers"  # transformers, gguf, ctranslate2, or remote (a server: source is its address)
 
     @property

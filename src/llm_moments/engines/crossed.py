@@ -14,17 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.errors import EngineError
+
 FILE = "crossed.safetensors"  # beside a model's own weights, in a study; an artefact has none
 Weights = tuple[np.ndarray, np.ndarray]  # [features, labels], [labels]
 
 
-def save(folder: Path, rows: tuple[np.ndarray, ...], folds: np.ndarray, weights: Sequence[Weights]) -> None:
-    """rows: as `Vectorizer.rows` gives them, of those that were left out; folds [rows]: where."""
-    from safetensors.numpy import save_file
-
+def keys_of(rows: tuple[np.ndarray, ...]) -> np.ndarray:
+    """uint64 [rows]: the same for rows of the same features. rows: as `Vectorizer.rows` gives them."""
     numbers, values, counts = rows
     ends = np.cumsum(counts)
-    keys = np.array(list(_keys(numbers, values, ends - counts, ends)), np.uint64)
+    return np.array(list(_keys(numbers, values, ends - counts, ends)), np.uint64)
+
+
+def save(folder: Path, keys: np.ndarray, folds: np.ndarray, weights: Sequence[Weights]) -> None:
+    """keys: of the rows that were left out; folds [rows]: where."""
+    from safetensors.numpy import save_file
+
     tensors = {"keys": keys, "folds": folds.astype(np.int64)}
     for at, (weight, bias) in enumerate(weights):
         tensors |= {f"weight.{at}": weight, f"bias.{at}": bias}
@@ -32,16 +38,11 @@ def save(folder: Path, rows: tuple[np.ndarray, ...], folds: np.ndarray, weights:
 
 
 def opened(module: Any, folder: Path) -> Any:
-    """The module of a linear model, crossed where its folder says how."""
+    """The module of a linear model, crossed as the study's file beside it says; EngineError for a damaged one."""
     import torch
-    from safetensors.numpy import load_file
 
-    if not (folder / FILE).exists():
-        return module
-    tensors = load_file(str(folder / FILE))
-    fold_of = dict(zip(tensors["keys"].tolist(), tensors["folds"].tolist(), strict=True))
-    count = sum(name.startswith("bias.") for name in tensors)
-    weights = [tuple(torch.from_numpy(tensors[f"{n}.{at}"]) for n in ("weight", "bias")) for at in range(count)]
+    fold_of, weights = _read(folder / FILE, {n: tuple(p.shape) for n, p in module.named_parameters()})
+    count = len(weights)
 
     class Crossed(torch.nn.Module):
         def __init__(self) -> None:
@@ -67,6 +68,24 @@ def opened(module: Any, folder: Path) -> Any:
             return SimpleNamespace(logits=logits)
 
     return Crossed().eval()
+
+
+def _read(file: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[dict[int, int], list[tuple[Any, Any]]]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(str(file))
+        count = sum(name.startswith("bias.") for name in tensors)
+        weights = [(tensors[f"weight.{at}"], tensors[f"bias.{at}"]) for at in range(count)]
+        fold_of = dict(zip(tensors["keys"].tolist(), tensors["folds"].tolist(), strict=True))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise EngineError(f"{file} cannot be read: {error!r:.200}") from error
+    wanted = (shapes["weight"], shapes["bias"])
+    if any((w.shape, b.shape) != wanted for w, b in weights) or not set(fold_of.values()) <= set(range(count)):
+        raise EngineError(f"{file} does not belong to the weights beside it")
+    return fold_of, [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in weights]
 
 
 def _keys(numbers: np.ndarray, values: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> Iterator[int]:

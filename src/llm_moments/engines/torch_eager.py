@@ -23,7 +23,8 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
         from llm_moments.engines import crossed
         from llm_moments.engines.linear import load_linear
 
-        return crossed.opened(load_linear(model), model.path)
+        module = load_linear(model)
+        return crossed.opened(module, model.path) if model.crossed else module
     from llm_moments.engines.layers import skip
     from llm_moments.engines.loading import loaded
     from llm_moments.nets.architectures import auto_class, fitted

@@ -67,7 +67,7 @@ def improve(
     if heal is not False and not getattr(pipe.task, "heals", False):
         raise InputError(f"healing is for classifiers of texts and images that have layers, not for {pipe.task.name}")
     if first is not None:
-        prefilter.check(first, pipe)
+        prefilter.check(first, pipe, objective)
     if data is None and unlabelled is None:
         raise InputError("give examples (--data), or some without labels to be asked about (--unlabelled)")
     examples, source = gather(data, judge=pipe, **read) if data is not None else ([], "")
@@ -102,7 +102,7 @@ def improve(
             else [pipe.task.normalise(e.input) for e in gather(heal)[0]]
         )
         run.taught = without(taught, [*parts["search"].values, *parts["certify"].values])
-    if first != prefilter.NONE and objective in ("throughput", "latency") and prefilter.possible(pipe):
+    if first != prefilter.NONE and objective in prefilter.OBJECTIVES and prefilter.possible(pipe):
         run.first = prefilter.First(pipe, study, whole, folder and folder / STUDY, tick)
     return run.finish()
 

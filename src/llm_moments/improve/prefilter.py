@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,20 @@ def possible(pipe: Pipeline) -> bool:
     )  # a regression says nothing of how sure it is
 
 
-def check(first: Any, pipe: Pipeline) -> None:
-    """InputError where what was asked for cannot be put before this model."""
+OBJECTIVES = ("throughput", "latency")  # what a cascade can make better
+
+
+def check(first: Any, pipe: Pipeline, objective: str) -> None:
+    """InputError where what was asked for cannot be put before this model, or would not help."""
     if first not in (NAME, NONE):
         raise InputError(f"what can be put first is {NAME} or {NONE}, not {first!r}")
     if first == NAME and not possible(pipe):
         raise InputError(
             f"a linear model of words can be put before a classifier of texts that says how sure it is, not before {pipe.model.name}"
         )
+
+    if first == NAME and objective not in OBJECTIVES:
+        raise InputError(f"a model that is asked first makes nothing better in {objective}; leave out --first")
 
 
 class First:
@@ -91,8 +98,11 @@ class First:
             raise DataError(f"{len(model.labels):,} labels are too many for it")
         vectorizer = Vectorizer.fit(values, ngrams=1, most=most)
         targets = _targets(references, len(model.labels), model.problem_type)
+        features = vectorizer.rows(values)
+        keys = crossed.keys_of(features)
+        folds = _together(keys, folds)
         known, several = folds < FOLDS, model.problem_type == MULTI
-        rows, weights = table(vectorizer.rows(values), vectorizer.size), []
+        rows, weights = table(features, vectorizer.size), []
         for fold in range(FOLDS):
             seen = folds != fold
             weights.append(fitted(rows[seen], targets[seen], several=several, seconds=seconds / FOLDS))
@@ -100,8 +110,7 @@ class First:
         config = config_of(vectorizer, model.labels, model.problem_type)
         module = make_module(config, vectorizer, mean)
         with sibling(self.folder, unless="config.json") as made:
-            apart = [values[i] for i in np.flatnonzero(known)]
-            crossed.save(made, vectorizer.rows(apart), folds[known], weights)
+            crossed.save(made, keys[known], folds[known], weights)
             save(module, config, vectorizer, made)
         return len(values)
 
@@ -125,7 +134,7 @@ class First:
     def _known(self) -> bool:
         if not (self.folder / WEIGHTS).exists():
             return False
-        self.pipe.engines.variants[NAME] = open_model(self.folder)
+        self.pipe.engines.variants[NAME] = replace(open_model(self.folder), crossed=True)
         return True
 
 
@@ -157,6 +166,12 @@ def words(told: Any, max_drop: float) -> str:
 def _units(part: Evaluation) -> list[Any]:
     """What is the same for rows that are not independent."""
     return list(map(input_key, part.values)) if part.units is None else part.units.tolist()
+
+
+def _together(keys: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Rows of the same features in one fold, that of the first of them: to these weights they are one row."""
+    first: dict[int, int] = {}
+    return np.array([first.setdefault(key, fold) for key, fold in zip(keys.tolist(), folds.tolist(), strict=True)])
 
 
 def _targets(references: Sequence[Any], labels: int, problem: str) -> np.ndarray:

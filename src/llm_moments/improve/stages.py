@@ -27,10 +27,8 @@ SATURATED = 2  # rungs that are sure before a longer one is left out
 THREES = 3  # cascades of two before which a third stage is put
 FLOAT = ("bf16", "fp32")
 PRECISIONS = ("bf16", "int8-dynamic", "int8", "fp32")
-NEAR, NEAR_INT8 = (
-    1.1,
-    1.5,
-)  # times the fastest engine's time; int8 gains on it in longer batches than those of a first try
+NEAR = 1.1  # times the fastest engine's time
+NEAR_INT8 = 1.5  # int8 gains on it in longer batches than those of a first try
 SOON = 150.0  # seconds for int8 and students together
 FIRST = 0.15  # of the time that is left, for learning a model to put first
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
@@ -206,12 +204,10 @@ def first(search: Search) -> None:
     if name := search.first(search.part, search.baseline, FIRST * search.left()):
         sorts = {**search.stock.task.sorts, **put_on("torch", "fp32"), "forward.calibration": None}
         trial = search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
-        told, scores = (
-            search.study.notes.get("first"),
-            {"score": trial.score, "baseline": float(search.base_scores.mean())},
-        )
+        told: Any = search.study.notes.get("first")
         if isinstance(told, dict) and trial.score is not None:
-            search.study.note("first", {**told, **scores})
+            baseline = float(search.base_scores.mean())
+            search.study.note("first", {**told, "score": trial.score, "baseline": baseline})
 
 
 def rungs(search: Search) -> list[int]:
