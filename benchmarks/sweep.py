@@ -26,9 +26,9 @@ from llm_moments import stats
 from llm_moments.core import Plan
 from llm_moments.evaluate.evaluation import gather
 from llm_moments.evaluate.measure import interleaved
-from llm_moments.improve import stages
+from llm_moments.improve import cascade, stages
 from llm_moments.improve.cascade import foretell
-from llm_moments.improve.improve import _Run
+from llm_moments.improve.run import Run
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Study
 
@@ -47,18 +47,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12, help="of the whole sweep; the timing comes after it")
     wanted = parser.parse_args()
     start = time.monotonic()
-    pipe, examples = lm.load(wanted.model), gather(wanted.data)[0][: wanted.limit]
+    pipe, examples = lm.load(wanted.model).settled(), gather(wanted.data)[0][: wanted.limit]
     from llm_moments.evaluate.evaluation import split
 
-    run = _Run(
+    run = Run(
         pipe, split(pipe, examples), Study(None, {}), wanted.max_drop, "throughput", 1e7, lambda done, message: None,
         wanted.data, None,
     )  # fmt: skip
-    cost = run.time_stock()
-    run.affordable(cost["sorted"])
-    search = run.search(cost)
+    by = run.stand_in()
+    run.affordable(by)
+    search = run.search(by)
     search.deadline = math.inf
-    search.answer_as_stock()
+    run.answer_as_baseline(search, by)
     run.calibrate()
     sweep = Sweep(search, start + 60 * wanted.minutes)
     sweep.run()
@@ -72,7 +72,7 @@ def main() -> None:
     times = interleaved(plans, values, "throughput", costs=dict.fromkeys(plans, best.cost or 1.0), rounds=9, seconds=60)
     ratio = stats.ratio_interval(times["improved"], times["swept"])
     results.write("An exhaustive sweep of the plan space (goal 5)", [
-        f"{len(examples):,} rows, a grid of {len(stages.pairs())} engines and precisions by the lengths "
+        f"{len(examples):,} rows, a grid of {len(stages.pairs(search))} engines and precisions by the lengths "
         f"{', '.join(map(str, sweep.lengths))}, three sides for the best, at most {MOST} cascades, all that `tune` tries for the two best: "
         f"{len(search.study.trials)} plans in {spent / 60:.1f} minutes (at most {wanted.minutes:g}; left out for want of time: "
         f"{sweep.left_out}); {len(search.good())} with a chance of {GOOD} or more to "
@@ -104,7 +104,7 @@ class Sweep:
         return trial.status == "ok" and self.search.odds(trial) >= stages.SURE
 
     def grid(self) -> None:
-        sure = dict.fromkeys(stages.pairs(), 0)
+        sure = dict.fromkeys(stages.pairs(self.search), 0)
         for length in self.lengths:
             for pair in [pair for pair, times in sure.items() if times < SURE]:
                 held = self.tried(self.search.plan_of(*pair, length))
@@ -117,13 +117,13 @@ class Sweep:
 
     def cascades(self) -> None:
         search, task, model = self.search, self.search.stock.task, self.search.stock.model
-        plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in stages._front(search.whole())]
+        plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in cascade._front(search.whole())]
         bar = min((t.cost or 0.0 for t in search.good()), default=math.inf)
         foretold = foretell(plans, lambda o: task.margins(o, model))
         able = [f for f in foretold if f.cost < bar and search.odds_of(f.outputs) >= GOOD]
         for one in sorted(able, key=lambda f: f.cost)[:MOST]:
             cheap, dear = (Plan(search.study.trials[key].plan) for key in (one.cheap, one.dear))
-            choices: dict[str, Any] = {"threshold": one.threshold, "cheap": stages._told(search, dear.changes(cheap))}
+            choices: dict[str, Any] = {"threshold": one.threshold, "cheap": cascade._told(search, dear.changes(cheap))}
             self.tried(Plan({**dear.to_dict(), "cascade": choices}))
 
     def tune(self) -> None:

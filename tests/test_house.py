@@ -167,6 +167,16 @@ def test_there_is_no_circle() -> None:
     assert circles() == CIRCLES
 
 
+def test_benchmarks_and_scripts_import_what_is_there() -> None:
+    """They are run by hand and seldom: a name that has moved would be found late."""
+    for path in [p for folder in ("benchmarks", "scripts") for p in (ROOT.parents[1] / folder).glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "llm_moments":
+                for alias in node.names:
+                    there = hasattr(import_module(node.module or ""), alias.name)
+                    assert there or import_module(f"{node.module}.{alias.name}"), path
+
+
 def test_every_view_is_there() -> None:
     for place in VIEWS.values():
         module, _, name = place.partition(":")

@@ -10,9 +10,9 @@ from llm_moments.engines.base import ENGINES, available, engine_class, put_on
 from llm_moments.environment import usable_cores
 from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
-from llm_moments.improve.cascade import foretell, foretell_three
+from llm_moments.improve.cascade import cascades, threes
 from llm_moments.improve.heal_images import shares as image_shares
-from llm_moments.improve.prefilter import alone, uses
+from llm_moments.improve.prefilter import uses
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 from llm_moments.train.distill import layers_of
@@ -24,7 +24,6 @@ MUCH = 0.75  # of the time of the best plan before: students of more layers coul
 NARROW = {"quarter": 0.35, "narrow": 0.6}  # what students of half the heads and neurons cost, of the whole model's time
 LEARNING = 0.6  # of the time that is left, for teaching one of those, or one for int8
 SATURATED = 2  # rungs that are sure before a longer one is left out
-THREES = 3  # cascades of two before which a third stage is put
 FLOAT = ("bf16", "fp32")
 PRECISIONS = ("bf16", "int8-dynamic", "int8", "fp32")
 NEAR = 1.1  # times the fastest engine's time
@@ -246,64 +245,6 @@ def pairs(search: Search) -> list[tuple[str, str]]:
     return [pair for pair in found if pair != ("onnxruntime", "fp32") and pair not in slower]
 
 
-def cascades(search: Search) -> None:
-    """Foretold for every pair of plans; the few best that promise to hold are measured as a whole."""
-    task = search.stock.task
-    if search.objective in ("memory", "size") or not task.has_margins(search.stock.model):
-        return
-    front = _parts(search)
-    plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in front]
-    bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
-    tried = 0
-    for one in sorted(foretell(plans, lambda outputs: task.margins(outputs, search.stock.model)), key=lambda f: f.cost):
-        if tried >= 4 or search.late() or one.cost >= 0.97 * bar:
-            return
-        if search.odds_of(one.outputs) < (0.9 if tried % 2 else 0.75):  # some bold ones, some careful ones
-            continue
-        cheap, dear = (Plan(search.study.trials[key].plan) for key in (one.cheap, one.dear))
-        choices = {"threshold": one.threshold, "cheap": _told(search, dear.changes(cheap))}
-        trial = search.try_plan(Plan({**dear.to_dict(), "cascade": choices}), "cascade")
-        pairs = {**search.study.notes.get("cascades", {}), trial.key: [one.cheap, one.dear, one.threshold]}
-        search.study.note("cascades", pairs)
-        tried += 1
-
-
-def threes(search: Search) -> None:
-    """A third stage before the best cascades of two: what is very cheap answers the rows that anything would."""
-    task, trials = search.stock.task, search.study.trials
-    known = {key: pair for key, pair in search.study.notes.get("cascades", {}).items() if key in trials}
-    if search.objective in ("memory", "size") or not known:
-        return
-    firsts = [(t.key, t.cost or 0.0, search.outputs(t)) for t in _parts(search)]
-    bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
-    found: list[tuple[Any, float, list[Any]]] = []
-    for key in sorted(known, key=lambda key: trials[key].cost or float("inf"))[:THREES]:
-        pair = known[key]
-        middle, last = ((trials[k].cost or 0.0, search.outputs(trials[k])) for k in pair[:2])
-        told = foretell_three(
-            firsts, tuple(pair), middle, last, lambda outputs: task.margins(outputs, search.stock.model)
-        )
-        found += [(one, threshold, pair) for one, threshold in told if one.cost < 0.95 * bar]
-    tried = 0
-    for one, threshold, pair in sorted(found, key=lambda f: f[0].cost):
-        if tried >= 4 or search.late():
-            return
-        if search.odds_of(one.outputs) < (0.9 if tried % 2 else 0.75):
-            continue
-        cheapest, cheap, dear = (Plan(trials[key].plan) for key in (one.cheap, pair[0], pair[1]))
-        before = {"cascade.threshold": threshold, "cascade.cheap": _told(search, cheap.changes(cheapest))}
-        choices = {"threshold": pair[2], "cheap": {**_told(search, dear.changes(cheap)), **before}}
-        search.try_plan(Plan({**dear.to_dict(), "cascade": choices}), "cascade of three")
-        tried += 1
-
-
-def _told(search: Search, changes: dict[str, Any]) -> dict[str, Any]:
-    """Changes with a default said where a choice is taken back: a plan file has no word for None."""
-    knobs = search.stock.task.knobs(search.stock.model)
-    defaults = {f"{s}.{k.name}": k.default for s, ks in knobs.items() for k in ks}
-    return {name: defaults[name] if value is None else value for name, value in changes.items()}
-
-
 def tune(search: Search) -> None:
     """Lossless knobs of the fastest good plan, one after the other, kept when they are faster."""
     best = next(iter(search.good()), None)
@@ -421,23 +362,6 @@ def layer_count(search: Search) -> int:
             found = 0
         search.study.note("layers", found)
     return int(search.study.notes["layers"])
-
-
-def _parts(search: Search) -> list[Trial]:
-    """Plans that cascades are made of: a model of another kind, and the front of the others."""
-    singles = [t for t in search.whole() if "cascade" not in t.plan]
-    return [t for t in singles if alone(t)] + _front([t for t in singles if not alone(t)])
-
-
-def _front(trials: list[Trial]) -> list[Trial]:
-    """Plans that no other plan beats in both cost and score: of others no cascade is made."""
-    front: list[Trial] = []
-    best = -float("inf")
-    for trial in sorted(trials, key=lambda t: (t.cost or 0.0, -(t.score or 0.0))):
-        if (trial.score or 0.0) > best:
-            front.append(trial)
-            best = trial.score or 0.0
-    return front
 
 
 STAGES: tuple[Callable[[Search], None], ...] = (
