@@ -159,7 +159,7 @@ def words(told: Any, max_drop: float) -> str:
         f"where the baseline scores {told['baseline']:.4f} (search split; each row answered by weights that have not seen it)."
     )
     if told["score"] < told["baseline"] - max_drop:
-        return f"{said} In a cascade it answers where it is sure."
+        return f"{said} It was tried in front of the model, not in its place."
     return f"{said} Such examples hardly need a network: see moments train linear."
 
 
