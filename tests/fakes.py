@@ -278,3 +278,21 @@ class FakeEngines:
 
     def close(self) -> None:
         pass
+
+
+def spoil_loss(monkeypatch: Any, update: int, times: float) -> None:
+    """From then on, trainings have a loss that is so many times itself at that update."""
+    from llm_moments.train import train as module
+
+    usual, calls = module.loss_for, []
+
+    def spoilt(*args: Any, **more: Any) -> Any:
+        loss = usual(*args, **more)
+
+        def later(outputs: Any, targets: Any, inputs: Any, recorder: Any) -> Any:
+            calls.append(1)
+            return loss(outputs, targets, inputs, recorder) * (times if len(calls) == update else 1.0)
+
+        return later
+
+    monkeypatch.setattr(module, "loss_for", spoilt)

@@ -20,7 +20,7 @@ from llm_moments.train.data_checks import TrainingStopped
 from llm_moments.train.fit import run_folder
 from llm_moments.train.losses import Distillation, balanced, loss_for
 from llm_moments.train.train import train
-from tests.fakes import label_of, make_model, make_texts
+from tests.fakes import label_of, make_model, make_texts, spoil_loss
 
 SINGLE = "single_label_classification"
 
@@ -122,20 +122,7 @@ def test_a_disk_that_is_full_at_the_end_loses_no_update(tiny_model: Path, tmp_pa
 def test_a_loss_that_explodes_stops_the_run_at_its_batch(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_moments.train import train as module
-
-    usual, calls = module.loss_for, []
-
-    def spoilt(*args: Any, **more: Any) -> Any:
-        loss = usual(*args, **more)
-
-        def later(outputs: Any, targets: Any, inputs: Any, recorder: Any) -> Any:
-            calls.append(1)
-            return loss(outputs, targets, inputs, recorder) * (1000.0 if len(calls) == 14 else 1.0)
-
-        return later
-
-    monkeypatch.setattr(module, "loss_for", spoilt)
+    spoil_loss(monkeypatch, 14, 1000.0)
     with pytest.raises(TrainingStopped, match=r"jumped to .* update 14, at the batch of rows .*step-00000012"):
         train(tiny_model, labelled(160), tmp_path / "m", batch_size=8, checkpoint_every=3)
 

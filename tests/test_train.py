@@ -22,7 +22,7 @@ from llm_moments.train.losses import Distillation, balanced, loss_for
 from llm_moments.train.optimisers import optimiser, schedule
 from llm_moments.train.problem import labels_of
 from llm_moments.train.train import train
-from tests.fakes import ARCHITECTURES, OTHERS, label_of, make_model, make_texts
+from tests.fakes import ARCHITECTURES, OTHERS, label_of, make_model, make_texts, spoil_loss
 
 SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 
@@ -388,21 +388,7 @@ def test_bad_data_and_settings_are_named(tiny_model: Path, tmp_path: Path) -> No
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_moments.train import train as module
-
-    usual, calls = module.loss_for, []
-
-    def spoilt(*args: Any, **more: Any) -> Any:
-        loss = usual(*args, **more)
-
-        def later(outputs: Any, targets: Any, inputs: Any, recorder: Any) -> Any:
-            calls.append(1)
-            value = loss(outputs, targets, inputs, recorder)
-            return value * float("nan") if len(calls) == 6 else value
-
-        return later
-
-    monkeypatch.setattr(module, "loss_for", spoilt)
+    spoil_loss(monkeypatch, 6, float("nan"))
     with pytest.raises(TrainingStopped, match=r"loss became nan .* rows .* checkpoint is kept: .*step-00000004"):
         train(tiny_model, labelled(64), tmp_path / "m", batch_size=8, checkpoint_every=2)
     assert not (tmp_path / "m").exists()
