@@ -7,7 +7,7 @@ SAMPLES := .samples/r8-test.csv
 
 demo: .demo/model
 	$(BIN)/moments record .demo/model --data .samples/r8-improve.csv --limit 100
-	$(BIN)/moments improve .demo/model --data .samples/r8-improve.csv --max-drop 0.01 --budget 180s --out .demo/improved || test $$? -eq 3
+	$(BIN)/moments improve .demo/model --data .samples/r8-improve.csv --max-drop 0.01 --budget 150s --out .demo/improved || test $$? -eq 3
 	@echo "report: $(CURDIR)/.demo/improved/report.html"
 
 .demo/model: $(SAMPLES)
