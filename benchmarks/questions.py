@@ -53,7 +53,7 @@ def one_seed(
     pipe, order = whole.pipe, np.random.default_rng(seed).permutation(len(whole))
     searched, rest = order[:SEARCHED], order[SEARCHED:]
     lost = {key: whole.scores(baseline, baseline) - whole.scores(o, baseline) for key, o in outputs.items()}
-    differs = {key: ~pipe.task.argmax_equal(o, baseline, pipe.model) for key, o in outputs.items()}
+    differs = {key: ~pipe.task.argmax_equal(o, baseline) for key, o in outputs.items()}
     keys = sequence((k, costs[k], chance(lost[k][searched], len(rest), MAX_DROP)) for k in outputs)
     keys = questions.within({k: differs[k][searched] for k in keys}, len(rest), most)
     part = whole.take(rest.tolist())
@@ -81,7 +81,7 @@ def main() -> None:
     pipe = lm.load(wanted.model)
     whole = evaluation(pipe, data)
     baseline = pipe.with_(**{**pipe.task.sorts, "forward.engine": "openvino"}).outputs(whole.values)
-    pipe.engines.calibration = pipe.with_(**pipe.task.calibrating(pipe.model)).arrays(whole.values[:100])
+    pipe.engines.calibration = pipe.with_(**pipe.task.calibrating()).arrays(whole.values[:100])
     plans = plans_of(wanted.model, data[:1983], wanted.budget)
     outputs = {plan.key: pipe.with_(plan).outputs(whole.values) for plan, _ in plans}
     costs = {plan.key: cost for plan, cost in plans}

@@ -110,9 +110,9 @@ def all_rows(kind: studies.Kind, pipe: Any, rows: studies.Rows, trials: list[Tri
     asked = [p for p in in_time(pipe, part, plans, place, kind.answering) if p.cost < stock]
     left = len(plans) - len(asked)
     asked = sorted([*asked, *foretold(pipe, part, asked)], key=lambda p: p.cost)
-    told, most = getattr(pipe.task, "bounds", None), pipe.task.pace.most
+    told, most = pipe.task.bounds(), pipe.task.sizes.most
     return Recorded(
-        kind.name, kind.words, part.metric, kind.max_drop, told(pipe.model) if told else None,
+        kind.name, kind.words, part.metric, kind.max_drop, told,
         (most["search"], most["certify"]), stock, left, 0.0, part.scores(outputs, outputs),
         np.array([part.scores(p.outputs, outputs) for p in asked]), np.array([p.cost for p in asked]),
         np.array([p.lossless for p in asked], bool), tuple(p.kind for p in asked), tuple(p.words for p in asked),
@@ -150,7 +150,7 @@ def tried(pipe: Any, trials: Iterable[Trial]) -> list[Asked]:
 
 def answers_by(pipe: Any, plan: Plan) -> str:
     """The choices on which a plan's answers hang."""
-    free = {f"{s}.{k.name}" for s, ks in pipe.task.knobs(pipe.model).items() for k in ks if k.lossless}
+    free = {f"{s}.{k.name}" for s, ks in pipe.task.knobs().items() for k in ks if k.lossless}
     free -= {"forward.engine"}
     kept = {s: {k: v for k, v in choices.items() if f"{s}.{k}" not in free} for s, choices in plan.to_dict().items()}
     if "cascade" in kept:
@@ -178,8 +178,12 @@ def filled(pipe: Any, known: list[Asked], values: Sequence[Any]) -> list[Asked]:
 
 def round_it(pipe: Any, plan: Plan, values: Sequence[Any]) -> Iterable[tuple[dict[str, Any], float]]:
     """Changes, and about how many times the plan's time they take."""
-    if hasattr(pipe.task, "tries"):
-        return [(c, 1.0) for _, c, free in pipe.task.tries(pipe.model, plan) if not free and "forward.engine" not in c]
+    if pipe.task.strategy == "greedy":
+        return [
+            (one.choices, 1.0)
+            for one in pipe.task.changes(plan)
+            if not one.lossless and "forward.engine" not in one.choices
+        ]
     extent = pipe.task.extent
     return [({extent.knob: n}, n / extent.of(plan)) for n in pipe.task.rungs(pipe, values[:200])]
 
@@ -219,14 +223,14 @@ def proved(pipe: Any, one: Asked, some: Sequence[Any], original: np.ndarray) -> 
     if not one.lossless:
         return one
     told = pipe.with_(one.plan).outputs(some)
-    if not pipe.task.close(told, original[: len(told)], pipe.model, CLOSE).all():
+    if not pipe.task.close(told, original[: len(told)], CLOSE).all():
         return replace(one, lossless=False)
     return replace(one, outputs=original)
 
 
 def foretold(pipe: Any, part: Any, asked: list[Asked]) -> list[Asked]:
     """Every cascade that the search would foretell of the front of the single plans."""
-    if not pipe.task.has_margins(pipe.model):
+    if not pipe.task.has_margins():
         return []
     singles = [(p, float(part.scores(p.outputs, p.outputs).mean())) for p in asked if "cascade" not in p.plan]
     front: list[Asked] = []
@@ -238,7 +242,7 @@ def foretold(pipe: Any, part: Any, asked: list[Asked]) -> list[Asked]:
     plans = [(str(at), one.cost, one.outputs) for at, one in enumerate(front)]
     return [
         Asked("foretold", front[int(f.dear)].plan, f.cost, False, f.outputs, f"{f.cheap} before {f.dear} below {f.threshold:g}")
-        for f in foretell(plans, lambda outputs: pipe.task.margins(outputs, pipe.model))
+        for f in foretell(plans, lambda outputs: pipe.task.margins(outputs))
     ]  # fmt: skip
 
 

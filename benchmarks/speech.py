@@ -183,14 +183,12 @@ def row_of(
     task: SpeechRecognition = pipe.task
     heard = sorted(set(texts[name]) & set(texts[OURS]))
     references = [said[i] for i in heard]
-    theirs, ours = (
-        task.scores(np.array([texts[n][i] for i in heard], object), references, pipe.model) for n in (name, OURS)
-    )
+    theirs, ours = (task.scores(np.array([texts[n][i] for i in heard], object), references) for n in (name, OURS))
     shown = (name, f"{1 / float(np.median(speeds[name])):.1f}")
     if name == OURS:
         return (*shown, "", f"{1 - theirs.mean():.4f}", str(len(heard)), "", "")
     ratio = stats.ratio_interval(speeds[name], speeds[OURS])
-    bound = stats.drop_bound(theirs, ours, bounds=task.bounds(pipe.model))
+    bound = stats.drop_bound(theirs, ours, bounds=task.bounds())
     return (
         *shown, f"{ratio.estimate:.1f} ({ratio.low:.1f} to {ratio.high:.1f})", f"{1 - theirs.mean():.4f}", str(len(heard)),
         f"{1 - ours.mean():.4f}", f"{bound.estimate:+.4f} ({bound.low:+.4f} to {bound.high:+.4f})",

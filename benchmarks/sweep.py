@@ -116,10 +116,10 @@ class Sweep:
                 self.tried(Plan(best.plan).with_(**{"truncate.side": side}))
 
     def cascades(self) -> None:
-        search, task, model = self.search, self.search.stock.task, self.search.stock.model
+        search, task, _model = self.search, self.search.stock.task, self.search.stock.model
         plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in cascade._front(search.whole())]
         bar = min((t.cost or 0.0 for t in search.good()), default=math.inf)
-        foretold = foretell(plans, lambda o: task.margins(o, model))
+        foretold = foretell(plans, lambda o: task.margins(o))
         able = [f for f in foretold if f.cost < bar and search.odds_of(f.outputs) >= GOOD]
         for one in sorted(able, key=lambda f: f.cost)[:MOST]:
             cheap, dear = (Plan(search.study.trials[key].plan) for key in (one.cheap, one.dear))

@@ -68,7 +68,7 @@ def judged(folder: Path, rows: list[Any], tokens: int) -> tuple[float, float]:
     plan = {"batch.order": "length", "truncate.max_length": tokens}
     pipe = lm.load(folder, plan=plan)
     outputs = pipe.outputs([e.input for e in rows])
-    targets = torch.tensor(pipe.task.references([e.reference for e in rows], pipe.model))
+    targets = torch.tensor(pipe.task.references([e.reference for e in rows]))
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(outputs), targets)
     return float(loss), float((torch.from_numpy(outputs).argmax(1) == targets).float().mean())
 
@@ -81,9 +81,9 @@ def overhead(wanted: Any, rows: list[Any], pairs: int = 60) -> str:
     from llm_moments.engines.base import Engines
     from llm_moments.tasks.text_classification import TextClassification
 
-    task = TextClassification()
-    pipe = Pipeline(task, described, Plan({"truncate": {"max_length": wanted.tokens}}), engines=Engines(described))
-    targets = targets_of(task.references([e.reference for e in rows], described), described)
+    task = TextClassification(described)
+    pipe = Pipeline(task, Plan({"truncate": {"max_length": wanted.tokens}}), engines=Engines(described))
+    targets = targets_of(task.references([e.reference for e in rows]), described)
     values = [e.input for e in rows]
     loops = {
         "bare": Loop(module, pipe, values, targets, Settings(batch_size=16), loss_for(problem)),

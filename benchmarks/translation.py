@@ -156,7 +156,7 @@ def judged(before: list[str], improved: Any, texts: list[str], references: list[
     rows = []
     for name, said in (("transformers generate", before), ("improved", after)):
         beside = improved.task.beside(said, references)
-        rows.append((name, f"{100 * improved.task.scores(said, references, improved.model).mean():.2f}", *(f"{100 * beside[k]:.2f}" for k in ("corpus chrF", "corpus BLEU", "identical"))))  # fmt: skip
+        rows.append((name, f"{100 * improved.task.scores(said, references).mean():.2f}", *(f"{100 * beside[k]:.2f}" for k in ("corpus chrF", "corpus BLEU", "identical"))))  # fmt: skip
     return results.table(
         (f"{len(texts)} test texts", "chrF, mean of texts", "chrF of all", "BLEU of all", "right to the letter, %"),
         rows,

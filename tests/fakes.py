@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.core import NULL
+from llm_moments.engines.contract import Forward
+
 WORDS = [
     "the",
     "a",
@@ -242,8 +245,12 @@ def make_linear(
     return folder
 
 
-class FakeEngine:
+class FakeEngine(Forward):
     """An engine that knows no model: its logits are the sum and the count of a row's real tokens."""
+
+    @classmethod
+    def open(cls, *args: Any) -> FakeEngine:
+        return cls()
 
     name = "fake"
 
@@ -251,14 +258,11 @@ class FakeEngine:
         self.calls: list[tuple[int, ...]] = []
         self.wrong = wrong  # added to every logit; NaN makes an engine that fails without saying so
 
-    def forward(self, fields: dict[str, np.ndarray], recorder: Any = None) -> dict[str, np.ndarray]:
+    def forward(self, fields: dict[str, np.ndarray], recorder: Any = NULL) -> dict[str, np.ndarray]:
         self.calls.append(fields["input_ids"].shape)
         mask = fields["attention_mask"]
         sums = (fields["input_ids"] * mask).sum(1)
         return {"logits": np.stack([sums, mask.sum(1)], 1).astype(np.float32) + self.wrong}
-
-    def forward_all(self, batches: Any, recorder: Any = None) -> Any:
-        return (self.forward(fields) for fields in batches)
 
     def close(self) -> None:
         pass
@@ -282,17 +286,12 @@ class FakeEngines:
 
 def spoil_loss(monkeypatch: Any, update: int, times: float) -> None:
     """From then on, trainings have a loss that is so many times itself at that update."""
-    from llm_moments.train import train as module
+    from llm_moments.train.losses import _Named
 
-    usual, calls = module.loss_for, []
+    usual, calls = _Named.__call__, []
 
-    def spoilt(*args: Any, **more: Any) -> Any:
-        loss = usual(*args, **more)
+    def spoilt(self: Any, *args: Any) -> Any:
+        calls.append(1)
+        return usual(self, *args) * (times if len(calls) == update else 1.0)
 
-        def later(outputs: Any, targets: Any, inputs: Any, recorder: Any) -> Any:
-            calls.append(1)
-            return loss(outputs, targets, inputs, recorder) * (times if len(calls) == update else 1.0)
-
-        return later
-
-    monkeypatch.setattr(module, "loss_for", spoilt)
+    monkeypatch.setattr(_Named, "__call__", spoilt)

@@ -326,8 +326,8 @@ def test_labels_that_may_be_several_are_sure_when_all_of_them_are() -> None:
             return values
 
         task = SimpleNamespace(
-            probabilities=lambda outputs, model: np.array([[0.99, 0.01], [0.99, 0.5]]),
-            answers=lambda outputs, model: [SimpleNamespace(label=["a"]), SimpleNamespace(label=["a", "b"])],
+            probabilities=lambda outputs: np.array([[0.99, 0.01], [0.99, 0.5]]),
+            answers=lambda outputs: [SimpleNamespace(label=["a"]), SimpleNamespace(label=["a", "b"])],
         )
 
     assert pseudo.sure(Fake(), [0, 1], 0.9) == [["a"], None]  # type: ignore[arg-type]

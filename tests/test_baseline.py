@@ -36,12 +36,12 @@ def test_a_float_graph_that_equals_the_baseline_answers_in_its_place(pipe: lm.Pi
 def test_rows_that_rounding_could_turn_are_asked_of_the_baseline(pipe: lm.Pipeline) -> None:
     values = make_texts(40, seed=7)
     expected = pipe.outputs(values)
-    margins = pipe.task.margins(expected, pipe.model)
+    margins = pipe.task.margins(expected)
     by = StandIn("openvino", apart=float(np.sort(margins)[5]) / baseline.ROOM, held=60, cost=0.1)
     wrong = -expected  # of another mind everywhere: only rows with a small margin may be mended
     outputs, asked = baseline.settled(pipe, by, wrong, values)
     mended = np.isclose(outputs, expected, atol=1e-5).all(axis=1)
-    assert mended.sum() == asked == (pipe.task.margins(wrong, pipe.model) < baseline.ROOM * by.apart).sum()
+    assert mended.sum() == asked == (pipe.task.margins(wrong) < baseline.ROOM * by.apart).sum()
     outputs, asked = baseline.settled(pipe, by, np.full_like(expected, np.nan), values)
     assert asked == 40
     assert np.allclose(outputs, expected, atol=1e-5)

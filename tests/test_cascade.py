@@ -30,7 +30,7 @@ def alone(trained_model: Path) -> tuple[lm.Pipeline, list[str], list[np.ndarray]
     """The pipeline, texts, what each stage answers alone, and thresholds that ask about half and a third."""
     pipe, values = lm.load(trained_model), make_texts(150, seed=8)
     outputs = [pipe.with_(**{"truncate.max_length": n}).outputs(values) for n in LENGTHS]
-    margins = [pipe.task.margins(o, pipe.model) for o in outputs]
+    margins = [pipe.task.margins(o) for o in outputs]
     return pipe, values, outputs, float(np.quantile(margins[0], 0.5)), float(np.quantile(margins[1], 0.6))
 
 
@@ -38,9 +38,9 @@ def by_row(pipe: Any, outputs: list[np.ndarray], low: float, high: float) -> tup
     """The naive reference: a row goes on while the stage before is unsure, and never after one that was sure."""
     found, second, third = [], 0, 0
     for first, middle, last in zip(*outputs, strict=True):
-        if pipe.task.margins(first[None], pipe.model)[0] >= low:
+        if pipe.task.margins(first[None])[0] >= low:
             found.append(first)
-        elif pipe.task.margins(middle[None], pipe.model)[0] >= high:
+        elif pipe.task.margins(middle[None])[0] >= high:
             found.append(middle)
             second += 1
         else:
@@ -66,7 +66,7 @@ def test_what_is_foretold_is_what_comes(alone: tuple) -> None:
     pipe, values, outputs, _, high = alone
     told = foretell_three(
         [("first", 1.0, outputs[0])], ("middle", "last", high), (4.0, outputs[1]), (9.0, outputs[2]),
-        lambda o: pipe.task.margins(o, pipe.model),
+        lambda o: pipe.task.margins(o),
     )  # fmt: skip
     for one, low in list(told)[2::5]:
         expected, second, third = by_row(pipe, outputs, low, high)

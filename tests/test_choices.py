@@ -52,7 +52,7 @@ def test_every_choice_of_a_speech_plan_is_told_and_taken_back_alone() -> None:
 @pytest.mark.parametrize("task", [name for name in TASKS if name != "image-classification"])
 def test_no_knob_of_any_task_is_left_out(task: str) -> None:
     stock, _ = plans(task, {}, {})
-    knobs = {f"{s}.{k.name}": k for s, ks in stock.task.knobs(MODEL).items() for k in ks if s != "cascade"}
+    knobs = {f"{s}.{k.name}": k for s, ks in stock.task.knobs().items() for k in ks if s != "cascade"}
     for name, knob in knobs.items():
         for value in [v for v in knob.values if v != knob.default][:1]:
             _, now = plans(task, {}, {name: value})
@@ -68,7 +68,7 @@ def names(pipe: Any, values: Any) -> set[str]:
     told = [one.name for one in (*first, *after)]
     assert len(told) == len(set(told))
     for change in (*first, *after):
-        assert pipe.plan.with_(**change.choices).check(pipe.task.knobs(pipe.model)) != pipe.plan, change
+        assert pipe.plan.with_(**change.choices).check(pipe.task.knobs()) != pipe.plan, change
     return set(told)
 
 

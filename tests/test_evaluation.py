@@ -25,7 +25,8 @@ MULTI = "multi_label_classification"
 
 def pipe(*names: str, problem: str = "single_label_classification") -> Any:
     config = {"id2label": dict(enumerate(names)), "problem_type": problem}
-    return SimpleNamespace(task=TextClassification(), model=Model(Path("model"), config))
+    model = Model(Path("model"), config)
+    return SimpleNamespace(task=TextClassification(model), model=model)
 
 
 def table(file: Path, *rows: str) -> Path:
@@ -108,7 +109,7 @@ def test_labels_are_learnt_as_they_are_judged(
     assert not any("never occur" in said for said in done.warnings)
 
 
-@pytest.mark.parametrize("task", [Chat(), TextGeneration(), Translation()])
+@pytest.mark.parametrize("task", [Chat(None), TextGeneration(None), Translation(None)])
 def test_two_texts_a_row_are_none_for_a_model_that_takes_one(task: Any) -> None:
     with pytest.raises(DataError, match="two texts a row.*--text-column"):
         task.normalise(("Who won?", "The home team won."))

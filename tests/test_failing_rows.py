@@ -35,7 +35,7 @@ def pipe(tiny_model: Path) -> Pipeline:
     token = own.model.tokenizer.convert_tokens_to_ids("awful")
     own.model.__dict__["_padding"] = "right"
     own.model.__dict__["labels"] = ["a", "b"]
-    return Pipeline(own.task, own.model, own.plan, engines=FakeEngines(Fails(token)))
+    return Pipeline(own.task, own.plan, engines=FakeEngines(Fails(token)))
 
 
 def test_a_batch_that_fails_is_answered_row_by_row(pipe: Pipeline) -> None:

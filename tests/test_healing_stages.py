@@ -18,7 +18,6 @@ from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial
 from llm_moments.model import load
 from llm_moments.train import distill as distilling
-from llm_moments.weigh.changes import inputs
 from tests.fakes import make_texts
 
 Asked = list[tuple[str, int]]
@@ -141,4 +140,6 @@ def test_a_plan_that_leaves_sections_out_is_searched_as_what_it_means(left_out: 
     assert settled.plan.get_choice("truncate.max_length") == whole.plan.get_choice("truncate.max_length")
     assert settled.settled() is settled
     np.testing.assert_array_equal(settled.outputs(["a good film"]), pipe.outputs(["a good film"]))
-    assert [c.name for c in inputs(pipe, make_texts(4))] == [c.name for c in inputs(whole, make_texts(4))]
+    assert [c.name for c in settled.task.inputs(settled, make_texts(4))] == [
+        c.name for c in whole.task.inputs(whole, make_texts(4))
+    ]

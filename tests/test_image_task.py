@@ -285,7 +285,7 @@ def test_improve_ends_with_a_certificate(learnt: Path, tmp_path: Path) -> None:
 def test_a_cascade_asks_large_images_where_small_ones_are_unsure(learnt: Path) -> None:
     pipe, arrays = load(learnt), [e.input for e in make_pictures(60, seed=9)]
     cheap, dear = pipe.with_(**{"resize.size": 12}).outputs(arrays), pipe.outputs(arrays)
-    margins = pipe.task.margins(cheap, pipe.model)
+    margins = pipe.task.margins(cheap)
     threshold = float(np.median(margins))
     plan = Plan({**pipe.plan.to_dict(), "cascade": {"threshold": threshold, "cheap": {"resize.size": 12}}})
     expected = np.where((margins < threshold)[:, None], dear, cheap)

@@ -219,9 +219,9 @@ def test_weigh_of_a_deep_model_ablates_a_few_layers_and_samples_the_rest(
 def test_divergence_is_nought_for_the_same_and_bounded(tmp_path: Path, problem: str, labels: list[str] | None) -> None:
     pipe = lm.load(make_model(tmp_path / "m", labels=labels, problem_type=problem))
     one, two = (pipe.with_(**{"forward.skip_layers": skipped}).outputs(make_texts(30)) for skipped in ([], [1]))
-    task, model = pipe.task, pipe.model
-    assert np.allclose(task.divergence(one, one, model), 0)
-    apart = task.divergence(one, two, model)
+    task = pipe.task
+    assert np.allclose(task.divergence(one, one), 0)
+    apart = task.divergence(one, two)
     assert apart.shape == (30,)
     assert (apart > 0).all()
     if problem == "regression":
@@ -261,7 +261,7 @@ def test_graph_engines_are_opened_by_their_own_profile(trained_model: Path, toy_
 def test_a_cascade_is_recorded_stage_by_stage(trained_model: Path, toy_csv: Path) -> None:
     pipe = lm.load(trained_model, plan={"forward.engine": "openvino"})
     margins = pipe.task.margins(
-        pipe.with_(**{"truncate.max_length": 8}).outputs([e.input for e in read(toy_csv, limit=80)]), pipe.model
+        pipe.with_(**{"truncate.max_length": 8}).outputs([e.input for e in read(toy_csv, limit=80)])
     )
     plan = {
         **pipe.plan.to_dict(),

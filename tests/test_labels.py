@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llm_moments.core import Example
+from llm_moments.data import Data
 from llm_moments.errors import DataError
 from llm_moments.labels import MULTI, REGRESSION, SINGLE, Known, Named, cell_of, class_names, listed, missing, spelt
 from llm_moments.model import Model
@@ -32,7 +33,7 @@ def model(*names: str, problem: str = SINGLE) -> Model:
 
 
 def read(column: list[Any], *names: str, problem: str = SINGLE, task: Any = TextClassification) -> list[Any]:
-    return task().references(column, model(*names, problem=problem))
+    return task(model(*names, problem=problem)).references(column)
 
 
 def rows(column: list[Any]) -> list[Example]:
@@ -50,7 +51,7 @@ def test_equal_numbers_are_one_label_in_every_verb(value: Any) -> None:
     assert lesson_of(rows([value, 0, "1"]), "here").labels == ["0", "1"]
     assert read([[value]], *FOUR, problem=MULTI) == [{1}]
     assert read([value], "n", problem=REGRESSION) == [1.0]
-    example = TextChoice().prepared(Example({"prompt": "p", "choices": ["x", "y"]}, value))
+    example = TextChoice(None).prepared(Example({"prompt": "p", "choices": ["x", "y"]}, value))
     assert example.reference == 1
 
 
@@ -173,16 +174,6 @@ def test_an_empty_cell_is_no_label_but_where_there_may_be_several() -> None:
     assert not any(map(missing, (0, False, "0", [], 0.0)))
 
 
-class Skipping:
-    on_error = "skip"
-
-    def __init__(self) -> None:
-        self.rows: list[str] = []
-
-    def skipped(self, kind: str, what: str) -> None:
-        self.rows.append(f"{kind}: {what}")
-
-
 FAULTY: list[tuple[list[Any], Model | None, int, str]] = [
     (["a", "b", None, "", "a"], None, 3, "no label"),
     (["a", "b", {"x": 1}, "a"], None, 3, "wrong kind"),
@@ -200,11 +191,11 @@ FAULTY: list[tuple[list[Any], Model | None, int, str]] = [
 def test_a_label_that_cannot_be_learnt_is_named_or_left_out(column: list[Any], old: Any, row: int, kind: str) -> None:
     with pytest.raises(DataError, match=f"here, row {row}: "):
         lesson_of(rows(column), "here", old)
-    skipping = Skipping()
+    skipping = Data("here", {}, lambda: iter(()), on_error="skip")
     lesson = lesson_of(rows(column), "here", old, skipping)
-    assert skipping.rows[0].startswith(f"{kind}")
-    assert f"row {row}: " in skipping.rows[0]
-    assert len(lesson.examples) == len(column) - len(skipping.rows) >= 2
+    assert next(iter(skipping.errors)).startswith(kind)
+    assert f"row {row}: " in skipping.reported[0]
+    assert len(lesson.examples) == len(column) - len(skipping.reported) >= 2
 
 
 def test_a_head_for_other_labels_is_replaced_with_a_warning_and_a_regression_kept() -> None:
@@ -216,8 +207,8 @@ def test_a_head_for_other_labels_is_replaced_with_a_warning_and_a_regression_kep
 
 def test_answers_of_multiple_choice_go_by_the_row_s_own_names() -> None:
     arc = {"prompt": "p", "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}}
-    assert TextChoice().prepared(Example(arc, "3")).reference == 2
+    assert TextChoice(None).prepared(Example(arc, "3")).reference == 2
     letters = {"prompt": "p", "choices": {"text": ["x", "y"], "label": ["A", "B"]}}
-    assert TextChoice().prepared(Example(letters, "B")).reference == 1
+    assert TextChoice(None).prepared(Example(letters, "B")).reference == 1
     with pytest.raises(DataError, match="none of its 2 choices"):
-        TextChoice().prepared(Example(letters, 1))
+        TextChoice(None).prepared(Example(letters, 1))

@@ -101,9 +101,9 @@ def test_rows_with_more_and_fewer_choices_go_together(folders: tuple[Path, Path]
     alone = pipe.outputs(rows[1:])
     assert np.array_equal(both[1, :2], alone[0])
     assert both[1, 2].tolist() == [-np.inf, 0]
-    assert len(pipe.task.answers(both, pipe.model)[1].scores) == 2
-    assert pipe.task.divergence(both, both, pipe.model).tolist() == [0, 0]
-    assert pipe.task.close(both, both, pipe.model, 0).all()
+    assert len(pipe.task.answers(both)[1].scores) == 2
+    assert pipe.task.divergence(both, both).tolist() == [0, 0]
+    assert pipe.task.close(both, both, 0).all()
 
 
 @pytest.mark.parametrize(

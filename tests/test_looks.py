@@ -17,9 +17,7 @@ from llm_moments.tasks.likelihood import joined
 
 def part_of(n: int, bounds: tuple[float, float] = (0, 1), units: Any = None) -> Evaluation:
     """Outputs are the scores themselves."""
-    task = SimpleNamespace(
-        scores=lambda outputs, references, model: np.asarray(outputs, float), bounds=lambda model: bounds
-    )
+    task = SimpleNamespace(scores=lambda outputs, references: np.asarray(outputs, float), bounds=lambda: bounds)
     return Evaluation(SimpleNamespace(task=task, model=None), list(range(n)), [0] * n, units)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_moments.core import Pace
+from llm_moments.core import SampleSizes
 from llm_moments.evaluate.measure import blocks, interleaved, rows_of
 
 
@@ -17,7 +17,7 @@ class Fake:
     """A pipeline that notes how many rows it was given at a time."""
 
     def __init__(self, streams: int = 1):
-        self.task = SimpleNamespace(pace=Pace(block=4, warm=2))
+        self.task = SimpleNamespace(sizes=SampleSizes(block=4, warm=2))
         self.engine_settings = {"streams": streams}
         self.engines = SimpleNamespace(get=lambda settings: object())
         self.seen: list[int] = []

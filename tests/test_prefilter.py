@@ -60,7 +60,7 @@ def test_each_row_that_judges_is_answered_by_weights_that_have_not_seen_it(
     search = parts["search"]
     references = search.references
     if not with_labels:
-        references = pipe.task.as_references(pipe.outputs(search.values), pipe.model)
+        references = pipe.task.as_references(pipe.outputs(search.values))
     values, known, folds = maker._rows(search, pipe.outputs(search.values))
     assert known[: len(search)] == list(references)
     by_unit = dict(zip(search.units.tolist(), folds.tolist(), strict=False))
@@ -143,7 +143,7 @@ def test_a_cascade_with_it_answers_as_its_stages_do_and_survives_saving(trained_
     cheap = pipe.with_(**{"forward.weights": "linear"})
     assert [step.name for step in cheap.steps] == ["vectorize", "batch", "forward"]
     low, high = cheap.outputs(texts), pipe.outputs(texts)
-    sure = pipe.task.margins(low, pipe.model)
+    sure = pipe.task.margins(low)
     threshold = float(np.median(sure))
     both = pipe.with_(**{"cascade.cheap": {"forward.weights": "linear"}, "cascade.threshold": threshold})
     expected = np.where((sure < threshold)[:, None], high, low)

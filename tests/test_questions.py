@@ -39,9 +39,9 @@ def test_answers_to_the_differing_rows_are_worth_what_all_labels_are(asked: tupl
     made = Questions(pipe, values, before, outputs, 1000)
     made.write(tmp_path / "q.csv", {})
     told = answered(tmp_path / "q.csv", label_of)
-    truth = pipe.task.references([label_of(v) for v in values], pipe.model)
+    truth = pipe.task.references([label_of(v) for v in values])
     for key, after in outputs.items():
-        right = pipe.task.scores(before, truth, pipe.model) - pipe.task.scores(after, truth, pipe.model)
+        right = pipe.task.scores(before, truth) - pipe.task.scores(after, truth)
         drops, open_ = made.drops(key, told)
         assert open_ == 0
         assert (drops == right).all()
@@ -105,13 +105,13 @@ def test_of_texts_it_is_asked_which_is_better(tmp_path: Path) -> None:
     class Texts:
         name = "translation"
 
-        def has_margins(self, model: Any) -> bool:
+        def has_margins(self) -> bool:
             return False
 
-        def argmax_equal(self, outputs: Any, others: Any, model: Any) -> Any:
+        def argmax_equal(self, outputs: Any, others: Any) -> Any:
             return np.asarray(outputs) == np.asarray(others)
 
-        def answers(self, outputs: Any, model: Any) -> list[Any]:
+        def answers(self, outputs: Any) -> list[Any]:
             return [SimpleNamespace(text=str(text)) for text in outputs]
 
     pipe: Any = SimpleNamespace(task=Texts(), model=SimpleNamespace())
@@ -204,10 +204,8 @@ def test_questions_are_answered_and_the_same_call_goes_on(
     assert done.certificate.labelled
     truth = {e.input: e.reference for e in rows}
     values = [e.input for e in bare]
-    references = done.pipeline.task.references([truth[v] for v in values], done.pipeline.model)
-    scores = [
-        p.task.scores(p.outputs(values), references, p.model).mean() for p in (lm.load(trained_model), lm.load(out))
-    ]
+    references = done.pipeline.task.references([truth[v] for v in values])
+    scores = [p.task.scores(p.outputs(values), references).mean() for p in (lm.load(trained_model), lm.load(out))]
     assert scores[0] - scores[1] < 0.06
 
 

@@ -14,7 +14,7 @@ from llm_moments.evaluate.measure import blocks, measure, rows_of
 from llm_moments.improve.pass_probability import chance, sequence, thinned
 from tests.fakes import make_texts
 
-BLOCK = 32  # rows that are timed at a time, as `Pace` has it
+BLOCK = 32  # rows that are timed at a time, as `SampleSizes` has it
 
 
 def drops(harmful: int, beneficial: int, n: int) -> np.ndarray:

@@ -84,7 +84,7 @@ def test_the_loss_is_cross_entropy_of_the_labelled_tokens_by_hand() -> None:
     by_hand = [-torch.log_softmax(logits[r, c], 0)[labels[r, c]] for r, c in ((0, 0), (0, 2), (1, 1))]
     outputs = type("Outputs", (), {"logits": logits})
     assert float(TokenLoss()(outputs, None, {"labels": labels})) == pytest.approx(float(sum(by_hand) / 3), abs=1e-6)
-    assert TokenLoss().weight({"labels": labels.numpy()}) == 3
+    assert TokenLoss().weight(range(3), {"labels": labels.numpy()}) == 3
     narrow = [-torch.log_softmax(logits[r, c, :4], 0)[labels[r, c]] for r, c in ((0, 0), (1, 1))]
     labels[0, 2] = IGNORED
     assert float(TokenLoss(width=4)(outputs, None, {"labels": labels})) == pytest.approx(
@@ -98,7 +98,7 @@ def _texts(folder: Path, task: str, max_length: int = 48) -> Any:
     from llm_moments.train.sequences import Texts
 
     pipe = load(folder, task=task)
-    return Texts(task_for(pipe.model, task), pipe.model, Plan({}), max_length), pipe.model.tokenizer
+    return Texts(task_for(pipe.model, task), Plan({}), max_length), pipe.model.tokenizer
 
 
 def _learnt(tokenizer: Any, row: Row) -> str:

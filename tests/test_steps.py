@@ -212,7 +212,7 @@ def test_cascade_between_its_stages(pipe: Pipeline) -> None:
 
     np.testing.assert_allclose(outputs(0.0), pipe.with_(**cheap).outputs(inputs), atol=1e-5)
     np.testing.assert_allclose(outputs(1e9), pipe.outputs(inputs), atol=1e-5)
-    margins = pipe.task.margins(outputs(0.0), pipe.model)
+    margins = pipe.task.margins(outputs(0.0))
     middle = float(np.median(margins))
     asked = margins < middle
     assert 0 < asked.sum() < len(inputs)

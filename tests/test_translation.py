@@ -255,12 +255,8 @@ def test_a_marian_that_ctranslate2_would_change_is_refused(tmp_path: Path) -> No
 
 
 def test_changes_are_possible_plans(pipe: Any) -> None:
-    for name, changes, lossless in [
-        *pipe.task.tries(pipe.model, pipe.plan),
-        *pipe.task.priced_changes(pipe.model, pipe.plan),
-    ]:
-        assert pipe.with_(**changes).plan != pipe.plan, name
-        assert isinstance(lossless, bool)
+    for change in [*pipe.task.changes(pipe.plan), *pipe.task.alternatives(pipe.plan)]:
+        assert pipe.with_(**change.choices).plan != pipe.plan, change.name
 
 
 def test_precisions_of_ctranslate2(tmp_path: Path) -> None:

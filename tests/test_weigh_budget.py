@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments.change import Change
 from llm_moments.cli.main import main
+from llm_moments.core.change import Change
 from llm_moments.evaluate.evaluation import evaluation
 from llm_moments.weigh import weigh as module
 from llm_moments.weigh.changes import skips

@@ -14,6 +14,7 @@ from llm_moments.core import NULL, Pipeline
 from llm_moments.errors import DataError, InputError
 from llm_moments.record.recorder import Recorder
 from llm_moments.record.session import Figure, Session
+from llm_moments.steps.decode import Decode
 
 
 class _Stop(BaseException):
@@ -22,7 +23,7 @@ class _Stop(BaseException):
 
 def generates(pipe: Pipeline) -> bool:
     """Whether its answers are made token by token, so that they can be had piece by piece."""
-    return any(hasattr(step, "on_text") for step in pipe.steps)
+    return any(isinstance(step, Decode) for step in pipe.steps)
 
 
 class Stream:
@@ -45,8 +46,8 @@ class Stream:
 
     def _tapped(self, pipe: Pipeline) -> Pipeline:
         """The same pipeline with a decode step that tells its text; the caller's own is left as it is."""
-        step = copy.copy(next(s for s in pipe.steps if hasattr(s, "on_text")))
-        step.on_text = self._told  # type: ignore[attr-defined]
+        step = copy.copy(next(s for s in pipe.steps if isinstance(s, Decode)))
+        step.on_text = self._told
         return pipe.replace(step.name, step)
 
     def _told(self, at: int, piece: str) -> None:

@@ -214,6 +214,11 @@ def _image_column(rows: Sequence[Mapping[str, Any]], named: str | None) -> str |
     return image_column(rows, named)
 
 
+def source_of(data: Any) -> Data:
+    """What examples are read from; of an iterable in memory a source that knows nothing but that."""
+    return data if isinstance(data, Data) else Data("examples", {}, lambda: iter(()))
+
+
 def given(texts: Sequence[str], *, on_error: str = "fail", limit: int | None = None) -> Data:
     """Texts in memory, such as those of a command line, read as a file of them would be."""
     return Data("the command line", {"text": "text", "pair": None, "label": None, "id": None},

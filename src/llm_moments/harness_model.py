@@ -48,7 +48,7 @@ class MomentsLM(LM):
             choices["forward.streams"] = int(batch_size)
         pipe = load(model, device=device or "auto", task=None if isinstance(model, Pipeline) else _task(model))
         self.pipe = pipe.with_(**choices) if choices else pipe
-        if "decode" not in self.pipe.task.knobs(self.pipe.model):
+        if "decode" not in self.pipe.task.knobs():
             raise InputError(f"{self.pipe.model.name} makes no text (its task is {self.pipe.task.name})")
         self.remote = self.pipe.model.format == "remote"
 

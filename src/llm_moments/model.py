@@ -347,7 +347,7 @@ def load(
 
     if isinstance(ref, Pipeline):
         if task or metric:  # the same model and plan, judged in another way
-            ref = Pipeline(task_for(ref.model, task or ref.task.name, metric), ref.model, ref.plan, engines=ref.engines)
+            ref = Pipeline(task_for(ref.model, task or ref.task.name, metric), ref.plan, engines=ref.engines)
         return ref if plan is None else ref.with_(**plan)
     recover(Path(ref))
     if is_artefact(ref):
@@ -355,7 +355,7 @@ def load(
     else:
         model, stored = open_model(ref, trust_remote_code=trust_remote_code), None
     chosen = task_for(model, task or model.notes.get("task"), metric)
-    base = stored or Plan(chosen.stock(model))
+    base = stored or Plan(chosen.stock())
     wanted = plan if isinstance(plan, Plan) else base.with_(**(plan or {}))
-    engines = Engines(model, device=device, keep=getattr(chosen, "engines_open", 6))
-    return Pipeline(chosen, model, wanted, engines=engines)
+    engines = Engines(model, device=device, keep=chosen.engines_open)
+    return Pipeline(chosen, wanted, engines=engines)

@@ -85,8 +85,8 @@ def test_a_bound_says_what_it_takes_for_granted(pipe: Pipeline) -> None:
 
 def test_a_pipeline_agrees_with_itself(pipe: Pipeline) -> None:
     outputs = pipe.outputs(make_texts(20))
-    assert pipe.task.agreement(outputs, outputs, pipe.model).min() == 1.0
-    assert pipe.task.argmax_equal(outputs, outputs, pipe.model).all()
+    assert pipe.task.agreement(outputs, outputs).min() == 1.0
+    assert pipe.task.argmax_equal(outputs, outputs).all()
 
 
 def test_margins_say_how_sure_an_answer_is(pipe: Pipeline) -> None:
@@ -95,14 +95,14 @@ def test_margins_say_how_sure_an_answer_is(pipe: Pipeline) -> None:
     cascade = {"cascade": {"threshold": 1.0, "cheap": shorter}}
     plan = Plan({**pipe.plan.to_dict(), **cascade})
     if pipe.model.problem_type == "regression":
-        assert not pipe.task.has_margins(pipe.model)
+        assert not pipe.task.has_margins()
         with pytest.raises(PlanError, match="margin"):
-            pipe.task.margins(outputs, pipe.model)
+            pipe.task.margins(outputs)
         with pytest.raises(PlanError, match="cascade"):
             pipe.with_(plan)
         return
     expected = [1.0, 0.25] if pipe.model.problem_type == "multi_label_classification" else [0.5, 9.25]
-    assert pipe.task.margins(outputs, pipe.model).tolist() == expected
+    assert pipe.task.margins(outputs).tolist() == expected
     assert len(pipe.with_(plan).outputs(make_texts(5))) == 5
 
 
@@ -111,27 +111,27 @@ def test_a_label_is_a_name_first_and_an_index_only_where_no_name_is_meant(labels
     model = load(make_model(tmp_path / "m", labels=labels))
     for at, name in enumerate(labels):
         told = [name, f" {name} "] + ([float(name), np.float32(name), f"{float(name)}"] if name == "1" else [])
-        assert model.task.references(told, model.model) == [at] * len(told)
+        assert model.task.references(told) == [at] * len(told)
     if labels == ["pos", "neg"]:
-        assert model.task.references([1, 1.0, "1", "POS"], model.model) == [1, 1, 1, 0]
+        assert model.task.references([1, 1.0, "1", "POS"]) == [1, 1, 1, 0]
     with pytest.raises(DataError, match="row 1"):
-        model.task.references(["1.5"], model.model)
+        model.task.references(["1.5"])
     if labels == ["1", "2"]:
         for unknown in (3.0, 0, "0"):
             with pytest.raises(DataError, match="row 1.*it knows 1, 2"):
-                model.task.references([unknown], model.model)
+                model.task.references([unknown])
 
 
 def test_labels_that_differ_by_case_alone_are_told_apart(tmp_path: Path) -> None:
     model = load(make_model(tmp_path / "m", labels=["us", "US", "it"]))
-    assert model.task.references(["US", "us", "IT"], model.model) == [1, 0, 2]
+    assert model.task.references(["US", "us", "IT"]) == [1, 0, 2]
     with pytest.raises(DataError, match="'Us'"):
-        model.task.references(["Us"], model.model)
+        model.task.references(["Us"])
 
 
 def test_unknown_references_are_named(pipe: Pipeline) -> None:
     with pytest.raises(DataError, match=r"row 2.*'strange'"):
-        pipe.task.references([_references(pipe, 1)[0], "strange"], pipe.model)
+        pipe.task.references([_references(pipe, 1)[0], "strange"])
 
 
 def test_plain_inputs_of_every_kind(pipe: Pipeline) -> None:

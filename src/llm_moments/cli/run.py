@@ -97,7 +97,7 @@ def sparing(pipe: Any, named: Iterable[str] = ()) -> Any:
     departs from the stock one there, as an artefact's does, stays as it is."""
     from llm_moments.core import Plan
 
-    usual = Plan(pipe.task.stock(pipe.model))
+    usual = Plan(pipe.task.stock())
     free = {
         name: value for name, value in pipe.task.sorts.items()
         if name not in set(named) and pipe.plan.get_choice(name) == usual.get_choice(name)

@@ -1,4 +1,4 @@
-"""The contract of an engine, the list of engines, and the pool that opens each only once."""
+"""The list of engines, and the pool that opens each only once."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import importlib
 import importlib.util
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-import numpy as np
+from typing import Any
 
 from llm_moments.cache import cache_folder
-from llm_moments.core import NULL, Recorder
+from llm_moments.engines.contract import Arrays, Engine
 from llm_moments.engines.generator import GENERATORS
 from llm_moments.errors import EngineError, EngineMissing, PlanError
-
-Arrays = dict[str, np.ndarray]
 
 ENGINES = {
     "torch": "torch_eager:TorchEager",
@@ -41,40 +37,6 @@ GRAPH_KEYS = (
     "calibration",
 )  # what changes the graph that is built
 ALWAYS = ("skip_layers", "weights", "image_size")  # of these, what changes a graph in float, too
-
-
-class Engine(Protocol):
-    """Runs `forward` of a model directory: arrays in, arrays out.
-
-    open(model, settings, store, calibration): `store` is a folder of its own where whatever is built
-    (an exported graph, quantised weights) is kept and found again; `calibration` gives representative
-    inputs when the precision needs them. Raises EngineError when this model cannot be exported or run.
-    """
-
-    name: ClassVar[str]
-    extra: ClassVar[str]  # what `pip install 'llm-moments[...]'` takes
-    package: ClassVar[str]
-    precisions: ClassVar[tuple[str, ...]]
-    takes: ClassVar[tuple[str, ...]]  # the settings of PLAIN that it follows; others are refused
-    cpu_only: ClassVar[bool]
-    builds: ClassVar[bool]  # whether it keeps a built graph, so that the torch weights are not needed
-
-    @classmethod
-    def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> Engine: ...
-
-    def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
-        """fields: int64 arrays `[rows, tokens]` (input_ids, attention_mask, token_type_ids), or float32
-        pixel_values `[rows, channels, height, width]`.
-
-        Returns {"logits": float32 [rows, classes]}.
-        """
-        ...
-
-    def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
-        """The same for many batches, results in their order; an engine may overlap them."""
-        ...
-
-    def close(self) -> None: ...
 
 
 def engine_class(name: str) -> type[Engine]:

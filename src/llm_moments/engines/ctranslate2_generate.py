@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.errors import EngineError, ModelError
 
 _Group = TypeVar("_Group")
@@ -27,7 +27,7 @@ COMPUTE = {"as-is": "default", "fp32": "float32", "bf16": "bfloat16", "fp16": "f
            "int8-bf16": "int8_bfloat16"}  # fmt: skip
 
 
-class CTranslate2Generate(ABC):
+class CTranslate2Generate(Generator):
     """What both kinds share. `open` gives the class for the kind of model; that one says in `decodes` what it follows."""
 
     name: ClassVar[str] = "ctranslate2"
@@ -67,7 +67,7 @@ class CTranslate2Generate(ABC):
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         raise EngineError("ctranslate2 does not tell the log-probabilities of whole vocabularies; use transformers")
 
-    def forget(self) -> None:  # noqa: B027
+    def forget(self) -> None:
         """Nothing is kept of earlier prompts."""
 
     def close(self) -> None:

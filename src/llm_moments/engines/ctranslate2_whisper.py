@@ -48,7 +48,7 @@ class CTranslate2Whisper(CTranslate2Generate):
         self.workers = workers_of(settings)
         self.streams = int(settings.get("streams", 1))
         self.model: Any = opened("Whisper", folder, settings, device, self.workers)
-        self.device = str(self.model.device)
+        self.device, self.computes = str(self.model.device), str(self.model.compute_type)
         self.heard: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by the features' identity: these, and as encoded
         asked = asked or {}
         self.ruled = {

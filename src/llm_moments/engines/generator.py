@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
+from llm_moments.engines.contract import Engine
 
 GENERATORS = {
     "transformers": "transformers_generate:TransformersGenerate",
@@ -83,7 +84,7 @@ class Generated:
     silence: float | None = None
 
 
-class Generator(Protocol):
+class Generator(Engine):
     """Makes answers from prompts with a model. Opened like an `Engine` (engines/base.py), by the same pool.
 
     Everything it does not do it refuses with EngineError, naming the setting; nothing is dropped in silence.
@@ -91,37 +92,31 @@ class Generator(Protocol):
     process, not summed over prompts that are decoded together) and counts `new_tokens`, `prompt_tokens`.
     """
 
-    name: ClassVar[str]
-    extra: ClassVar[str]  # what `pip install 'llm-moments[...]'` takes
-    package: ClassVar[str]
-    precisions: ClassVar[tuple[str, ...]]
-    takes: ClassVar[tuple[str, ...]]  # of the `forward` section, beyond engine and precision
+    does_not = "makes no texts"
     decodes: ClassVar[tuple[str, ...]]  # of the `decode` section (fields of Decoding) what it can follow
     rules: ClassVar[tuple[str, ...]]  # of what a folder asks for (generation_settings.RULES) what it follows
     formats: ClassVar[tuple[str, ...]]  # of Model.format
-    cpu_only: ClassVar[bool]
-    builds: ClassVar[bool]
+    hears: ClassVar[bool] = False  # features shorter than 30 s
+    encodes = False  # an encoder and a decoder
+    reuse = False  # what was read of earlier prompts is kept
+    phase: Any = None  # of a module that can be watched, what it does: 0 nothing, 1 prefill, 2 decode, 3 encode
+    computes = ""  # what it says that it computes in
 
-    @classmethod
-    def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> Generator: ...
-
+    @abstractmethod
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
     ) -> list[Generated]:
         """Answers in the order of the prompts. on_text(prompt, piece) is told text as it comes, where given."""
-        ...
 
+    @abstractmethod
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         """float32 [len(ids) - start, vocabulary]: log-probabilities of the tokens ids[start:], each given all before
         it (of an encoder-decoder: given prompt, too). EngineError where the engine cannot tell."""
-        ...
 
     def forget(self) -> None:
         """Drops what is kept of earlier prompts: a pass that is timed must not find its own prompts in it. Asked of
         engines with `reuse`: those whose plan has prefix_reuse."""
-        ...
-
-    def close(self) -> None: ...
+        return None
 
 
 def settle(decoding: Decoding, engine: type[Generator] | Generator) -> Decoding:

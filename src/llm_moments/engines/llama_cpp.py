@@ -17,7 +17,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.export import failing_as
-from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.llama_context import LlamaContext, LlamaModel, Piece
 from llm_moments.engines.llama_sequences import Sequences, common
 from llm_moments.engines.sampling import Picker, Rules, looked_up
@@ -28,7 +28,7 @@ from llm_moments.generation_settings import asked_by
 GUESSES = 4  # tokens a draft model is ahead
 
 
-class LlamaCpp:
+class LlamaCpp(Generator):
     name: ClassVar[str] = "llama.cpp"
     extra: ClassVar[str] = "llama"
     package: ClassVar[str] = "llama_cpp,transformers"

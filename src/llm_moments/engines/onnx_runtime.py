@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.base import Arrays
+from llm_moments.engines.contract import Arrays, Forward
 from llm_moments.engines.export import build, calibrated_on, failing_as, quiet, to_onnx, traced
 from llm_moments.engines.export_check import prove
 from llm_moments.engines.layers import Patterns, float_parts, matching
@@ -20,7 +20,7 @@ GRAPH = "model.onnx"
 QUANTISED = ["MatMul", "Gemm"]  # the others lose accuracy for little time
 
 
-class OnnxRuntime:
+class OnnxRuntime(Forward):
     name: ClassVar[str] = "onnxruntime"
     extra: ClassVar[str] = "onnx"
     package: ClassVar[str] = "onnxruntime,onnx,torch,transformers"
@@ -52,9 +52,6 @@ class OnnxRuntime:
         with failing_as("ONNX Runtime failed"):
             result = self.session.run(["logits"], {name: fields[name] for name in self.names})
         return {"logits": np.asarray(result[0], np.float32)}
-
-    def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
-        return (self.forward(fields, recorder) for fields in batches)
 
     def padding(self, encoder: Any) -> str | None:
         return self.padded

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.base import Arrays
+from llm_moments.engines.contract import Arrays, Forward
 from llm_moments.engines.export import build, calibrated_on, failing_as, free_axes, quiet, to_onnx, traced
 from llm_moments.engines.export_check import prove
 from llm_moments.engines.layers import float_parts, matching
@@ -20,7 +20,7 @@ GRAPH = "openvino_model.xml"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
-class OpenVino:
+class OpenVino(Forward):
     name: ClassVar[str] = "openvino"
     extra: ClassVar[str] = "openvino"
     package: ClassVar[str] = "openvino,torch,transformers"

@@ -21,7 +21,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.export import NAMES, build, failing_as, quiet
-from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.grids import BLOCK
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.errors import EngineError
@@ -33,7 +33,7 @@ GUESSES = 4  # tokens a draft model is ahead
 NGRAM = 3  # tokens that must be the same before a guess is taken from the prompt
 
 
-class OpenVinoGenAI:
+class OpenVinoGenAI(Generator):
     name: ClassVar[str] = "openvino-genai"
     extra: ClassVar[str] = "openvino-genai"
     package: ClassVar[str] = "openvino_genai,openvino,torch,transformers"

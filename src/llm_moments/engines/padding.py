@@ -94,8 +94,7 @@ def side_of(model: Any, engines: Any, settings: Mapping[str, Any], encoder: Any)
 
 def _by_engine(model: Any, engines: Any, settings: Mapping[str, Any], encoder: Any) -> str:
     engine = engines.get(settings)
-    ask = getattr(engine, "padding", None)
-    if (found := ask(encoder) if ask else None) is not None:
+    if (found := engine.padding(encoder)) is not None:
         return str(found)
     return LEFT if str(model.config.get("model_type")) in ENDS else RIGHT
 

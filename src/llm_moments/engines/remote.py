@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.remote_stream import Answered, Server, Stopped
 from llm_moments.errors import EngineError, Unfinished
 
 PHASES = ("queue", "prefill", "decode")
 
 
-class Remote:
+class Remote(Generator):
     """`forward.streams` prompts are asked at a time. MOMENTS_TIMEOUT (seconds of silence) and MOMENTS_RETRIES bound
     the patience; the key is MOMENTS_API_KEY or OPENAI_API_KEY. Only the address of the model is contacted.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.base import Arrays
+from llm_moments.engines.contract import Arrays, Forward
 from llm_moments.engines.export import failing_as
 from llm_moments.engines.padding import SAME, asked
 from llm_moments.errors import EngineError, InputError
@@ -53,7 +53,7 @@ def best_device(wanted: str) -> str:
     return wanted
 
 
-class TorchEager:
+class TorchEager(Forward):
     name: ClassVar[str] = "torch"
     extra: ClassVar[str] = "torch"
     package: ClassVar[str] = "torch,transformers"
@@ -105,9 +105,6 @@ class TorchEager:
             with failing_as("torch failed"), _padding_unknown(self.module, len(next(iter(fields.values())))):
                 logits = self.module(**inputs).logits
             return {"logits": logits.float().cpu().numpy()}
-
-    def forward_all(self, batches: Iterable[Arrays], recorder: Recorder = NULL) -> Iterator[Arrays]:
-        return (self.forward(fields, recorder) for fields in batches)
 
     def padding(self, encoder: Any) -> str:
         """On which side it takes padding: engines/padding.py."""

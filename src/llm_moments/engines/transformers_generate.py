@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.export import failing_as, quiet
-from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.sharing import in_precision, shared
 from llm_moments.engines.torch_eager import DTYPES, best_device
 from llm_moments.errors import EngineError
@@ -94,7 +94,7 @@ def _renumber(module: Any) -> None:
         config.layer_types = config.layer_types[: len(numbers)]
 
 
-class TransformersGenerate:
+class TransformersGenerate(Generator):
     name: ClassVar[str] = "transformers"
     extra: ClassVar[str] = "torch"
     package: ClassVar[str] = "torch,transformers"

@@ -79,8 +79,8 @@ def compare(
     bound = part.drop(before, after)
     harmful, beneficial = part.flips(before, after)
     speed = _speed(one, two, part.values, {"a": cost_a, "b": cost_b}, rounds, tick)
-    same = one.task.argmax_equal(outputs_a, outputs_b, one.model)
-    spread = one.task.divergence(outputs_a, outputs_b, one.model)
+    same = one.task.argmax_equal(outputs_a, outputs_b)
+    spread = one.task.divergence(outputs_a, outputs_b)
     along = along_answers(one, two, part.values, outputs_a)
     return Comparison(
         _name(a), _name(b), part.metric, len(part), float(before.mean()), float(after.mean()), bound.estimate, bound.low,
@@ -98,16 +98,15 @@ def _name(ref: Any) -> str:
 
 def _beside(part: Any, outputs_a: np.ndarray, outputs_b: np.ndarray) -> dict[str, tuple[float, float]] | None:
     """What the task says of all answers together, such as a corpus' BLEU: no test rests on it."""
-    told = getattr(part.pipe.task, "beside", None)
-    if told is None or not part.labelled:
+    if not part.labelled:
         return None
-    a, b = (told(outputs, part.references) for outputs in (outputs_a, outputs_b))
-    return {name: (a[name], b[name]) for name in a}
+    a, b = (part.pipe.task.beside(outputs, part.references) for outputs in (outputs_a, outputs_b))
+    return {name: (a[name], b[name]) for name in a} or None
 
 
 def _answered(pipe: Any, values: Any) -> tuple[np.ndarray, float]:
     """Outputs, and roughly the seconds an example."""
-    pipe.outputs(values[: pipe.task.pace.warm])
+    pipe.outputs(values[: pipe.task.sizes.warm])
     start = time.perf_counter()
     outputs = pipe.outputs(values)
     return outputs, (time.perf_counter() - start) / len(values)

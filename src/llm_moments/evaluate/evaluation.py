@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from llm_moments import labels, stats
 from llm_moments.core import Example, Pipeline
+from llm_moments.data import source_of
 from llm_moments.errors import DataError
 from llm_moments.independent import has_group, units
 
@@ -44,17 +45,17 @@ class Evaluation:
 
     @property
     def metric(self) -> str:
-        name = self.pipe.task.metric(self.pipe.model)
+        name = self.pipe.task.metric()
         if self.labelled:
             return name
-        return f"agreement with the baseline ({getattr(self.pipe.task, 'agrees', '') or name})"
+        return f"agreement with the baseline ({self.pipe.task.agrees or name})"
 
     def scores(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         """float64 [n]: the score of each example, higher is better."""
-        task, model = self.pipe.task, self.pipe.model
+        task = self.pipe.task
         if self.references is None:
-            return task.agreement(outputs, baseline, model)
-        return task.scores(outputs, self.references, model)
+            return task.agreement(outputs, baseline)
+        return task.scores(outputs, self.references)
 
     @cached_property
     def independent(self) -> int:
@@ -73,8 +74,7 @@ class Evaluation:
 
     def drop(self, before: np.ndarray, after: np.ndarray, *, confidence: float = 0.95) -> stats.Bound:
         """Bounds for the drop from one array of scores [n] to the other, in the range that such scores have."""
-        told = getattr(self.pipe.task, "bounds", None)  # a task may leave it to the scores themselves
-        bounds = told(self.pipe.model) if told else None
+        bounds = self.pipe.task.bounds()
         if self.independent == len(self):
             return stats.drop_bound(before, after, confidence=confidence, bounds=bounds)
         return stats.unit_drop_bound(before, after, self.units, confidence=confidence, bounds=bounds)
@@ -142,7 +142,7 @@ def gather(data: Any, *, judge: Pipeline | None = None, **options: Any) -> tuple
     judge: a pipeline that is to be judged by the references (`judging`).
     """
     data = opened(data, **options)
-    name = str(getattr(data, "path", None) or "examples")
+    name = source_of(data).path
     examples = [x if isinstance(x, Example) else _made(x) for x in data]
     if not examples:
         raise DataError(f"{name}: there is no example in it")
@@ -159,15 +159,15 @@ def judging(
         return examples  # judged by the baseline's own answers
     _without(examples, has, data, name)
     kept, seen, label = [], set(), None
-    prepare = getattr(pipe.task, "prepared", None)
-    column = [] if prepare else [e.reference for e, there in zip(examples, has, strict=True) if there]
-    read = _reader(pipe, column)
+    task = pipe.task
+    column = [] if task.joins else [e.reference for e, there in zip(examples, has, strict=True) if there]
+    read = task.reader(column)
     for number, (example, there) in enumerate(zip(examples, has, strict=True), 1):
         try:
-            if not there and getattr(data, "on_error", "fail") == "skip":
+            if not there and source_of(data).on_error == "skip":
                 continue  # it was counted as skipped
             if there:
-                given = (prepare(example) if prepare else example).reference
+                given = task.prepared(example).reference
                 seen.add(repr(read(given)))
                 label = given
             kept.append(example)
@@ -175,8 +175,8 @@ def judging(
             refuse(re.sub(r"^row \S+: ", "", str(error)), example, number, data, name, "unknown label")
     if not kept:
         raise DataError(f"{name}: no row has a reference that {pipe.model.name} knows. Is --label-column right?")
-    if varied and len(kept) > 1 and len(seen) == 1 and prepare is None:
-        limited = " (of the first rows: --limit)" if getattr(data, "limit", None) else ""
+    if varied and len(kept) > 1 and len(seen) == 1 and not task.joins:
+        limited = " (of the first rows: --limit)" if source_of(data).limit else ""
         raise DataError(
             f"{name}{limited}: every row has the label {label!r}, and what a change costs there says nothing of other "
             "answers. Add rows of the others, or give rows without labels."
@@ -189,40 +189,35 @@ def _without(examples: Sequence[Example], has: Sequence[bool], data: Any, name: 
     rows = [
         (number, example) for number, (example, there) in enumerate(zip(examples, has, strict=True), 1) if not there
     ]
-    if getattr(data, "on_error", "fail") == "skip":
+    if source_of(data).on_error == "skip":
         for number, example in rows:
             refuse("no label", example, number, data, name, "no label")
-    elif rows and (notes := getattr(data, "notes", None)) is not None:
+    elif rows:
         first = rows[0][1].id or rows[0][0]
-        notes.append(
+        source_of(data).notes.append(
             f"{len(rows):,} of {len(examples):,} rows have no label (the first: {first}); they are not judged by"
         )
 
 
-def _reader(pipe: Pipeline, column: list[Any]) -> Callable[[Any], Any]:
-    """Reads one reference of a column as the task reads the whole."""
-    if made := getattr(pipe.task, "reader", None):
-        return made(column, pipe.model)
-    return lambda value: pipe.task.references([value], pipe.model)
-
-
 def _labelled(pipe: Pipeline, examples: Sequence[Example]) -> list[bool]:
     """Which rows have a reference; none has where nothing is in any of them."""
-    told = getattr(pipe.task, "has_label", None)
-    if told is None or all(labels.missing(e.reference) for e in examples if not labels.is_list(e.reference)):
-        return [labels.is_list(e.reference) or not labels.missing(e.reference) for e in examples]
-    return [told(e.reference, pipe.model) for e in examples]
+    there = [labels.is_list(e.reference) or not labels.missing(e.reference) for e in examples]
+    if all(labels.missing(e.reference) for e in examples if not labels.is_list(e.reference)):
+        return there
+    told = (pipe.task.has_label(e.reference) for e in examples)
+    return [is_there if said is None else said for is_there, said in zip(there, told, strict=True)]
 
 
 def refuse(why: str, example: Example, number: int, data: Any, name: str, kind: str) -> None:
     """A row that cannot be used: DataError that names file and row or, if bad rows are skipped, counted. number: its
     place, where it has no id."""
-    column = (getattr(data, "columns", None) or {}).get("id")
+    source = source_of(data)
+    column = source.columns.get("id")
     row = f"the row with {column} {example.id!r}" if column else f"row {example.id or number}"
-    if getattr(data, "on_error", "fail") == "fail":
-        skip = ", pass --on-error skip," if hasattr(data, "on_error") else ""
+    if source.on_error == "fail":
+        skip = ", pass --on-error skip," if source is data else ""
         raise DataError(f"{name}, {row}: {why}. Mend it{skip} or name another column with --label-column.")
-    data.skipped(kind, f"{row}: {why}")
+    source.skipped(kind, f"{row}: {why}")
 
 
 # What texts are made of, and how what should come out is called beside it.
@@ -255,10 +250,9 @@ def evaluation(pipe: Pipeline, examples: Sequence[Example], labelled: bool | Non
     labelled = sum(has) * 2 > len(examples) if labelled is None else labelled
     used = [e for e, there in zip(examples, has, strict=True) if there or not labelled]
     which, grouped = units(used), any(map(has_group, used))
-    if prepare := getattr(pipe.task, "prepared", None):  # inputs and references that belong together
-        used = [prepare(example) for example in used]
+    used = [pipe.task.prepared(example) for example in used]
     values = [pipe.task.normalise(e.input) for e in used]
-    references = pipe.task.references([e.reference for e in used], pipe.model) if labelled else None
+    references = pipe.task.references([e.reference for e in used]) if labelled else None
     return Evaluation(pipe, values, references, which, grouped)
 
 

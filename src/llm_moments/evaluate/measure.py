@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments.core import Pipeline
+from llm_moments.engines.generator import Generator
 from llm_moments.errors import EngineError
 
 OBJECTIVES = ("throughput", "latency", "memory", "size")
@@ -39,7 +40,7 @@ def measure(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured:
     """
     start = time.perf_counter()
     for stage in pipe.stages:
-        stage.outputs(values[: pipe.task.pace.warm])
+        stage.outputs(values[: pipe.task.sizes.warm])
     warm = time.perf_counter() - start
     measured = _measured(pipe, values, objective)
     return replace(measured, warm_seconds=warm)
@@ -62,7 +63,7 @@ def _measured(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured
 def forget(pipe: Pipeline) -> bool:
     """Whether an engine of the pipeline keeps what it read of earlier prompts; it has forgotten that now."""
     engines: list[Any] = [stage.engines.get(stage.engine_settings) for stage in pipe.stages]
-    keeping = [engine for engine in engines if getattr(engine, "reuse", False)]
+    keeping = [engine for engine in engines if isinstance(engine, Generator) and engine.reuse]
     for engine in keeping:
         engine.forget()
     return bool(keeping)
@@ -163,11 +164,11 @@ def interleaved(
     found: dict[str, list[float]] = {name: [] for name in plans}
     for pipe in plans.values():
         for stage in pipe.stages:
-            stage.outputs(values[: pipe.task.pace.warm])
+            stage.outputs(values[: pipe.task.sizes.warm])
     share = min(max(seconds / (rounds * len(plans)), SHORTEST), LONGEST)
     # A plan that answers many prompts together is timed with as many.
     least = {
-        name: max(pipe.task.pace.block, int(pipe.engine_settings.get("streams", 1))) for name, pipe in plans.items()
+        name: max(pipe.task.sizes.block, int(pipe.engine_settings.get("streams", 1))) for name, pipe in plans.items()
     }
     rows = {
         name: CALLS if objective == "latency" else rows_of(costs[name], share, len(values), least[name])

@@ -53,7 +53,7 @@ def replaceable(pipe: Pipeline) -> bool:
     """Whether a graph may give the same answers: of a float plan whose outputs say how sure they are."""
     forward = pipe.plan.settings("forward")
     plain = forward.get("engine", "torch") == "torch" and forward.get("precision", "fp32") == "fp32"
-    return plain and "cascade" not in pipe.plan and bool(pipe.task.has_margins(pipe.model))
+    return plain and "cascade" not in pipe.plan and bool(pipe.task.has_margins())
 
 
 def stand_in(pipe: Pipeline, rows: Sequence[Any], expected: np.ndarray, base_cost: float) -> StandIn:
@@ -78,10 +78,10 @@ def _held(pipe: Pipeline, engine: str, rows: Sequence[Any], expected: np.ndarray
     except EngineError:
         return None
     apart = float(np.abs(outputs.astype(np.float64) - expected).max())
-    task, model = pipe.task, pipe.model
-    if not np.isfinite(apart) or not task.argmax_equal(outputs, expected, model).all():
+    task = pipe.task
+    if not np.isfinite(apart) or not task.argmax_equal(outputs, expected).all():
         return None
-    if float((task.margins(outputs, model) < ROOM * apart).mean()) > MOST:
+    if float((task.margins(outputs) < ROOM * apart).mean()) > MOST:
         return None
     return StandIn(engine, apart, len(rows), seconds / len(rows))
 
@@ -89,7 +89,7 @@ def _held(pipe: Pipeline, engine: str, rows: Sequence[Any], expected: np.ndarray
 def settled(pipe: Pipeline, by: StandIn, outputs: np.ndarray, values: Sequence[Any]) -> tuple[np.ndarray, int]:
     """The baseline's outputs, made of the stand-in's for the same values: rows with a small margin are asked again. And
     how many these were."""
-    near = np.flatnonzero(~(pipe.task.margins(outputs, pipe.model) >= ROOM * by.apart))
+    near = np.flatnonzero(~(pipe.task.margins(outputs) >= ROOM * by.apart))
     if len(near):
         outputs = outputs.copy()
         outputs[near] = sorted_(pipe).outputs([values[i] for i in near.tolist()])
@@ -106,7 +106,7 @@ def on(pipe: Pipeline, engine: str) -> Pipeline:
     streams = (
         {"forward.streams": min(usable_cores(), STREAMS)} if follows(engine_class(engine), "streams", "fp32") else {}
     )
-    return sorted_(pipe).with_(**pipe.task.extent.before, **put_on(engine, "fp32"), **streams)
+    return sorted_(pipe).with_(**pipe.task.ladder.before, **put_on(engine, "fp32"), **streams)
 
 
 def noted(by: StandIn) -> dict[str, Any]:

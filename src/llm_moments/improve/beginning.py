@@ -39,7 +39,7 @@ class Beginning:
         self.pipe, self.study, self.tick, self.source, self.folder = pipe, study, tick, source, folder
         self.max_drop, self.objective, self.budget = max_drop, objective, budget
         self.parts = parts
-        self.slow = hasattr(pipe.task, "tries")  # an answer takes seconds
+        self.slow = pipe.task.strategy == "greedy"  # an answer takes seconds
         # Outputs on a split that are known already, by its name and the plan's key.
         self.told: dict[tuple[str, str], np.ndarray] = {}
 
@@ -51,7 +51,7 @@ class Beginning:
         timed anew, in turn."""
         if "stand_in" not in self.study.notes:
             self.tick(0.0, "timing the baseline")
-            values, block = self.parts["search"].values, self.pipe.task.pace.block
+            values, block = self.parts["search"].values, self.pipe.task.sizes.block
             turns = blocks(values, block, 2, block)
             self.pipe.outputs(turns[0][: max(min(4, block // 4), 1)])
             costs = [run_seconds(self.pipe, turns[0]) / len(turns[0])]
@@ -71,13 +71,13 @@ class Beginning:
         rows = sorted(self.parts["calibrate"].values, key=lambda value: len(str(value)))
         rows = rows[:: max(len(rows) // baseline.HELD, 1)][: baseline.HELD]
         if self.slow or len(rows) < baseline.LEAST:
-            block = self.pipe.task.pace.block
+            block = self.pipe.task.sizes.block
             rows = list(blocks(self.parts["search"].values, 2 * block, 1, block)[0])
         outputs, seconds = answered(baseline.sorted_(self.pipe), rows)
         return rows, outputs, seconds / len(rows)
 
     def in_its_place(self, held: list[Any], outputs: np.ndarray, cost: float) -> StandIn:
-        pace = self.pipe.task.pace
+        pace = self.pipe.task.sizes
         rows = sum(min(len(self.parts[name]), pace.most[name]) for name in ("search", "certify"))
         few = len(self.parts["calibrate"]) < baseline.LEAST
         if self.slow or few or rows * cost < max(WORTH * self.budget, BUILT):
@@ -90,7 +90,7 @@ class Beginning:
         take `SHARE` of it. The reason, if that is too few."""
         rows, cost = self.study.notes.get("rows"), by.cost
         if rows is None:
-            pace = self.pipe.task.pace
+            pace = self.pipe.task.sizes
             total = sum(min(len(self.parts[name]), pace.most[name]) for name in ("search", "certify"))
             share = min(SHARE * self.budget / cost / total, 1.0)
             rows = {name: min(len(part), pace.most[name]) for name, part in self.parts.items()}
@@ -114,7 +114,7 @@ class Beginning:
         """The reason, if not even the baseline's own answers could be certified on so few examples: said at once where
         answers take seconds each."""
         n, task = rows["certify"], self.pipe.task
-        if not self.slow or getattr(task, "bounds", lambda model: None)(self.pipe.model) != (0.0, 1.0):
+        if not self.slow or task.bounds() != (0.0, 1.0):
             return ""
         few = self.parts["certify"].few(n)
         least = few.drop(np.ones(n), np.ones(n)).high
@@ -166,7 +166,7 @@ class Beginning:
 
     def calibrate(self) -> None:
         """Arrays that int8 engines are calibrated with: one row at a time, so that no padding counts."""
-        changes = self.pipe.task.calibrating(self.pipe.model) if hasattr(self.pipe.task, "calibrating") else None
+        changes = self.pipe.task.calibrating()
         if changes is None:
             return  # nothing that would be calibrated
         values = self.parts["calibrate"].values
@@ -177,4 +177,4 @@ class Beginning:
 
     def timing(self) -> float:
         """Seconds that the timing in turn takes, about."""
-        return FEWEST * (self.pipe.task.pace.block * self.study.notes["stock_cost"]["stock"] + 4 * SHORTEST)
+        return FEWEST * (self.pipe.task.sizes.block * self.study.notes["stock_cost"]["stock"] + 4 * SHORTEST)

@@ -77,13 +77,13 @@ def foretell_three(
 def cascades(search: Search) -> None:
     """Foretold for every pair of plans; the few best that promise to hold are measured as a whole."""
     task = search.stock.task
-    if search.objective in ("memory", "size") or not task.has_margins(search.stock.model):
+    if search.objective in ("memory", "size") or not task.has_margins():
         return
     front = _parts(search)
     plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in front]
     bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
     tried = 0
-    for one in sorted(foretell(plans, lambda outputs: task.margins(outputs, search.stock.model)), key=lambda f: f.cost):
+    for one in sorted(foretell(plans, lambda outputs: task.margins(outputs)), key=lambda f: f.cost):
         if tried >= 4 or search.late() or one.cost >= 0.97 * bar:
             return
         if search.odds_of(one.outputs) < (0.9 if tried % 2 else 0.75):  # some bold ones, some careful ones
@@ -108,9 +108,7 @@ def threes(search: Search) -> None:
     for key in sorted(known, key=lambda key: trials[key].cost or float("inf"))[:THREES]:
         pair = known[key]
         middle, last = ((trials[k].cost or 0.0, search.outputs(trials[k])) for k in pair[:2])
-        told = foretell_three(
-            firsts, tuple(pair), middle, last, lambda outputs: task.margins(outputs, search.stock.model)
-        )
+        told = foretell_three(firsts, tuple(pair), middle, last, lambda outputs: task.margins(outputs))
         found += [(one, threshold, pair) for one, threshold in told if one.cost < 0.95 * bar]
     tried = 0
     for one, threshold, pair in sorted(found, key=lambda f: f[0].cost):
@@ -127,7 +125,7 @@ def threes(search: Search) -> None:
 
 def _told(search: Search, changes: dict[str, Any]) -> dict[str, Any]:
     """Changes with a default said where a choice is taken back: a plan file has no word for None."""
-    knobs = search.stock.task.knobs(search.stock.model)
+    knobs = search.stock.task.knobs()
     defaults = {f"{s}.{k.name}": k.default for s, ks in knobs.items() for k in ks}
     return {name: defaults[name] if value is None else value for name, value in changes.items()}
 

@@ -103,7 +103,7 @@ class Certificate:
 def named(pipe: Pipeline) -> str:
     """What the baseline is, where it is not the plan that transformers' own pipeline follows: a claim over a crippled
     plan must not read like one over the model."""
-    changes = Plan(pipe.task.stock(pipe.model)).changes(pipe.plan)
+    changes = Plan(pipe.task.stock()).changes(pipe.plan)
     if not changes:
         return ""
     said = ", ".join(f"{name}={value}" for name, value in changes.items())

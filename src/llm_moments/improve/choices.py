@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from llm_moments.change import Change, by_step, chosen, in_words, knobs_of, plain
 from llm_moments.core import Pipeline
+from llm_moments.core.change import Change, by_step, in_words, plain
+from llm_moments.core.pipeline import chosen, knobs_of
 from llm_moments.engines.base import put_on
 from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluate.evaluation import Evaluation

@@ -40,7 +40,7 @@ def students(pipe: Pipeline) -> tuple[dict[str, str], dict[str, float]]:
 
 def extent(teacher: Pipeline, length: int) -> dict[str, Any]:
     """How much of an input it is taught by, as the settings of a training call it."""
-    return {"max_length" if teacher.task.extent.unit == "tokens" else "image_size": length}
+    return {"max_length" if teacher.task.ladder.unit == "tokens" else "image_size": length}
 
 
 def without(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_moments.budget import seconds
 from llm_moments.core import Pipeline
+from llm_moments.data import Data
 from llm_moments.errors import InputError
 from llm_moments.evaluate.evaluation import gather, split, split_to_ask
 from llm_moments.evaluate.measure import OBJECTIVES
@@ -64,7 +65,7 @@ def improve(
     if not 0 < max_drop < 1:
         raise InputError(f"max_drop is a share between 0 and 1, such as 0.01, not {max_drop!r}")
     pipe = load(model, device=device).settled()
-    if heal is not False and not getattr(pipe.task, "heals", False):
+    if heal is not False and not pipe.task.heals:
         raise InputError(f"healing is for classifiers of texts and images that have layers, not for {pipe.task.name}")
     if first is not None:
         prefilter.check(first, pipe, objective)
@@ -74,7 +75,9 @@ def improve(
     tick = progress or (lambda done, message: None)
     question = _question(pipe, examples, max_drop, objective)
     if heal is not False:
-        question["heal"] = "a part of the data" if heal is True else str(getattr(heal, "path", heal))[:200]
+        question["heal"] = (
+            "a part of the data" if heal is True else str(heal.path if isinstance(heal, Data) else heal)[:200]
+        )
     if first is not None:
         question["first"] = first
     folder, asks = Path(out) if out is not None else None, None

@@ -1,6 +1,6 @@
 """The search for tasks that make texts: engines first, then knob by knob, what is faster and keeps the answers stays.
 
-What there is to try is the task's to say: `task.tries(model, plan)` gives (name, changes, lossless) for a plan.
+What there is to try is the task's to say: `task.changes(plan)` gives them in order.
 An answer of such a model takes seconds, so that a plan is looked at on few examples before it gets the whole split.
 """
 
@@ -22,13 +22,14 @@ def engines(search: Search) -> None:
     """Every engine and precision that reads this model, on few examples; the fastest ones on the whole split."""
     few, baseline = _few(search), search.stock.plan.with_(**search.stock.task.sorts)
     quick: list[Trial] = []
-    for name, changes, lossless in search.stock.task.tries(search.stock.model, search.stock.plan):
-        if "forward.engine" not in changes or search.late(_first_look(search, changes) + _whole(search, quick)):
+    for change in search.stock.task.changes(search.stock.plan):
+        choices = change.choices
+        if "forward.engine" not in choices or search.late(_first_look(search, choices) + _whole(search, quick)):
             continue
-        plan = baseline.with_(**changes)
+        plan = baseline.with_(**choices)
         if plan in (baseline, search.stock.plan):
             continue
-        trial = search.try_plan(plan, name, lossless=lossless, rows=few)
+        trial = search.try_plan(plan, change.name, lossless=change.lossless, rows=few)
         if trial.status == "ok":
             quick.append(trial)
     for trial in sorted(quick, key=_cost)[:TOGETHER]:
@@ -39,7 +40,7 @@ def engines(search: Search) -> None:
 
 def _first_look(search: Search, changes: Mapping[str, Any]) -> float:
     """Seconds that an engine may take until it has answered the first few, if it is no faster than the baseline."""
-    rows = _few(search) + search.stock.task.pace.warm
+    rows = _few(search) + search.stock.task.sizes.warm
     build = 1.5 * search.built if engine_class(changes["forward.engine"]).builds else 0.0
     return build + rows * (search.base_cost or 0.0)
 
@@ -57,14 +58,14 @@ def one_by_one(search: Search) -> None:
         again = True
         while again and not search.late():
             again = False
-            for name, changes, free in search.stock.task.tries(search.stock.model, Plan(best.plan)):
-                if free is not lossless or "forward.engine" in changes or search.late():
+            for change in search.stock.task.changes(Plan(best.plan)):
+                if change.lossless is not lossless or "forward.engine" in change.choices or search.late():
                     continue
-                plan = Plan(best.plan).with_(**changes)
+                plan = Plan(best.plan).with_(**change.choices)
                 if plan.key in seen:
                     continue
                 seen.add(plan.key)
-                better = _better(search, best, plan, name, free)
+                better = _better(search, best, plan, change.name, lossless)
                 if better is not None:
                     best, again = better, True
 
@@ -89,7 +90,7 @@ def _baseline(search: Search) -> Trial:
 
 
 def _few(search: Search) -> int:
-    return min(2 * int(search.stock.task.pace.block), len(search.part))
+    return min(2 * int(search.stock.task.sizes.block), len(search.part))
 
 
 def _cost(trial: Trial) -> float:

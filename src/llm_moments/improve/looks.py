@@ -83,8 +83,7 @@ def _highest(part: Evaluation, plan: Looks, at: int, before: np.ndarray, after: 
 
 def _flips(part: Evaluation, before: np.ndarray, after: np.ndarray) -> bool:
     """Whether every unit is right or wrong as a whole, as scores and as units."""
-    told = getattr(part.pipe.task, "bounds", None)
-    if told is not None and tuple(told(part.pipe.model)) != (0, 1):
+    if (told := part.pipe.task.bounds()) is not None and tuple(told) != (0, 1):
         return False
     whole = np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all()
     return bool(whole and np.isin(part.drops(before, after), (-1.0, 0.0, 1.0)).all())

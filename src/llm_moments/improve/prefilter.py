@@ -38,7 +38,7 @@ MOST = 20_000  # rows that it learns from: more bring little, and the search wai
 def possible(pipe: Pipeline) -> bool:
     """Whether a linear model of words can be put before this one."""
     return (
-        pipe.task.name == "text-classification" and not pipe.model.is_linear and pipe.task.has_margins(pipe.model)
+        pipe.task.name == "text-classification" and not pipe.model.is_linear and pipe.task.has_margins()
     )  # a regression says nothing of how sure it is
 
 
@@ -117,10 +117,7 @@ class First:
     def _rows(self, judged: Evaluation, baseline: np.ndarray) -> tuple[list[Any], list[Any], np.ndarray]:
         """Inputs, references and folds; what is not judged is in no fold. Units stay together."""
         values = list(judged.values)
-        if not judged.labelled:
-            references = self.pipe.task.as_references(baseline, self.pipe.model)
-        else:
-            references = list(judged.references or ())
+        references = self.pipe.task.as_references(baseline) if not judged.labelled else list(judged.references or ())
         units = _units(judged)
         _, which = np.unique(units, return_inverse=True)
         folds = np.random.default_rng(0).permutation(int(which.max()) + 1)[which] % FOLDS

@@ -53,7 +53,7 @@ def check(pipe: Pipeline) -> None:
 
 def makes_texts(pipe: Pipeline) -> bool:
     """Whether the question is which of two answers is better, and not which label is right."""
-    return not pipe.task.name.endswith("classification") and not pipe.task.has_margins(pipe.model)
+    return not pipe.task.name.endswith("classification") and not pipe.task.has_margins()
 
 
 class Questions:
@@ -70,7 +70,7 @@ class Questions:
 
     def differing(self, key: str) -> np.ndarray:
         """int64 [m]: rows on which a candidate answers otherwise than the baseline."""
-        same = self.pipe.task.argmax_equal(self.outputs[key], self.baseline, self.pipe.model)
+        same = self.pipe.task.argmax_equal(self.outputs[key], self.baseline)
         return np.flatnonzero(~np.asarray(same, bool))
 
     def _made(self) -> list[Question]:
@@ -126,12 +126,12 @@ class Questions:
             if told.casefold() == "equal":
                 return 0.0
             return 1.0 if one.shown[int(told) - 1] == _said(self.pipe, self.baseline[row]) else -1.0
-        task, model = self.pipe.task, self.pipe.model
+        task = self.pipe.task
         try:
-            reference = task.references([told], model)
+            reference = task.references([told])
         except DataError as error:
             raise DataError(f"{FILE}, question {one.key}: {str(error).partition(': ')[2] or error}") from error
-        before, after = (task.scores(o[[row]], reference, model)[0] for o in (self.baseline, self.outputs[key]))
+        before, after = (task.scores(o[[row]], reference)[0] for o in (self.baseline, self.outputs[key]))
         return float(before - after)
 
 
@@ -181,7 +181,7 @@ def guessed(differs: np.ndarray) -> np.ndarray:
 
 
 def _said(pipe: Pipeline, output: Any) -> str:
-    answer = pipe.task.answers(np.asarray([output]), pipe.model)[0]
+    answer = pipe.task.answers(np.asarray([output]))[0]
     label = getattr(answer, "label", None)
     if label is None:
         return str(answer.text)

@@ -275,7 +275,7 @@ class Run(Beginning):
             hand_speedup=found.hand, plan=Plan(trial.plan),
         )  # fmt: skip
         self.tick(None, "recording where the time goes")
-        pace, values = self.pipe.task.pace, self.parts["certify"].values[:TIMED]
+        pace, values = self.pipe.task.sizes, self.parts["certify"].values[:TIMED]
         rows = max(int(RECORDED * found.speed.estimate / found.baseline), pace.block)
         sessions = observe(self.pipe, values[: pace.block]), observe(chosen, values[: min(rows, pace.window)])
         return self.kept(chosen, certificate, sessions, self.choices(search, chosen))
@@ -313,7 +313,7 @@ class Run(Beginning):
         by = StandIn(**self.study.notes.get("stand_in", {}))
         metric, labelled = part.metric, part.labelled
         if self.asks is not None:
-            metric, labelled = self.pipe.task.metric(self.pipe.model), True
+            metric, labelled = self.pipe.task.metric(), True
         asked = self.study.notes.get("asked", {}).get("certify", 0)
         return Certificate(
             certified=certified, reason=reason, metric=metric, max_drop=self.max_drop, confidence=0.95,

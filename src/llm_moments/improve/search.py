@@ -124,7 +124,7 @@ class Search:
         return self._differs(self.outputs(trial))
 
     def _differs(self, outputs: np.ndarray) -> np.ndarray:
-        return ~np.asarray(self.stock.task.argmax_equal(outputs, self.baseline, self.stock.model), bool)
+        return ~np.asarray(self.stock.task.argmax_equal(outputs, self.baseline), bool)
 
     def _drops(self, outputs: np.ndarray) -> np.ndarray:
         if self.asks and not self.part.labelled:
@@ -136,10 +136,10 @@ class Search:
         return [t for t in self.whole() if self.odds(t) >= GOOD and not alone(t)]
 
     def same_answers(self, trial: Trial) -> bool:
-        task, model = self.stock.task, self.stock.model
+        task = self.stock.task
         outputs = self.outputs(trial)
         base = self.baseline[: len(outputs)]
-        return bool(task.close(outputs, base, model, LOSSLESS).all())
+        return bool(task.close(outputs, base, LOSSLESS).all())
 
     def best_lossless(self) -> Trial | None:
         """The fastest of the plans that gave the baseline's answers; checked on what they answered."""
@@ -165,14 +165,14 @@ class Search:
         """The stock plan sorted and pre-cut, in that engine and precision, cut at that length (images: of that size)."""
         changes: dict[str, Any] = {
             **self.stock.task.sorts,
-            **self.stock.task.extent.before,
+            **self.stock.task.ladder.before,
             **put_on(engine, precision),
         }
         if self.objective == "throughput" and follows(engine_class(engine), "streams", precision):
             changes["forward.streams"] = min(usable_cores(), STREAMS)
         if precision == "int8":
             changes["forward.calibration"] = self.study.notes.get("calibration")
-        return self.stock.plan.with_(**{**changes, self.stock.task.extent.knob: length, **more})
+        return self.stock.plan.with_(**{**changes, self.stock.task.ladder.knob: length, **more})
 
     def answer_as_stock(self) -> None:
         """The baseline's answers, from a sorted run of the same engine: the same numbers, sooner."""

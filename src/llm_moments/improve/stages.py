@@ -35,7 +35,7 @@ COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
 
 def run(search: Search) -> list[Trial]:
     """All stages, as far as the time allows. The candidates, in the order of their certification."""
-    for stage in knobs.STAGES if hasattr(search.stock.task, "tries") else STAGES:
+    for stage in knobs.STAGES if search.stock.task.strategy == "greedy" else STAGES:
         if search.late():
             break
         stage(search)
@@ -44,7 +44,7 @@ def run(search: Search) -> list[Trial]:
 
 def lossless(search: Search) -> None:
     """Order, padding, pre-cutting and graph engines, at full length and precision."""
-    base = search.stock.plan.with_(**search.stock.task.sorts, **search.stock.task.extent.before)
+    base = search.stock.plan.with_(**search.stock.task.sorts, **search.stock.task.ladder.before)
     search.try_plan(base, "lossless", lossless=True, rows=search.quick_rows)
     for engine in [e for e in ENGINES if e in available() and not e.startswith("torch")]:
         if search.late():
@@ -72,8 +72,8 @@ def by_hand(search: Search) -> None:
 
 def hand_plan(search: Search, engine: str, precision: str) -> Plan:
     task = search.stock.task
-    back = dict.fromkeys(["forward.streams", *task.extent.before])
-    return search.plan_of(engine, precision, task.by_hand(search.stock.model, search.stock.plan), **back)
+    back = dict.fromkeys(["forward.streams", *task.ladder.before])
+    return search.plan_of(engine, precision, task.by_hand(search.stock.plan), **back)
 
 
 def lengths(search: Search) -> None:
@@ -120,7 +120,7 @@ def heal(search: Search) -> None:
 
 def _students(search: Search) -> dict[str, float]:
     """Their shares of the time, without those that come to as many layers as another."""
-    if search.stock.task.extent.unit == "pixels":
+    if search.stock.task.ladder.unit == "pixels":
         return image_shares(search.stock.model)
     count = layer_count(search)
     layers = {student: layers_of(count, student) for student in HEALS}
@@ -130,7 +130,7 @@ def _students(search: Search) -> dict[str, float]:
 def narrow(search: Search) -> None:
     """Half the heads and neurons, of half the layers where these are good already, else of all: where its cost promises
     to be well below the best plan's, and it can learn for as long as the students before it."""
-    if search.heal is None or not search.good() or search.stock.task.extent.unit != "tokens":
+    if search.heal is None or not search.good() or search.stock.task.ladder.unit != "tokens":
         return
     teachers = [t for t in search.good() if "cascade" not in t.plan and not t.plan["forward"].get("weights")]
     student = "quarter" if any(_uses(t, "healed-half") for t in search.good()) else "narrow"
@@ -149,7 +149,7 @@ def heal_int8(search: Search) -> None:
     good = search.good()
     if search.heal is None or not good or search.late(3 * search.built):
         return
-    extent, singles = search.stock.task.extent, [t for t in search.whole() if "cascade" not in t.plan]
+    extent, singles = search.stock.task.ladder, [t for t in search.whole() if "cascade" not in t.plan]
     whole = [t for t in singles if not t.plan["forward"].get("weights") and not t.plan["forward"].get("keep_float")]
     float_good = {extent.of(t.plan) for t in whole if not _int8(t) and search.odds(t) >= GOOD}
     lost = [t for t in whole if _int8(t) and search.odds(t) < SURE and extent.of(t.plan) in float_good]
@@ -173,7 +173,7 @@ def _healed(search: Search, teachers: list[Trial], student: str, share: float) -
     """Teaches it by the fastest good plan, and tries its own lengths on the fastest engines."""
     assert search.heal is not None
     sure = [t for t in teachers if search.odds(t) >= SURE] or teachers
-    taught = _taught_at(search, search.stock.task.extent.of(teachers[0].plan))
+    taught = _taught_at(search, search.stock.task.ladder.of(teachers[0].plan))
     name = search.heal(search.pipe(sure[0]), taught, share * search.left(), student)
     if name:
         for engine, precision in variants(search)[:2]:
@@ -191,7 +191,7 @@ def _taught_at(search: Search, single: int) -> int:
     """The length to teach at: what a good plan needs or, where a cascade is the fastest, a rung more than its
     cheap stage reads, for that is the place that a smaller model takes."""
     fastest = Plan(search.good()[0].plan)
-    short = fastest.settings("cascade").get("cheap", {}).get(search.stock.task.extent.knob)
+    short = fastest.settings("cascade").get("cheap", {}).get(search.stock.task.ladder.knob)
     longer = [n for n in rungs(search) if short and short < n < single]
     return min(longer, default=single)
 
@@ -220,7 +220,7 @@ def variants(search: Search, precisions: Container[str] = PRECISIONS) -> list[tu
     that is within a tenth of it, or within half if it is in int8. int8 is left out where building it would eat the time."""
     steps = rungs(search)
     middle = steps[(len(steps) - 1) // 2]
-    if search.stock.task.extent.unit == "pixels":
+    if search.stock.task.ladder.unit == "pixels":
         middle = steps[-1]  # a graph is built for each size, and most networks keep their answers at their own only
     costs = {}
     for engine, precision in [pair for pair in pairs(search) if pair[1] in precisions]:
@@ -240,7 +240,7 @@ def pairs(search: Search) -> list[tuple[str, str]]:
     engines = [e for e in ("openvino", "onnxruntime", "torch") if e in available()]
     found = [(e, p) for p in PRECISIONS for e in engines if p in engine_class(e).precisions]
     # Where the processor computes in bf16, no product of matrices is faster in fp32.
-    tokens = search.stock.task.extent.unit == "tokens"
+    tokens = search.stock.task.ladder.unit == "tokens"
     slower = [(e, "fp32") for e, p in found if p == "bf16" and tokens and fast_bf16("cpu")]
     return [pair for pair in found if pair != ("onnxruntime", "fp32") and pair not in slower]
 
@@ -261,7 +261,7 @@ def tunable(search: Search) -> list[tuple[str, Any]]:
     cores = usable_cores()
     options: list[tuple[str, tuple[Any, ...]]] = [
         ("forward.streams", tuple(sorted({1, 2, max(cores // 2, 1), cores}))),
-        *((name, tuple(values)) for name, values in search.stock.task.extent.tunable),
+        *((name, tuple(values)) for name, values in search.stock.task.ladder.tunable),
         ("forward.threads", (1,)),
     ]
     return [(name, value) for name, values in options for value in values]
@@ -318,7 +318,7 @@ def compiled(search: Search) -> None:
     single = [t for t in search.good() if "cascade" not in t.plan]
     if not single or "torch.compile" not in available() or search.late(2 * COMPILE_SECONDS):
         return
-    start, length = single[0], search.stock.task.extent.of(single[0].plan)
+    start, length = single[0], search.stock.task.ladder.of(single[0].plan)
     for precision in ("bf16", "fp32"):
         if search.late(COMPILE_SECONDS):
             return

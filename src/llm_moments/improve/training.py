@@ -80,9 +80,9 @@ class _Run:
     def __init__(self, course: Course, begin: float, allowed: float, max_rise: float, tick: Tick):
         self.course, self.begin, self.allowed, self.max_rise, self.tick = course, begin, allowed, max_rise, tick
         self.base = asdict(course.base)
-        if course.task.extent.unit == "pixels":
-            self.base["image_size"] = course.task.shape(course.described, course.pipe.plan)[1]
-        if course.task.extent.unit == "tokens":
+        if course.task.ladder.unit == "pixels":
+            self.base["image_size"] = course.task.shape(course.pipe.plan)[1]
+        if course.task.ladder.unit == "tokens":
             self.base["max_length"] = min(self.base["max_length"], course.described.max_length)
         self.tried: list[dict[str, Any]] = []
         self.looks: list[TrainingLook] = []
@@ -220,15 +220,15 @@ class _Run:
     def smaller(self) -> list[int]:
         """Sizes of images below the usual one, of those that the model can be given: half of it and three quarters."""
         course = self.course
-        if course.task.extent.unit != "pixels":
+        if course.task.ladder.unit != "pixels":
             return []
-        size = course.task.shape(course.described, course.pipe.plan)[1]
-        knob = next(k for k in course.task.knobs(course.described)["resize"] if k.name == "size")
+        size = course.task.shape(course.pipe.plan)[1]
+        knob = next(k for k in course.task.knobs()["resize"] if k.name == "size")
         near = (max((n for n in knob.values if n <= share * size), default=size) for share in (0.5, 0.75))
         return sorted({n for n in near if n < size})
 
     def lengths(self) -> list[int]:
-        if self.course.task.extent.unit == "pixels":
+        if self.course.task.ladder.unit == "pixels":
             return []
         if not hasattr(self, "_lengths"):
             pipe = self.course.pipe

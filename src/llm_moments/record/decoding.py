@@ -27,9 +27,9 @@ def watched(pipe: Pipeline, depth: int) -> Iterator[list[Probe]]:
     engine = pipe.engines.get(pipe.engine_settings)
     with ExitStack() as stack:
         found: list[Probe] = []
-        if depth and hasattr(engine, "phase") and getattr(engine, "device", "cpu") == "cpu":
+        if depth and engine.phase is not None and engine.device == "cpu":
             try:
-                parts = both(engine.module) if getattr(engine, "encodes", False) else None
+                parts = both(engine.module) if engine.encodes else None
                 found = stack.enter_context(probed(engine.module, depth, where=lambda: engine.phase, parts=parts))
             except EngineError:
                 found = []

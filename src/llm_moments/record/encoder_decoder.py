@@ -103,8 +103,7 @@ def bin_shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
 
 def precision_of(engine: Any, settings: Mapping[str, Any]) -> str:
     """What is computed in, as the engine says it; else as it was asked."""
-    told = str(getattr(getattr(engine, "model", None), "compute_type", ""))
-    return COMPUTED.get(told, str(settings.get("precision", "fp32")))
+    return COMPUTED.get(engine.computes, str(settings.get("precision", "fp32")))
 
 
 def encoder_limited(step: StepCost, known: Halves | None, precision: str) -> StepCost:

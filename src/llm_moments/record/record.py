@@ -53,7 +53,7 @@ def record(
     tick = progress or (lambda done, message: None)
     values, read_s = _read(data, limit, read)
     tick(0.0, "warming up")
-    _pass(pipe, values[: min(WARM, pipe.task.pace.block)], NULL)
+    _pass(pipe, values[: min(WARM, pipe.task.sizes.block)], NULL)
     tick(0.2, "recording")
     session = observe(pipe, values, depth, repeat=repeat, read_s=read_s)
     tick(0.7, "measuring the recorder's own overhead")
@@ -71,7 +71,7 @@ def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: in
     energy = Energy(_device(stages[-1]))
     recorder = Recorder()
     more: dict[str, Figure] = {}
-    if hasattr(pipe.task, "tries"):  # answers are made token by token
+    if pipe.task.streams:  # answers are made token by token
         with decoding.watched(pipe, depth) as layers:
             seconds = sum(_pass(pipe, values, recorder) for _ in range(repeat))
         spent, memory = energy.spent(), peak_memory()
@@ -151,7 +151,7 @@ def _stages(pipe: Pipeline) -> list[Stage]:
 
 
 def _device(stage: Stage) -> str:
-    return str(getattr(stage.engine, "device", "cpu"))
+    return str(stage.engine.device)
 
 
 def _hooked(stage: Stage, depth: int) -> bool:
@@ -278,7 +278,7 @@ def _overhead(pipe: Pipeline, values: Sequence[Any], session: Session, depth: in
 
     def watched() -> float:
         recorder = Recorder()
-        hooks = decoding.watched(pipe, depth) if hasattr(pipe.task, "tries") else _watched(stages, depth, recorder)
+        hooks = decoding.watched(pipe, depth) if pipe.task.streams else _watched(stages, depth, recorder)
         with hooks:  # type: ignore[attr-defined]
             return _pass(pipe, few, recorder)
 

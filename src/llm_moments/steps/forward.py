@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
-from llm_moments.engines.base import ENGINES, PRECISIONS, Engine
+from llm_moments.engines.base import ENGINES, PRECISIONS
+from llm_moments.engines.contract import Engine, need
+from llm_moments.engines.contract import Forward as ForwardEngine
 from llm_moments.errors import EngineError, RowsFailed
 
 
@@ -45,8 +47,9 @@ class Forward:
         self.settings, self.engines = dict(settings), engines
 
     @property
-    def engine(self) -> Engine:
-        return self.engines.get(self.settings)
+    def engine(self) -> ForwardEngine:
+        found: ForwardEngine = need(self.engines.get(self.settings), ForwardEngine)
+        return found
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         outputs: np.ndarray | None = None
@@ -74,7 +77,9 @@ class Forward:
         return found
 
 
-def one_by_one(engine: Engine, made: Any, recorder: Recorder) -> tuple[list[tuple[Any, np.ndarray]], dict[int, str]]:
+def one_by_one(
+    engine: ForwardEngine, made: Any, recorder: Recorder
+) -> tuple[list[tuple[Any, np.ndarray]], dict[int, str]]:
     """(rows, logits) of what can be answered, and why each other row cannot."""
     found: list[tuple[Any, np.ndarray]] = []
     failed: dict[int, str] = {}

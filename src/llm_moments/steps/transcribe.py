@@ -77,7 +77,7 @@ class Transcribe:
     @property
     def engine(self) -> Any:
         engine = self.engines.get(self.settings)
-        if self.margin and not getattr(engine, "hears", False):
+        if self.margin and not engine.hears:
             raise PlanError(
                 f"{engine.name} hears 30 s at a time and no less; take features.margin back or use ctranslate2"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_moments.core import Batch, Knob, Plan, Recorder, Step
+from llm_moments.core import Batch, Change, Knob, Plan, Recorder, Step
 from llm_moments.engines.generator import Prompt
 from llm_moments.errors import DataError, ModelError
 from llm_moments.generation_settings import asked_by, decoding_of
@@ -14,8 +14,8 @@ from llm_moments.steps.decode import Decode
 from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
 from llm_moments.tasks.generation import (
     Generation,
-    decoding_tries,
-    engine_tries,
+    decoding_changes,
+    engine_changes,
     first_engine,
     is_pair,
     whole_text,
@@ -31,59 +31,66 @@ class TextGeneration(Generation):
     name = "text-generation"
     templated = False
 
-    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        if model.format == "remote":  # the server has template, tokenizer and context
+    def steps(self, plan: Plan, engines: Any) -> list[Step]:
+        if self.model.format == "remote":  # the server has template, tokenizer and context
             ask = Decode(plan.settings("forward"), plan.settings("decode"), engines, str, False)
             return [Messages(plan.settings("template") if self.templated else None), ask]
-        makes_text(model, self.name)
-        dialogue, asked = dialogue_of(model), asked_by(model)
+        makes_text(self.model, self.name)
+        dialogue, asked = dialogue_of(self.model), asked_by(self.model)
         if self.templated and not dialogue.has_template:
             raise ModelError(
-                f"{model.name} has no chat template, so it cannot be talked with: go on with texts instead (`moments run` with "
+                f"{self.model.name} has no chat template, so it cannot be talked with: go on with texts instead (`moments run` with "
                 "--task text-generation), or put the template it was trained with beside it (chat_template.jinja)"
             )
         new = int(plan.settings("decode").get("max_new_tokens", 256))
         whole = 0 if "max_new_tokens" in asked else asked.get("max_length", 0)  # the first of them holds
         # What a folder asks for may be all of the context: a prompt has half of that, and its answer what it leaves.
-        folders = {"max_new_tokens", "max_length"} & set(asked) and new == new_tokens(asked, model.max_length)
+        folders = {"max_new_tokens", "max_length"} & set(asked) and new == new_tokens(asked, self.model.max_length)
         return [
             Template(plan.settings("template"), dialogue if self.templated else None),
             TokenizePrompt(dialogue),
-            Context(plan.settings("context"), dialogue, model.max_length, min(new, model.max_length // 2) if folders else new),
-            MakePrompts(whole if folders else 0, model.max_length if folders else 0, cut_at(model, new)),
+            Context(plan.settings("context"), dialogue, self.model.max_length, min(new, self.model.max_length // 2) if folders else new),
+            MakePrompts(whole if folders else 0, self.model.max_length if folders else 0, cut_at(self.model, new)),
             Decode(
                 plan.settings("forward"), plan.settings("decode"), engines, dialogue.decode,
                 plan.settings("batch").get("order") == "length",
             ),
         ]  # fmt: skip
 
-    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+    def knobs(self) -> Mapping[str, Sequence[Knob]]:
         template = {"template": Template.knobs} if self.templated else {}
         return {**template, "tokenize": (), "context": Context.knobs, **self.base_knobs()}
 
-    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+    def stock(self) -> dict[str, dict[str, Any]]:
         """transformers' `generate` as the folder asks for it, one prompt a call, but greedy: what others are held against."""
-        makes_text(model, self.name)
-        asked = asked_by(model)
+        makes_text(self.model, self.name)
+        asked = asked_by(self.model)
         return {
-            "forward": {"engine": first_engine(model), "precision": "as-is" if model.format == "remote" else "fp32"},
-            "decode": {"temperature": 0.0, **decoding_of(asked), "max_new_tokens": new_tokens(asked, model.max_length)},
+            "forward": {
+                "engine": first_engine(self.model),
+                "precision": "as-is" if self.model.format == "remote" else "fp32",
+            },
+            "decode": {
+                "temperature": 0.0,
+                **decoding_of(asked),
+                "max_new_tokens": new_tokens(asked, self.model.max_length),
+            },
         }
 
-    def tries(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
-        """What a search may change: (name, changes, whether the answers stay the same)."""
-        return [*engine_tries(model), *decoding_tries(plan, model)]
+    def changes(self, plan: Plan) -> list[Change]:
+        return [*engine_changes(self.model), *decoding_changes(plan, self.model)]
 
-    def priced_changes(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
-        """What `weigh` prices, each alone on top of this plan."""
+    def alternatives(self, plan: Plan) -> list[Change]:
         new = int(plan.settings("decode").get("max_new_tokens", 256))
-        shorter = [(f"at most {n} tokens", {"decode.max_new_tokens": n}, False) for n in (32, 64, 128) if n < new]
-        room = min(int(plan.settings("context").get("max_tokens", 0)) or model.max_length, model.max_length)
+        shorter = [Change(f"at most {n} tokens", {"decode.max_new_tokens": n}, False) for n in (32, 64, 128) if n < new]
+        room = min(int(plan.settings("context").get("max_tokens", 0)) or self.model.max_length, self.model.max_length)
         less = [
-            (f"a context of {n} tokens", {"context.max_tokens": n}, False) for n in (512, 1024, 2048) if new < n < room
+            Change(f"a context of {n} tokens", {"context.max_tokens": n}, False)
+            for n in (512, 1024, 2048)
+            if new < n < room
         ]
-        found = [*self.tries(model, plan), *shorter, *less]
-        return [one for one in found if plan.with_(**one[1]) != plan]
+        found = [*self.changes(plan), *shorter, *less]
+        return [one for one in found if plan.with_(**one.choices) != plan]
 
     def normalise(self, value: Any) -> Any:
         if isinstance(value, Mapping) and "prompt" in value:

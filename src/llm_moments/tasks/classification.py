@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_moments import labels as meaning
 from llm_moments import stats
-from llm_moments.core import Knob, Pace
+from llm_moments.core import Knob, Task
 from llm_moments.errors import DataError, PlanError
 from llm_moments.labels import MULTI, REGRESSION, SINGLE
 
@@ -37,53 +37,51 @@ class Answer:
     scores: dict[str, float]
 
 
-class Classification:
+class Classification(Task):
     """Single label, multi-label, regression, as the model's `problem_type` says. Subclasses add the inputs."""
 
-    pace = Pace()
+    def metric(self) -> str:
+        return METRICS[self.model.problem_type]
 
-    def metric(self, model: Any) -> str:
-        return METRICS[model.problem_type]
-
-    def has_margins(self, model: Any) -> bool:
-        return model.problem_type != REGRESSION
+    def has_margins(self) -> bool:
+        return self.model.problem_type != REGRESSION
 
     # -- answers
 
-    def answers(self, outputs: np.ndarray, model: Any) -> list[Answer]:
-        labels = model.labels
-        if model.problem_type == REGRESSION:
+    def answers(self, outputs: np.ndarray) -> list[Answer]:
+        labels = self.model.labels
+        if self.model.problem_type == REGRESSION:
             return [Answer(float(row[0]), None, dict(zip(labels, map(float, row), strict=True))) for row in outputs]
-        probabilities = self.probabilities(outputs, model)
+        probabilities = self.probabilities(outputs)
         best = probabilities.argmax(axis=1)
         answers = []
         for row, winner in zip(probabilities.tolist(), best.tolist(), strict=True):
             chosen: Any = labels[winner]
-            if model.problem_type == MULTI:
+            if self.model.problem_type == MULTI:
                 chosen = [label for label, p in zip(labels, row, strict=True) if p >= 0.5]
             answers.append(Answer(chosen, row[winner], dict(zip(labels, row, strict=True))))
         return answers
 
-    def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """float64 [n, classes]: softmax, or sigmoid for multi-label; outputs themselves for regression."""
         outputs = outputs.astype(np.float64)
-        if model.problem_type == REGRESSION:
+        if self.model.problem_type == REGRESSION:
             return outputs
-        if model.problem_type == MULTI:
+        if self.model.problem_type == MULTI:
             return 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
         powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
-    def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
+    def margins(self, outputs: np.ndarray) -> np.ndarray:
         """Distance of the two best logits; of the least sure logit from 0 for multi-label.
 
         A number has none: nothing in a regression's output says how sure it is.
         """
-        if model.problem_type == REGRESSION:
+        if self.model.problem_type == REGRESSION:
             raise PlanError(
-                f"{model.name} is a regression: its answers have no margin, so no cascade can be made of it"
+                f"{self.model.name} is a regression: its answers have no margin, so no cascade can be made of it"
             )
-        if model.problem_type == MULTI:
+        if self.model.problem_type == MULTI:
             return np.abs(outputs).min(axis=1)
         if outputs.shape[1] == 1:
             return np.full(len(outputs), np.inf)  # the only answer there is
@@ -92,15 +90,15 @@ class Classification:
 
     # -- references and scores
 
-    def has_label(self, value: Any, model: Any) -> bool:
-        return meaning.labelled(value, model.problem_type)
+    def has_label(self, value: Any) -> bool | None:
+        return meaning.labelled(value, self.model.problem_type)
 
-    def reader(self, column: Iterable[Any], model: Any) -> meaning.Reading:
-        return meaning.reading(model.problem_type, model.labels, column)
+    def reader(self, column: Iterable[Any]) -> meaning.Reading:
+        return meaning.reading(self.model.problem_type, self.model.labels, column)
 
-    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+    def references(self, raw: Iterable[Any]) -> list[Any]:
         column, found = list(raw), []
-        read = self.reader(column, model)
+        read = self.reader(column)
         for row, value in enumerate(column, 1):
             try:
                 found.append(read(value))
@@ -108,53 +106,53 @@ class Classification:
                 raise DataError(f"row {row}: {error}") from None
         return found
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
-        if model.problem_type == SINGLE:
+    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
+        if self.model.problem_type == SINGLE:
             return (outputs.argmax(axis=1) == np.asarray(references)).astype(np.float64)
-        if model.problem_type == MULTI:
+        if self.model.problem_type == MULTI:
             return np.array([_f1(row, ref) for row, ref in zip(outputs > 0, references, strict=True)])
         truth = np.asarray(references, np.float64)
         spread = float(truth.var()) or 1.0  # the mean of these scores is R² of the set
         return 1 - (outputs[:, 0].astype(np.float64) - truth) ** 2 / spread
 
-    def bounds(self, model: Any) -> tuple[float, float]:
-        return (-np.inf, 1.0) if model.problem_type == REGRESSION else (0.0, 1.0)
+    def bounds(self) -> tuple[float, float]:
+        return (-np.inf, 1.0) if self.model.problem_type == REGRESSION else (0.0, 1.0)
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
-        return self.scores(outputs, self.as_references(baseline, model), model)
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        return self.scores(outputs, self.as_references(baseline))
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
         """float64 [n]: how far apart two models' outputs are, example by example.
 
         Jensen-Shannon divergence of the probabilities in nats (mean over the labels where there may be several);
         for numbers the squared difference, as a share of the variance of the first outputs.
         """
-        if model.problem_type == REGRESSION:
+        if self.model.problem_type == REGRESSION:
             spread = float(outputs.var()) or 1.0
             return np.asarray(((outputs - others).astype(np.float64) ** 2).mean(axis=1) / spread)
-        p, q = (self.probabilities(o, model) for o in (outputs, others))
-        if model.problem_type == MULTI:
+        p, q = (self.probabilities(o) for o in (outputs, others))
+        if self.model.problem_type == MULTI:
             pairs = [stats.divergence(np.c_[a, 1 - a], np.c_[b, 1 - b]) for a, b in zip(p.T, q.T, strict=True)]
             return np.asarray(np.mean(pairs, axis=0))
         return stats.divergence(p, q)
 
-    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
-        if model.problem_type == SINGLE:
+    def as_references(self, outputs: np.ndarray) -> list[Any]:
+        if self.model.problem_type == SINGLE:
             return list(outputs.argmax(axis=1))
-        if model.problem_type == MULTI:
+        if self.model.problem_type == MULTI:
             return [frozenset(np.flatnonzero(row > 0).tolist()) for row in outputs]
         return outputs[:, 0].tolist()
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
         """bool [n]: the same answer, and no probability further off than that."""
-        apart = np.abs(self.probabilities(outputs, model) - self.probabilities(others, model)).max(axis=1)
-        return (apart <= within) & self.argmax_equal(outputs, others, model)
+        apart = np.abs(self.probabilities(outputs) - self.probabilities(others)).max(axis=1)
+        return (apart <= within) & self.argmax_equal(outputs, others)
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
         """bool [n]: whether the answers are the same (within 1e-2 of the spread for regression)."""
-        if model.problem_type == SINGLE:
+        if self.model.problem_type == SINGLE:
             return outputs.argmax(axis=1) == others.argmax(axis=1)
-        if model.problem_type == MULTI:
+        if self.model.problem_type == MULTI:
             return ((outputs > 0) == (others > 0)).all(axis=1)
         return np.abs(outputs - others)[:, 0] <= 1e-2 * (float(others.std()) or 1.0)
 

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
-Changes = Mapping[str, Any]
+from llm_moments.core import Change, Pipeline
+from llm_moments.core.pipeline import knobs_of
+from llm_moments.core.task import Extent
+from llm_moments.steps.truncate import LENGTHS
+
 TOKEN_RUNGS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
-
-
-@dataclass(frozen=True)
-class Extent:
-    """knob: the choice of the plan that sets it; unit: what it counts, in words.
-
-    before: lossless choices that save work ahead of the model. tunable: lossless choices that are tried one by
-    one on the best plan. others: lossy choices of the input beside the extent.
-    """
-
-    knob: str
-    unit: str
-    before: Changes = field(default_factory=dict)
-    tunable: Sequence[tuple[str, Sequence[Any]]] = ()
-    others: Sequence[Changes] = ()
-
-    def of(self, plan: Mapping[str, Mapping[str, Any]]) -> int:
-        step, _, knob = self.knob.partition(".")
-        return int(plan[step][knob])
-
 
 TOKENS = Extent(
     "truncate.max_length", "tokens",
@@ -45,3 +27,16 @@ PIXELS = Extent(
 WORDS = Extent(
     "vectorize.words", "words", tunable=(("batch.size", (128, 256)),), others=({"vectorize.ngrams": 1},)
 )  # fmt: skip
+
+
+def shorter(pipe: Pipeline, longest: int) -> Iterator[Change]:
+    """Shorter texts. longest: tokens of the longest row of the data."""
+    now = int(pipe.plan.get_choice("truncate.max_length") or pipe.model.max_length)
+    rungs = [n for n in LENGTHS if 16 <= n < min(now, longest)]
+    for length in rungs:
+        yield Change(f"cut at {length} tokens", {"truncate.max_length": length})
+    if rungs and "truncate.side" in knobs_of(pipe):
+        middle = rungs[len(rungs) // 2]
+        for side in ("tail", "head+tail"):
+            choices = {"truncate.max_length": middle, "truncate.side": side}
+            yield Change(f"cut at {middle} tokens, {side}", choices)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Knob, Pace, one_of
-from llm_moments.errors import DataError, PlanError
+from llm_moments.core import Change, Knob, Plan, SampleSizes, Task, one_of
+from llm_moments.errors import DataError
 from llm_moments.steps.decode import FORWARD, Decode
 from llm_moments.tasks.metrics import common_prefix, text_metric
 
@@ -25,7 +26,7 @@ class TextAnswer:
     text: str
 
 
-class Generation:
+class Generation(Task):
     """Outputs are an array of texts `[n]`; a score is given for each of them.
 
     metric_name: how an answer is held against its reference. Without references, an answer is held against the
@@ -35,35 +36,32 @@ class Generation:
     name = "generation"
     default_metric = "chrF"
     agrees = "share of the words up to the first other one"  # what `agreement` is; '': the metric
+    strategy = "greedy"
+    streams = True
     engines_open = 2  # each holds all weights
-    pace = Pace(32, 4, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
+    sizes = SampleSizes(32, 4, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
     sorts: Mapping[str, Any] = {"batch.order": "length"}
 
-    def __init__(self, metric: str | None = None):
+    def __init__(self, model: Any, metric: str | None = None):
+        super().__init__(model, metric)
         self.metric_name = metric or self.default_metric
         self._score = None if metric is None else text_metric(metric)  # a name that is unknown is told at once
 
-    def metric(self, model: Any) -> str:
+    def metric(self) -> str:
         return self.metric_name
 
-    def has_margins(self, model: Any) -> bool:
-        return False
-
-    def margins(self, outputs: np.ndarray, model: Any) -> np.ndarray:
-        raise PlanError(f"{model.name} makes texts: they do not say how sure they are, so no cascade can be made of it")
-
-    def probabilities(self, outputs: np.ndarray, model: Any) -> np.ndarray:
-        raise PlanError(f"{model.name} makes texts, which have no probabilities")
+    def save_inputs(self, plan: Plan, folder: Path) -> None:
+        self.model.tokenizer.save_pretrained(folder)
 
     def base_knobs(self) -> dict[str, Sequence[Knob]]:
         return {"forward": FORWARD, "decode": Decode.knobs, "batch": BATCH}
 
     # -- answers and scores
 
-    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+    def answers(self, outputs: np.ndarray) -> list[Any]:
         return [TextAnswer(str(text)) for text in outputs]
 
-    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+    def references(self, raw: Iterable[Any]) -> list[Any]:
         return [self._reference(value, row) for row, value in enumerate(raw, 1)]
 
     @staticmethod
@@ -74,29 +72,29 @@ class Generation:
             raise DataError(f"row {row}: the reference {value!r:.60} is not a text")
         return value
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
         self._score = self._score or text_metric(self.metric_name)
         return np.array([self._score(str(o), str(r)) for o, r in zip(outputs, references, strict=True)], np.float64)
 
-    def bounds(self, model: Any) -> tuple[float, float]:
+    def bounds(self) -> tuple[float, float]:
         return (0.0, 1.0)
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         return np.array([common_prefix(str(o), str(b)) for o, b in zip(outputs, baseline, strict=True)], np.float64)
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
         """float64 [n]: share of the words that are not part of the beginning both texts have; 0 for the same texts."""
-        return 1 - self.agreement(outputs, others, model)
+        return 1 - self.agreement(outputs, others)
 
-    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+    def as_references(self, outputs: np.ndarray) -> list[Any]:
         return [str(text) for text in outputs]
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
         return np.asarray(outputs) == np.asarray(others)
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
         """bool [n]: whether a change gave the same answer, as a lossless one must."""
-        return self.argmax_equal(outputs, others, model)
+        return self.argmax_equal(outputs, others)
 
 
 def whole_text(value: Any, what: str) -> str:
@@ -128,10 +126,7 @@ def on_gpu() -> bool:
     return best_device("auto") != "cpu"
 
 
-Try = tuple[str, dict[str, Any], bool]
-
-
-def engine_tries(model: Any) -> list[Try]:
+def engine_changes(model: Any) -> list[Change]:
     """Every engine that is here and reads this model's format, in each of its precisions: what is soon open comes first,
     the baseline's own engine last; a quantised file as it is, then lower precisions. fp16 is left to a GPU: a CPU
     computes it slower than fp32."""
@@ -141,35 +136,37 @@ def engine_tries(model: Any) -> list[Try]:
     order: tuple[str, ...] = ("int4", "int8", "int8-bf16", "bf16", "fp16", "fp32")
     order = ("as-is", *order) if model.format == "gguf" else (*order, "as-is")
     names = sorted(available(GENERATORS), key=lambda n: (n == first_engine(model), engine_class(n).builds))
-    found: list[Try] = []
+    found: list[Change] = []
     for name in names:
-        cls = engine_class(name)
-        if model.format not in getattr(cls, "formats", ()):
+        cls: Any = engine_class(name)
+        if model.format not in cls.formats:
             continue
         slow = () if cls.cpu_only or on_gpu() else ("fp16",)
         floats_first = ("fp32", *order) if cls.builds else order  # other graphs are then made from that one
         for precision in sorted(set(cls.precisions) - set(slow), key=floats_first.index):
-            found.append((f"{name} {precision}", put_on(name, precision), precision == "fp32"))
+            found.append(Change(f"{name} {precision}", put_on(name, precision), precision == "fp32"))
     return found
 
 
-def decoding_tries(plan: Any, model: Any) -> list[Try]:
+def decoding_changes(plan: Any, model: Any) -> list[Change]:
     """Knobs of the engine that the plan has: those it cannot follow are left out."""
     from llm_moments.engines.base import engine_class
 
     forward, decode = plan.settings("forward"), plan.settings("decode")
     cls: Any = engine_class(forward.get("engine", "transformers"))
-    found: list[Try] = []
+    found: list[Change] = []
     if "streams" in cls.takes:
         found += [
-            (f"{n} together", {"forward.streams": n}, True) for n in (2, 4, 8, 16, 32) if n > forward.get("streams", 1)
+            Change(f"{n} together", {"forward.streams": n}, True)
+            for n in (2, 4, 8, 16, 32)
+            if n > forward.get("streams", 1)
         ]
     if "lookup" in cls.decodes and not decode.get("lookup"):
-        found.append(("prompt lookup", {"decode.lookup": 5}, True))
+        found.append(Change("prompt lookup", {"decode.lookup": 5}, True))
     if "prefix_reuse" in cls.takes and not forward.get("prefix_reuse"):
-        found.append(("prefix reuse", {"forward.prefix_reuse": True}, True))
+        found.append(Change("prefix reuse", {"forward.prefix_reuse": True}, True))
     if "kv_precision" in cls.takes and not forward.get("kv_precision"):
-        found.append(("int8 cache", {"forward.kv_precision": "int8"}, False))
+        found.append(Change("int8 cache", {"forward.kv_precision": "int8"}, False))
     if decode.get("beams", 1) > 1:
-        found += [(f"beams {n}", {"decode.beams": n}, False) for n in (2, 1) if n < decode["beams"]]
+        found += [Change(f"beams {n}", {"decode.beams": n}, False) for n in (2, 1) if n < decode["beams"]]
     return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Batch, Knob, Pace, Plan, Step, one_of, whole
+from llm_moments.core import Batch, Change, Knob, Pipeline, Plan, SampleSizes, Step, one_of, whole
 from llm_moments.errors import DataError, EngineError
 from llm_moments.images import Image, Keeper, image_of, size_of
 from llm_moments.steps.batch_images import BatchImages
@@ -18,7 +18,7 @@ from llm_moments.steps.forward import Forward
 from llm_moments.steps.process_image import BatchPrepared, Process, Processor
 from llm_moments.steps.resize import Resize
 from llm_moments.tasks.classification import CASCADE, Classification
-from llm_moments.tasks.extents import PIXELS, Changes
+from llm_moments.tasks.extents import PIXELS
 from llm_moments.tasks.preprocessing import Preprocessing, affine, preprocessing, write
 
 ROOM = 512 << 20  # bytes of decoded pixels and of arrays that are held at a time
@@ -28,16 +28,16 @@ PEEK = 8  # images whose header is read to know how many may be decoded together
 class ImageClassification(Classification):
     name = "image-classification"
     heals = True  # a smaller model can be taught in `improve`
-    pace = Pace(window=1024)
+    sizes = SampleSizes(window=1024)
     sorts: Mapping[str, Any] = {"batch.size": 64}
     extent = PIXELS
 
     # -- the pipeline
 
-    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        wanted = preprocessing(model)
+    def steps(self, plan: Plan, engines: Any) -> list[Step]:
+        wanted = preprocessing(self.model)
         decode, resize = self._chosen(wanted, plan)
-        height, width = self.shape(model, plan)[1:]
+        height, width = self.shape(plan)[1:]
         channels = int(decode["channels"])
         if wanted.processor is not None:
             return self._delegated(wanted.processor, wanted.even, decode, plan, engines, [height, width])
@@ -69,14 +69,14 @@ class ImageClassification(Classification):
         own = {"decode": {"channels": wanted.channels}, **self._stock(wanted)}
         return {**own["decode"], **plan.settings("decode")}, {**own["resize"], **plan.settings("resize")}
 
-    def shape(self, model: Any, plan: Plan) -> tuple[int, int, int]:
+    def shape(self, plan: Plan) -> tuple[int, int, int]:
         """Channels, height and width of what the model is given."""
-        wanted = preprocessing(model)
+        wanted = preprocessing(self.model)
         height = int(plan.settings("resize").get("size", wanted.size))
         return wanted.channels, height, max(round(height * wanted.width / wanted.height), 1)
 
-    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
-        wanted = preprocessing(model)
+    def knobs(self) -> Mapping[str, Sequence[Knob]]:
+        wanted = preprocessing(self.model)
         own = self._stock(wanted)
         if wanted.processor is not None:
             fixed = Knob(
@@ -88,16 +88,16 @@ class ImageClassification(Classification):
             }  # fmt: skip
         return {
             "decode": tuple(_with_default(knob, own["decode"]) for knob in Decode.knobs),
-            "resize": tuple(_with_default(_bounded(knob, model), own["resize"]) for knob in Resize.knobs),
+            "resize": tuple(_with_default(_bounded(knob, self.model), own["resize"]) for knob in Resize.knobs),
             "batch": BatchImages.knobs,
             "forward": Forward.knobs,
             "cascade": CASCADE,
         }
 
-    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+    def stock(self) -> dict[str, dict[str, Any]]:
         """What transformers' own image processor and `pipeline(batch_size=32)` do."""
         return {
-            **self._stock(preprocessing(model)),
+            **self._stock(preprocessing(self.model)),
             "batch": {"size": 32},
             "forward": {"engine": "torch", "precision": "fp32"},
         }
@@ -114,10 +114,10 @@ class ImageClassification(Classification):
 
     def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
         """Sizes below that of the plan, from about a third of it on, smallest first, and the plan's own."""
-        now, knob = PIXELS.of(pipe.plan), next(k for k in self.knobs(pipe.model)["resize"] if k.name == "size")
+        now, knob = PIXELS.of(pipe.plan), next(k for k in self.knobs()["resize"] if k.name == "size")
         return sorted({n for n in knob.values if 0.3 * now <= n < 0.95 * now} | {now})
 
-    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
+    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
         """What would change something for these images: drafts are for files, grey for colours."""
         wanted = preprocessing(pipe.model)
         if wanted.processor is not None:
@@ -136,21 +136,33 @@ class ImageClassification(Classification):
                 found.append(change)
         return found
 
-    def by_hand(self, model: Any, plan: Plan) -> int:
+    def inputs(self, pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
+        now = PIXELS.of(pipe.plan)
+        for size in self.rungs(pipe, values):
+            if size != now:
+                yield Change(f"images of {size} pixels", {PIXELS.knob: size})
+        for choices in self.others(pipe, pipe.plan, values):
+            ((name, value),) = choices.items()
+            yield Change(f"{name.partition('.')[2]} {value}", dict(choices))
+        crop = pipe.plan.settings("resize")
+        for share in [n for n in (1.0, 0.95, 0.9, 0.8) if crop.get("fit") == "crop" and n != crop.get("crop")]:
+            yield Change(f"crop {share}", {"resize.crop": share})
+
+    def by_hand(self, plan: Plan) -> int:
         """The size that a careful engineer would take: the model's own."""
         return PIXELS.of(plan)
 
-    def calibrating(self, model: Any) -> dict[str, Any] | None:
+    def calibrating(self) -> dict[str, Any] | None:
         return {"batch.size": 1}
 
-    def rows_at_once(self, batch: Batch, model: Any, plan: Plan) -> int:
+    def rows_at_once(self, batch: Batch, plan: Plan) -> int:
         """How many images may be decoded and batched before any is computed, by their headers: one large image
         among many small ones counts."""
         window = int(plan.settings("batch").get("window", 1024))
         if batch.size <= 1:
             return window
         files = [image for image in batch["input"] if image.array is None]
-        channels, height, width = self.shape(model, plan)
+        channels, height, width = self.shape(plan)
         decoded = max((area_of(image) for image in files), default=0) * 3
         return int(np.clip(ROOM // (decoded + 5 * channels * height * width), 1, window))
 
@@ -163,9 +175,9 @@ class ImageClassification(Classification):
             if isinstance(step, Decode | Resize):
                 step.keeper = keeper
 
-    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
-        _, height, width = self.shape(model, plan)
-        write(replace(preprocessing(model), height=height, width=width), folder)
+    def save_inputs(self, plan: Plan, folder: Path) -> None:
+        _, height, width = self.shape(plan)
+        write(replace(preprocessing(self.model), height=height, width=width), folder)
 
     def normalise(self, value: Any) -> Image:
         return image_of(value)

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from llm_moments import labels
-from llm_moments.core import Batch, Example, Knob, Plan, Recorder, Step
+from llm_moments.core import Batch, Change, Example, Knob, Plan, Recorder, Step
 from llm_moments.errors import DataError, PlanError
 from llm_moments.steps.prompt import Dialogue, Messages
 from llm_moments.tasks.chat import Chat, TextGeneration, dialogue_of
-from llm_moments.tasks.generation import Try, whole_text
+from llm_moments.tasks.generation import whole_text
 
 SAME = 1e-3  # nats per token: differences below are rounding, and the answer counts as the same
 MOST = 1000  # choices of a row
@@ -124,43 +124,44 @@ class _Likelihood(TextGeneration):
     default_metric = "likelihood"
     agrees = ""
 
-    def __init__(self, metric: str):
-        self.metric_name, self._score = metric, None
+    def __init__(self, model: Any, metric: str | None = None):
+        super().__init__(model)
+        self.metric_name = metric or self.default_metric
 
-    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        if model.format == "remote":
+    def steps(self, plan: Plan, engines: Any) -> list[Step]:
+        if self.model.format == "remote":
             raise PlanError("a server does not tell the log-probability of every token; judge it by another metric")
-        before = [step for step in super().steps(model, plan, engines) if step.name not in ("batch", "decode")]
-        last = LogLikelihood(plan.settings("forward"), engines, dialogue_of(model), model.max_length)
+        before = [step for step in super().steps(plan, engines) if step.name not in ("batch", "decode")]
+        last = LogLikelihood(plan.settings("forward"), engines, dialogue_of(self.model), self.model.max_length)
         return [Split(), *before, last]
 
-    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+    def knobs(self) -> Mapping[str, Sequence[Knob]]:
         """Nothing is decoded: knobs of decoding may be set and have no value that is worth a try."""
-        known = super().knobs(model)
+        known = super().knobs()
         return {
             step: [replace(k, values=()) if f"{step}.{k.name}".startswith(DECODING) else k for k in knobs]
             for step, knobs in known.items()
         }
 
-    def tries(self, model: Any, plan: Plan) -> list[Try]:
-        return _without_decoding(super().tries(model, plan))
+    def changes(self, plan: Plan) -> list[Change]:
+        return _without_decoding(super().changes(plan))
 
-    def priced_changes(self, model: Any, plan: Plan) -> list[Try]:
-        return _without_decoding(super().priced_changes(model, plan))
+    def alternatives(self, plan: Plan) -> list[Change]:
+        return _without_decoding(super().alternatives(plan))
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
-        return self.argmax_equal(outputs, baseline, model).astype(np.float64)
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        return self.argmax_equal(outputs, baseline).astype(np.float64)
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
         """float64 [n]: mean distance of the texts' log-probabilities per token, in nats."""
         return np.asarray(np.nanmean(_apart(outputs, others), axis=1))
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
+    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
         return np.asarray(np.nanmax(_apart(outputs, others), axis=1) <= max(within, SAME))
 
 
-def _without_decoding(tries: list[Try]) -> list[Try]:
-    return [one for one in tries if not any(name.startswith(DECODING) for name in one[1])]
+def _without_decoding(changes: list[Change]) -> list[Change]:
+    return [one for one in changes if not any(name.startswith(DECODING) for name in one.choices)]
 
 
 def per_token(outputs: np.ndarray) -> np.ndarray:
@@ -179,6 +180,8 @@ def _apart(outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
 class _OfReference(_Likelihood):
     """Every example needs a reference; its score is the mean log-probability per token of it."""
 
+    joins = True
+
     def prepared(self, example: Example) -> Example:
         if not isinstance(example.reference, str) or not example.reference:
             raise DataError(
@@ -193,19 +196,19 @@ class _OfReference(_Likelihood):
             raise DataError("the metric likelihood judges rows that have references; this input has none")
         return Given(super().normalise(value["given"]), tuple(whole_text(t, "a reference") for t in value["texts"]))
 
-    def bounds(self, model: Any) -> tuple[float, float]:
+    def bounds(self) -> tuple[float, float]:
         return (-np.inf, 0.0)
 
-    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+    def answers(self, outputs: np.ndarray) -> list[Any]:
         return [float(value) for value in per_token(outputs)[:, 0]]
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
         return per_token(outputs)[:, 0]
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
-        return self.close(outputs, others, model, SAME)
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return self.close(outputs, others, SAME)
 
-    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+    def as_references(self, outputs: np.ndarray) -> list[Any]:
         raise PlanError("likelihoods are no references; choose another metric")
 
 
@@ -213,6 +216,7 @@ class _OfChoices(_Likelihood):
     """Rows hold `choices`; a reference is the number of the right one, from 0, or its text."""
 
     default_metric = "accuracy"
+    joins = True
 
     def prepared(self, example: Example) -> Example:
         answer, texts = example.reference, self.normalise(example.input).texts
@@ -229,7 +233,7 @@ class _OfChoices(_Likelihood):
         texts = _texts(value["choices"])
         return Given(super().normalise({k: v for k, v in value.items() if k != "choices"}), texts)
 
-    def references(self, raw: Iterable[Any], model: Any) -> list[Any]:
+    def references(self, raw: Iterable[Any]) -> list[Any]:
         found = list(raw)
         for row, value in enumerate(found, 1):
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -241,20 +245,20 @@ class _OfChoices(_Likelihood):
         by = per_token(outputs) if self.metric_name.startswith("normalised") else outputs[:, :, 0]
         return np.asarray(np.where(np.isnan(by), -np.inf, by).argmax(axis=1))
 
-    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+    def answers(self, outputs: np.ndarray) -> list[Any]:
         return [_choice(row, int(best)) for row, best in zip(outputs, self.best(outputs), strict=True)]
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
         return np.asarray(self.best(outputs) == np.asarray(references), np.float64)
 
-    def as_references(self, outputs: np.ndarray, model: Any) -> list[Any]:
+    def as_references(self, outputs: np.ndarray) -> list[Any]:
         return [int(best) for best in self.best(outputs)]
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
         return self.best(outputs) == self.best(others)
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, model: Any, within: float) -> np.ndarray:
-        return super().close(outputs, others, model, within) & self.argmax_equal(outputs, others, model)
+    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+        return super().close(outputs, others, within) & self.argmax_equal(outputs, others)
 
 
 def _choice(row: np.ndarray, best: int) -> ChoiceAnswer:
@@ -310,8 +314,7 @@ class TextReference(_OfReference, TextGeneration):
 
 
 class TextChoice(_OfChoices, TextGeneration):
-    def __init__(self, metric: str = "accuracy"):
-        super().__init__(metric)
+    pass
 
 
 KINDS = {
@@ -320,6 +323,6 @@ KINDS = {
 }  # fmt: skip
 
 
-def judged(task: str, metric: str) -> Any:
+def judged(task: str, model: Any, metric: str) -> Any:
     """The task of that name with its examples judged by likelihood."""
-    return KINDS[task, metric.removeprefix("normalised ")](metric)
+    return KINDS[task, metric.removeprefix("normalised ")](model, metric)

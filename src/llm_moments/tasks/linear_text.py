@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_moments.core import Knob, Plan, Step
+from llm_moments.core import Change, Knob, Pipeline, Plan, Step
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.sparse import SparseBatches, linear_steps
 from llm_moments.steps.vectorize import Vectorize, words
-from llm_moments.tasks.extents import TOKEN_RUNGS, WORDS, Changes
+from llm_moments.tasks.extents import TOKEN_RUNGS, WORDS
 from llm_moments.tasks.text_classification import CASCADE, TextClassification
 
 
@@ -20,10 +20,10 @@ class LinearText(TextClassification):
     extent = WORDS
     heals = False  # there is nothing smaller to teach
 
-    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        return linear_steps(model, plan, engines)
+    def steps(self, plan: Plan, engines: Any) -> list[Step]:
+        return linear_steps(self.model, plan, engines)
 
-    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+    def knobs(self) -> Mapping[str, Sequence[Knob]]:
         return {
             "vectorize": Vectorize.knobs,
             "batch": SparseBatches.knobs,
@@ -31,7 +31,7 @@ class LinearText(TextClassification):
             "cascade": CASCADE,
         }
 
-    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+    def stock(self) -> dict[str, dict[str, Any]]:
         return {
             "vectorize": {"words": 0, "ngrams": 0},
             "batch": {"order": "input", "size": 32},
@@ -44,14 +44,22 @@ class LinearText(TextClassification):
         longest = max((len(words(text)) for text in texts), default=0)
         return [*(n for n in TOKEN_RUNGS if n < longest), 0]
 
-    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
+    def inputs(self, pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
+        now = WORDS.of(pipe.plan)
+        for count in self.rungs(pipe, values):
+            if count and (not now or count < now):
+                yield Change(f"the first {count} words", {WORDS.knob: count})
+        for choices in self.others(pipe, pipe.plan, values):
+            yield Change("single words only", dict(choices))
+
+    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
         return [*WORDS.others] if pipe.model.vectorizer.ngrams > 1 else []
 
-    def by_hand(self, model: Any, plan: Plan) -> int:
+    def by_hand(self, plan: Plan) -> int:
         return WORDS.of(plan)
 
-    def calibrating(self, model: Any) -> dict[str, Any] | None:
+    def calibrating(self) -> dict[str, Any] | None:
         return None  # no engine in int8 takes it
 
-    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
+    def save_inputs(self, plan: Plan, folder: Path) -> None:
         """Nothing beside the weights: the vocabulary is in them."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Knob, Pace, Plan, Step
+from llm_moments.core import Change, Knob, Plan, SampleSizes, Step
 from llm_moments.errors import EngineMissing, InputError, ModelError
 from llm_moments.generation_settings import asked_by, decoding_of
 from llm_moments.steps.audio import Held, check, source_of
@@ -20,7 +20,7 @@ from llm_moments.steps.features import FEATURES
 from llm_moments.steps.speech_tokens import SpeechTokens
 from llm_moments.steps.transcribe import Segment, Transcribe
 from llm_moments.steps.vad import silero_file
-from llm_moments.tasks.generation import Generation, engine_tries
+from llm_moments.tasks.generation import Generation, engine_changes
 from llm_moments.tasks.metrics import char_errors, word_errors
 
 DRAWN = [0.2, 0.4, 0.6, 0.8, 1.0]  # Whisper's own
@@ -55,39 +55,40 @@ class SpeechRecognition(Generation):
     default_metric = "WER"
     agrees = ""
     # Eight clips at a time, since fewer do not show what hearing several together saves.
-    pace = Pace(64, 8, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
+    sizes = SampleSizes(64, 8, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
 
-    def __init__(self, metric: str | None = None):
+    def __init__(self, model: Any, metric: str | None = None):
+        super().__init__(model)
         chosen = (metric or self.default_metric).upper().removeprefix("1 - ")
         if chosen not in METRICS:
             raise InputError(f"unknown metric {metric!r}; speech is judged by {' or '.join(METRICS)}")
         self.kind, self.metric_name = chosen, f"1 - {chosen}"
 
-    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        return [Transcribe(plan, engines, tokens_of(model), bins_of(model))]
+    def steps(self, plan: Plan, engines: Any) -> list[Step]:
+        return [Transcribe(plan, engines, tokens_of(self.model), bins_of(self.model))]
 
-    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+    def knobs(self) -> Mapping[str, Sequence[Knob]]:
         return {
             "vad": VAD, "chunk": CHUNK, "features": FEATURES, "fallback": FALLBACK, "speech": Transcribe.knobs,
             **self.base_knobs(),
         }  # fmt: skip
 
-    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+    def stock(self) -> dict[str, dict[str, Any]]:
         """CTranslate2: as faster-whisper has it (5 beams, drawn again where bad, no VAD), but chunks are heard apart:
         what was said before is not shown to the model, so that several are written down together. Others: transformers' `generate` (greedy, fp32, never again).
         Over both goes what the folder itself says."""
-        fast = model.format == "ctranslate2"
-        asked = asked_by(model)
+        fast = self.model.format == "ctranslate2"
+        asked = asked_by(self.model)
         decode = {
             name: value
             for name, value in decoding_of(asked).items()
             if name in ("beams", "repetition_penalty", "length_penalty")
         }
         return {
-            "chunk": {"length": 30.0}, "speech": spoken(model, asked),
-            "forward": {"engine": "ctranslate2", "precision": "as-is", "streams": together(model)} if fast
+            "chunk": {"length": 30.0}, "speech": spoken(self.model, asked),
+            "forward": {"engine": "ctranslate2", "precision": "as-is", "streams": together(self.model)} if fast
             else {"engine": "transformers", "precision": "fp32"},
-            "decode": {"beams": 5 if fast else 1, **decode, "max_new_tokens": new_tokens(model, asked)},
+            "decode": {"beams": 5 if fast else 1, **decode, "max_new_tokens": new_tokens(self.model, asked)},
             "fallback": ({"temperatures": DRAWN} if fast else {}) | fallback_of(asked),
         }  # fmt: skip
 
@@ -100,13 +101,13 @@ class SpeechRecognition(Generation):
 
     # -- answers and scores
 
-    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+    def answers(self, outputs: np.ndarray) -> list[Any]:
         return [
             SpeechAnswer(str(text), getattr(text, "language", ""), list(getattr(text, "segments", ())))
             for text in outputs
         ]
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
         found = [self._errors(o, r) for o, r in zip(outputs, references, strict=True)]
         errors, sizes = np.array(found, np.float64).reshape(-1, 2).T
         return 1 - errors / max(float(sizes.mean()) if len(sizes) else 1.0, 1e-9 if sizes.any() else 1.0)
@@ -115,15 +116,15 @@ class SpeechRecognition(Generation):
         plain = normaliser(getattr(answer, "language", "") or "en")
         return METRICS[self.kind](plain(str(answer)), plain(str(reference)))
 
-    def bounds(self, model: Any) -> tuple[float, float]:
+    def bounds(self) -> tuple[float, float]:
         """A transcript may hold any number of words too many."""
         return (-math.inf, 1.0)
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray, model: Any) -> np.ndarray:
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         """float64 [n]: the score with the baseline's transcripts as references."""
-        return self.scores(outputs, list(baseline), model)
+        return self.scores(outputs, list(baseline))
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray, model: Any) -> np.ndarray:
+    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
         """float64 [n]: edits between both texts, over those of the longer one; 0 for the same, 1 for nothing shared."""
         return np.array([self._apart(a, b) for a, b in zip(outputs, others, strict=True)], np.float64)
 
@@ -133,66 +134,67 @@ class SpeechRecognition(Generation):
 
     # -- what a search tries and weigh prices
 
-    def tries(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
-        """(name, changes, lossless), in the order in which a search would take them up, one on top of another."""
+    def changes(self, plan: Plan) -> list[Change]:
         fast = plan.get_choice("forward.engine") == "ctranslate2"
-        found = [one for one in engine_tries(model) if one[1]["forward.engine"] in HEARING]
+        found = [one for one in engine_changes(self.model) if one.choices["forward.engine"] in HEARING]
         found += [
-            (f"{n} chunks together, sorted by length", {"forward.streams": n, "batch.order": "length"}, True)
+            Change(f"{n} chunks together, sorted by length", {"forward.streams": n, "batch.order": "length"}, True)
             for n in ((8, 16) if fast else (4, 8))
         ]
         if fast:
-            found.append(("one thread a batch, a batch a core", {"forward.threads": 1}, True))
+            found.append(Change("one thread a batch, a batch a core", {"forward.threads": 1}, True))
         found += self._search(plan)
         found += self._listening()
         if fast:
             found += [
-                (f"{m:g} s of silence after a chunk, not up to 30 s", {"features.margin": m}, False) for m in (5.0, 3.0)
+                Change(f"{m:g} s of silence after a chunk, not up to 30 s", {"features.margin": m}, False)
+                for m in (5.0, 3.0)
             ]
             found.append(
-                ("chunks of 20 s, 3 s of silence after", {"chunk.length": 20.0, "features.margin": 3.0}, False)
+                Change("chunks of 20 s, 3 s of silence after", {"chunk.length": 20.0, "features.margin": 3.0}, False)
             )
-        return [one for one in found if any(plan.get_choice(k) != v for k, v in one[1].items())]
+        return [one for one in found if any(plan.get_choice(k) != v for k, v in one.choices.items())]
 
-    def priced_changes(self, model: Any, plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
-        """(name, changes, lossless): each against the plan as it is."""
-        found = self.tries(model, plan)
+    def alternatives(self, plan: Plan) -> list[Change]:
+        found = self.changes(plan)
         beams = plan.get_choice("decode.beams") or 1
-        found += [(f"{n} beams, not {beams}", {"decode.beams": n}, False) for n in (1, 2, 3, 5) if n != beams]
-        found.append(("1 beam, 5 where unsure", {"decode.beams": 1, "fallback.beams": 5, "fallback.sure": -0.3}, False))
+        found += [Change(f"{n} beams, not {beams}", {"decode.beams": n}, False) for n in (1, 2, 3, 5) if n != beams]
+        found.append(
+            Change("1 beam, 5 where unsure", {"decode.beams": 1, "fallback.beams": 5, "fallback.sure": -0.3}, False)
+        )
         if not plan.get_choice("fallback.temperatures"):
-            found.append(("bad answers drawn again", {"fallback.temperatures": DRAWN}, False))
+            found.append(Change("bad answers drawn again", {"fallback.temperatures": DRAWN}, False))
         found += [
-            ("phrases with times", {"speech.timestamps": True}, False),
-            ("chunks share 2 s", {"chunk.overlap": 2.0}, False),
+            Change("phrases with times", {"speech.timestamps": True}, False),
+            Change("chunks share 2 s", {"chunk.overlap": 2.0}, False),
         ]
         # Where the time is short, how the answer is searched for is told before what is heard, and engines last.
         found.sort(
-            key=lambda one: next((at for at, part in enumerate(PRICED) if part in next(iter(one[1]))), len(PRICED))
+            key=lambda one: next((at for at, part in enumerate(PRICED) if part in next(iter(one.choices))), len(PRICED))
         )
-        seen: dict[str, tuple[str, dict[str, Any], bool]] = {}
+        seen: dict[str, Change] = {}
         for one in found:
-            seen.setdefault(json.dumps(one[1], sort_keys=True), one)
+            seen.setdefault(json.dumps(one.choices, sort_keys=True), one)
         return list(seen.values())
 
     @staticmethod
-    def _search(plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
+    def _search(plan: Plan) -> list[Change]:
         """How an answer is searched for."""
-        found: list[tuple[str, dict[str, Any], bool]] = []
+        found: list[Change] = []
         if (plan.get_choice("decode.beams") or 1) > 1:
             found += [
-                ("1 beam", {"decode.beams": 1}, False),
-                ("3 beams", {"decode.beams": 3}, False),
-                ("2 beams", {"decode.beams": 2}, False),
+                Change("1 beam", {"decode.beams": 1}, False),
+                Change("3 beams", {"decode.beams": 3}, False),
+                Change("2 beams", {"decode.beams": 2}, False),
             ]
         if plan.get_choice("fallback.temperatures"):
-            found.append(("bad answers stay", {"fallback.temperatures": []}, False))
+            found.append(Change("bad answers stay", {"fallback.temperatures": []}, False))
         return found
 
     @staticmethod
-    def _listening() -> list[tuple[str, dict[str, Any], bool]]:
+    def _listening() -> list[Change]:
         kinds = ["silero"] if silero_file() else []
-        return [(f"silence left out ({kind})", {"vad.kind": kind}, False) for kind in [*kinds, "energy"]]
+        return [Change(f"silence left out ({kind})", {"vad.kind": kind}, False) for kind in [*kinds, "energy"]]
 
 
 def together(model: Any) -> int:

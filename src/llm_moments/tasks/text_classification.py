@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm_moments.core import Knob, Plan, Step, whole
+from llm_moments.core import Change, Knob, Pipeline, Plan, Step, whole
 from llm_moments.engines.padding import side_of
 from llm_moments.errors import DataError
 from llm_moments.steps.batch import MakeBatches
@@ -17,7 +17,7 @@ from llm_moments.steps.sparse import linear_steps
 from llm_moments.steps.tokenize import Encoder, Tokenize
 from llm_moments.steps.truncate import Truncate
 from llm_moments.tasks.classification import CASCADE, Answer, Classification
-from llm_moments.tasks.extents import TOKEN_RUNGS, TOKENS, Changes
+from llm_moments.tasks.extents import TOKEN_RUNGS, TOKENS, shorter
 
 __all__ = ["Answer", "TextClassification"]
 
@@ -33,28 +33,31 @@ class TextClassification(Classification):
 
     # -- the pipeline
 
-    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
+    def steps(self, plan: Plan, engines: Any) -> list[Step]:
         forward = plan.settings("forward")
         if forward.get("weights") and (own := engines.model_for(forward)).is_linear:  # with features of its own
             return linear_steps(own, plan, engines)
-        encoder = encoder_of(model)
+        encoder = encoder_of(self.model)
         cut = plan.settings("truncate")
-        length, side = int(cut.get("max_length", model.max_length)), cut.get("side", kept_side(model))
+        length, side = int(cut.get("max_length", self.model.max_length)), cut.get("side", kept_side(self.model))
         return [
             Precut(plan.settings("precut"), encoder, length, side),
             Tokenize(encoder, length),
             Truncate({"max_length": length, "side": side}, encoder),
             MakeBatches(
-                plan.settings("batch"), encoder, model.max_length, lambda: side_of(model, engines, forward, encoder)
+                plan.settings("batch"),
+                encoder,
+                self.model.max_length,
+                lambda: side_of(self.model, engines, forward, encoder),
             ),
             Forward(forward, engines),
         ]
 
-    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+    def knobs(self) -> Mapping[str, Sequence[Knob]]:
         return {
             "precut": Precut.knobs,
             "tokenize": Tokenize.knobs,
-            "truncate": tuple(self._bounded(k, model) for k in Truncate.knobs),
+            "truncate": tuple(self._bounded(k, self.model) for k in Truncate.knobs),
             "batch": MakeBatches.knobs,
             "forward": Forward.knobs,
             "cascade": CASCADE,
@@ -70,10 +73,10 @@ class TextClassification(Classification):
             knob.name, most, lengths, valid=whole(4, most), means=f"{knob.means}; this model takes at most {most}"
         )
 
-    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+    def stock(self) -> dict[str, dict[str, Any]]:
         """What `transformers.pipeline(batch_size=32)` does."""
         return {
-            "truncate": {"max_length": model.max_length, "side": kept_side(model)},
+            "truncate": {"max_length": self.model.max_length, "side": kept_side(self.model)},
             "batch": {"order": "input", "size": 32},
             "forward": {"engine": "torch", "precision": "fp32"},
         }
@@ -87,33 +90,42 @@ class TextClassification(Classification):
         most = pipe.model.max_length
         return sorted({n for n in TOKEN_RUNGS if n < min(most, longest)} | {most})
 
-    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> list[Changes]:
+    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
         if TOKENS.of(plan) >= pipe.model.max_length:
             return []
         now = plan.settings("truncate").get("side", kept_side(pipe.model))
         return [{"truncate.side": side} for side in ("head+tail", "tail", "head") if side != now]
 
-    def by_hand(self, model: Any, plan: Plan) -> int:
+    def by_hand(self, plan: Plan) -> int:
         """The length that a careful engineer would cut at: where the model was trained, if that is known."""
-        return int(min(model.trained_length or model.max_length, model.max_length))
+        return int(min(self.model.trained_length or self.model.max_length, self.model.max_length))
 
-    def calibrating(self, model: Any) -> dict[str, Any] | None:
+    def calibrating(self) -> dict[str, Any] | None:
         """Changes by which int8 is calibrated: one row at a time, so that no padding counts."""
-        length = min(CALIBRATION_LENGTH, model.max_length)
+        length = min(CALIBRATION_LENGTH, self.model.max_length)
         return {"truncate.max_length": length, "batch.size": 1, "batch.order": "input"}
 
-    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
-        model.tokenizer.save_pretrained(folder)
+    def save_inputs(self, plan: Plan, folder: Path) -> None:
+        self.model.tokenizer.save_pretrained(folder)
 
     def normalise(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            first, second = value.get("text"), value.get("text_pair")
-            value = (first, second) if second is not None else first
-        if isinstance(value, str):
-            return _whole_text(value)
-        if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, str) for v in value):
-            return tuple(map(_whole_text, value))
-        raise DataError(f"an input is a text, a pair of texts, or {{'text': …, 'text_pair': …}}, not {value!r:.80}")
+        return text_input(value)
+
+    def inputs(self, pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
+        if "truncate" in pipe.plan:
+            yield from shorter(pipe, max(int(a["attention_mask"].sum(1).max()) for a in pipe.arrays(values)))
+
+
+def text_input(value: Any) -> Any:
+    """A text, or a pair of texts as a tuple, of what may be given as one."""
+    if isinstance(value, Mapping):
+        first, second = value.get("text"), value.get("text_pair")
+        value = (first, second) if second is not None else first
+    if isinstance(value, str):
+        return _whole_text(value)
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, str) for v in value):
+        return tuple(map(_whole_text, value))
+    raise DataError(f"an input is a text, a pair of texts, or {{'text': …, 'text_pair': …}}, not {value!r:.80}")
 
 
 def _whole_text(text: str) -> str:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Knob, Pace, Plan, Step, whole
+from llm_moments.core import Change, Knob, Pipeline, Plan, SampleSizes, Step, whole
 from llm_moments.errors import DataError
 from llm_moments.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.source import CutSource, SourcePrompts, TokenizeSource, Translate, languages_of
+from llm_moments.tasks.extents import shorter
 from llm_moments.tasks.generation import BATCH, Generation, whole_text
 
 NEW_TOKENS = 256  # where a model does not say how long its answers may become
 WINDOW = Knob("window", 256, (64, 256, 1024), True, whole(1, 100_000), "rows that are sorted together")
-Change = tuple[str, dict[str, Any], bool]
 
 
 class Translation(Generation):
     """Inputs are texts (a `source` column of a file), answers and references texts (`target`)."""
 
     name = "translation"
-    pace = Pace(256, 8, 4, {"search": 60, "certify": 150}, {"calibrate": 32, "search": 400, "certify": 2000})
+    sizes = SampleSizes(256, 8, 4, {"search": 60, "certify": 150}, {"calibrate": 32, "search": 400, "certify": 2000})
 
-    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        languages = languages_of(model)
+    def steps(self, plan: Plan, engines: Any) -> list[Step]:
+        languages = languages_of(self.model)
         source, target, prefix = languages.chosen(plan.settings("translate"))
-        most = min(int(plan.settings("truncate").get("max_length", 0)) or model.max_length, model.max_length)
-        begin = languages.beginning(start_token(model), target) if languages.begins else ()
+        most = min(int(plan.settings("truncate").get("max_length", 0)) or self.model.max_length, self.model.max_length)
+        begin = languages.beginning(start_token(self.model), target) if languages.begins else ()
         return [
             Translate(prefix, bool(hasattr(languages.tokenizer, "supported_language_codes") and not languages.codes)),
             TokenizeSource(languages, source),
@@ -41,26 +41,26 @@ class Translation(Generation):
             ),
         ]  # fmt: skip
 
-    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
+    def knobs(self) -> Mapping[str, Sequence[Knob]]:
         base = self.base_knobs()
         return {
             "translate": Translate.knobs, "tokenize": (), "truncate": CutSource.knobs, **base,
             "batch": (*BATCH, WINDOW),
         }  # fmt: skip
 
-    def stock(self, model: Any) -> dict[str, dict[str, Any]]:
+    def stock(self) -> dict[str, dict[str, Any]]:
         """transformers' `generate` as the model's own generation_config has it (Marian: 4 beams), one row a call."""
-        asked = asked_by(model)
+        asked = asked_by(self.model)
         known = {n.name for n in Translate.knobs}
-        languages = {k: v for k, v in model.notes.get("translate", {}).items() if k in known}
-        if target := forced_language(model, asked):
+        languages = {k: v for k, v in self.model.notes.get("translate", {}).items() if k in known}
+        if target := forced_language(self.model, asked):
             languages.setdefault("target_lang", target)
         return {
             "translate": languages,
-            "forward": {"engine": "ctranslate2" if model.format == "ctranslate2" else "transformers", "precision": "fp32"},
+            "forward": {"engine": "ctranslate2" if self.model.format == "ctranslate2" else "transformers", "precision": "fp32"},
             "decode": {
                 "beams": 1, "length_penalty": 1.0, **decoding_of(asked),
-                "max_new_tokens": self._new_tokens(model, asked, languages),
+                "max_new_tokens": self._new_tokens(self.model, asked, languages),
             },
         }  # fmt: skip
 
@@ -80,36 +80,38 @@ class Translation(Generation):
 
     # -- what a search may change
 
-    def tries(self, model: Any, plan: Plan) -> list[Change]:
-        """(name, changes, lossless): in the order in which a search should try them, each on top of the last kept."""
+    def changes(self, plan: Plan) -> list[Change]:
         forward, decode = plan.settings("forward"), plan.settings("decode")
         found: list[Change] = [
-            (f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True)
+            Change(f"sorted by length, {n} together", {"batch.order": "length", "forward.streams": n}, True)
             for n in (8, 32, 64)
         ]
         if forward.get("engine") != "ctranslate2" and not forward.get("skip_layers"):
             fast = {"forward.engine": "ctranslate2", "batch.order": "length", "forward.streams": 32}
             # With beams the two engines may stop looking at different moments: not the same answers for certain.
             same = int(decode.get("beams", 1)) == 1
-            found.append(("CTranslate2 fp32", {**fast, "forward.precision": "fp32"}, same))
+            found.append(Change("CTranslate2 fp32", {**fast, "forward.precision": "fp32"}, same))
             found += [
-                (f"CTranslate2 {p}", {**fast, "forward.precision": p}, False) for p in ("int8", "int8-bf16", "bf16")
+                Change(f"CTranslate2 {p}", {**fast, "forward.precision": p}, False)
+                for p in ("int8", "int8-bf16", "bf16")
             ]
         if forward.get("engine") == "ctranslate2" and not forward.get("threads"):
-            found.append(("one thread a batch, a batch a core", {"forward.threads": 1}, True))
-        found += [(f"{n} beams", {"decode.beams": n}, False) for n in (2, 1) if n < int(decode.get("beams", 1))]
+            found.append(Change("one thread a batch, a batch a core", {"forward.threads": 1}, True))
+        found += [Change(f"{n} beams", {"decode.beams": n}, False) for n in (2, 1) if n < int(decode.get("beams", 1))]
         return found
 
-    def priced_changes(self, model: Any, plan: Plan) -> list[Change]:
-        """(name, changes, lossless): each alone, on top of this plan, to be weighed."""
-        decode, found = plan.settings("decode"), self.tries(model, plan)
+    def alternatives(self, plan: Plan) -> list[Change]:
+        decode, found = plan.settings("decode"), self.changes(plan)
         beams, new = int(decode.get("beams", 1)), int(decode.get("max_new_tokens", NEW_TOKENS))
-        found += [(f"{n} beams", {"decode.beams": n}, False) for n in (4, 5, 8) if n > beams][:1]
+        found += [Change(f"{n} beams", {"decode.beams": n}, False) for n in (4, 5, 8) if n > beams][:1]
         if beams > 1:
-            found += [(f"length penalty {p}", {"decode.length_penalty": p}, False) for p in (0.6, 1.4)]
-        found += [(f"at most {n} tokens", {"decode.max_new_tokens": n}, False) for n in (32, 64, 128) if n < new]
-        found.append(("torch bf16", {"forward.precision": "bf16"}, False))
-        return [one for one in found if plan.with_(**one[1]) != plan]
+            found += [Change(f"length penalty {p}", {"decode.length_penalty": p}, False) for p in (0.6, 1.4)]
+        found += [Change(f"at most {n} tokens", {"decode.max_new_tokens": n}, False) for n in (32, 64, 128) if n < new]
+        found.append(Change("torch bf16", {"forward.precision": "bf16"}, False))
+        return [one for one in found if plan.with_(**one.choices) != plan]
+
+    def inputs(self, pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
+        return shorter(pipe, max(len(self.model.tokenizer(str(v))["input_ids"]) for v in values))
 
     def beside(self, outputs: np.ndarray, references: Sequence[Any]) -> dict[str, float]:
         """Figures of all answers together, as papers give them: chrF and BLEU of the corpus, exact matches."""

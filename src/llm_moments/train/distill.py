@@ -124,11 +124,11 @@ def distill(
         if images
         else Plan({"truncate": {"max_length": min(wanted.max_length, described.max_length)}})
     )
-    pipe = Pipeline(base.task, described, plan, engines=Engines(described))
+    pipe = Pipeline(base.task.of(described), plan, engines=Engines(described))
     part = evaluation(pipe, judging(pipe, judged[0], evaluate, judged[1], varied=False)) if judged[0] else None
     if part is not None and not part.labelled:
         answers = base.outputs(part.values)
-        part = replace(part, references=base.task.as_references(answers, base.model))
+        part = replace(part, references=base.task.as_references(answers))
     said = leaks(values, part.values) if part else []
     loss = distillation(base, told, temperature, hidden, kept)
     if seconds is not None:
@@ -203,7 +203,7 @@ def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, count
         apart = {}
         for layer in [i for i in range(total) if i not in gone]:
             outputs = eager.with_(**{"forward.skip_layers": sorted([*gone, layer])}).outputs(values)
-            apart[layer] = float(base.task.divergence(told, outputs, base.model).mean())
+            apart[layer] = float(base.task.divergence(told, outputs).mean())
         gone.append(min(apart, key=apart.__getitem__))
     return [i for i in range(total) if i not in gone]
 

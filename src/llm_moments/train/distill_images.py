@@ -63,7 +63,7 @@ def width_asked(student: str) -> str | None:
 def plan_for(base: Pipeline, described: Model, settings: Settings) -> Plan:
     """The student's own preparation of images, at the size that was asked for. PlanError for one that it cannot take."""
     size = settings.image_size or preprocessing(described).size
-    return Plan({"resize": {"size": size}}).check(base.task.knobs(described))
+    return Plan({"resize": {"size": size}}).check(base.task.knobs())
 
 
 def made(

@@ -355,7 +355,7 @@ def _save(done: Training, module: Any, job: Job) -> None:
     notes = {name: s[name] for name in ("epochs", "learning_rate", "seed")}
     if "truncate" in job.pipe.plan:
         notes["max_length"] = s["max_length"]
-    notes |= {**getattr(job.pipe.task, "notes", {}), **told_of(getattr(module, "config", None)), **job.notes}
+    notes |= {**job.pipe.task.notes, **told_of(getattr(module, "config", None)), **job.notes}
     if "translate" in job.pipe.plan:
         notes["translate"] = dict(job.pipe.plan["translate"])
     if done.evaluation:
@@ -363,7 +363,7 @@ def _save(done: Training, module: Any, job: Job) -> None:
     with sibling(done.folder) as folder:
         logging.disable_progress_bar()
         module.save_pretrained(folder)
-        job.pipe.task.save_inputs(job.pipe.model, job.pipe.plan, folder)
+        job.pipe.task.save_inputs(job.pipe.plan, folder)
         (folder / NOTES).write_text(json.dumps(notes), encoding="utf-8")
         told = {"question": dict(job.question), "training": done.to_dict()}
         (folder / RUN).write_text(json.dumps(told), encoding="utf-8")

@@ -110,7 +110,7 @@ def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, keep:
         apart: dict[Unit, float] = {}
         for unit in _open(stages, gone):
             outputs = eager.with_(**{"forward.skip_layers": sorted([*gone, *unit])}).outputs(values)
-            apart[unit] = float(base.task.divergence(told, outputs, base.model).mean()) / len(unit)
+            apart[unit] = float(base.task.divergence(told, outputs).mean()) / len(unit)
         goes: Unit = min(apart, key=apart.__getitem__)
         gone += goes
     return [i for i in range(total) if i not in gone]

@@ -15,6 +15,7 @@ from llm_moments.errors import InputError
 from llm_moments.model import LINEAR, Model, checked_config
 from llm_moments.steps.vectorize import Vectorizer
 from llm_moments.tasks.linear_text import LinearText
+from llm_moments.tasks.text_classification import text_input
 
 NAME = "linear"  # what stands for a model folder where one is to be made from scratch
 USUAL = {"epochs": 5, "learning_rate": 0.03}  # where they are not said: a convex loss, and sparse rows
@@ -54,9 +55,8 @@ def begun(
 ) -> tuple[LinearText, Any, Model, Plan]:
     """From scratch, with features of the training inputs, or with those of a folder. options: features (tf-idf or
     hashed), ngrams, vocabulary (most features)."""
-    task = LinearText()
     if str(model) == NAME:
-        vectorizer = Vectorizer.fit(map(task.normalise, inputs), **_checked(options))
+        vectorizer = Vectorizer.fit(map(text_input, inputs), **_checked(options))
         config = config_of(vectorizer, labels, problem)
         described = Model(Path(NAME), config, known_digest=_digest(config, vectorizer))
         module = make_module(config, vectorizer)
@@ -72,7 +72,8 @@ def begun(
             described = replace(described, config=config_of(vectorizer, labels, problem), known_digest=described.digest)
             module = make_module(described.config, vectorizer)
     described.__dict__["vectorizer"] = vectorizer
-    return task, module, described, Plan(task.stock(described))
+    task = LinearText(described)
+    return task, module, described, Plan(task.stock())
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,14 +140,14 @@ class Loop:
         plan = pipe.plan.with_(**batching(settings, pipe))
         self.pipe = pipe.with_(plan)
         self.steps = self.pipe.steps[:-1]
-        if settings.epochs > 1 and hasattr(pipe.task, "keep"):
+        if settings.epochs > 1:
             pipe.task.keep(self.steps, plan)
         self.window = WINDOW if "batch.order" in batching(settings, pipe) else 1  # images have no lengths to group by
         self.values, self.targets = list(values), targets
         self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels), reworded)
         self.normalised = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules())
         self.position = Position()
-        self.barometer = Barometer(least=getattr(self.loss, "least", 0.0))
+        self.barometer = Barometer(least=self.loss.least)
         self.optimizer = optimiser(
             settings.optimizer, module, settings.learning_rate, settings.weight_decay, settings.optimizer_options
         )
@@ -274,8 +274,7 @@ class Loop:
 
     def shares(self, group: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> list[float]:
         """How much each batch of an update counts: by its rows, or by what the loss is a mean over."""
-        weight = getattr(self.loss, "weight", None)
-        weights = [weight(arrays) if weight else len(rows) for rows, arrays in group]
+        weights = [self.loss.weight(rows, arrays) for rows, arrays in group]
         return [one / max(sum(weights), 1) for one in weights]
 
     def examples(self, rows: np.ndarray, arrays: Any, part: int) -> tuple[Any, Any]:
@@ -288,15 +287,13 @@ class Loop:
 
     def forward(self, inputs: dict[str, Any]) -> Any:
         kind = self.device if self.device in ("cuda", "mps") else "cpu"
-        more = {"output_hidden_states": True} if getattr(self.loss, "hidden", 0) else getattr(self.loss, "options", {})
-        kept = getattr(self.loss, "reads", ())  # what is the loss's alone
-        inputs = {name: value for name, value in inputs.items() if name not in kept}
+        inputs = {name: value for name, value in inputs.items() if name not in self.loss.reads}
         with (
             quick_attention(self.device, self.settings.attention),
             self.torch.autocast(kind, dtype=self.torch.bfloat16, enabled=self.bf16),
         ):
             try:
-                return self.module(**inputs, **more)
+                return self.module(**inputs, **self.loss.options)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -346,7 +343,7 @@ class Loop:
         return float(part.scores(outputs, outputs).mean())
 
     def outputs(self, values: Sequence[Any]) -> np.ndarray:
-        pipe = Pipeline(self.pipe.task, self.pipe.model, self.pipe.plan, engines=_Live(self.module, self.device))
+        pipe = Pipeline(self.pipe.task, self.pipe.plan, engines=_Live(self.module, self.device))
         self.module.eval()
         try:
             return pipe.outputs(values)
@@ -428,7 +425,7 @@ def batching(settings: Settings, pipe: Pipeline) -> dict[str, Any]:
     rows = WHOLE if settings.batch_tokens else settings.batch_size
     order = "length" if settings.order == "length" else "input"  # rows come shuffled
     wanted = {"order": order, "size": rows, "tokens": settings.batch_tokens, "reuse": False}
-    known = {knob.name for knob in pipe.task.knobs(pipe.model)["batch"]}
+    known = {knob.name for knob in pipe.task.knobs()["batch"]}
     return {f"batch.{name}": value for name, value in wanted.items() if name in known}
 
 

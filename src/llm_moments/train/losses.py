@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,35 @@ USUAL = {
     "regression": "mean-squared-error",
 }
 LEAST = 0.05  # nats: a student that is so near to its teacher has next to nothing to learn
-Loss = Callable[[Any, Any, Any, Recorder], Any]
+
+
+class Loss(ABC):
+    """A function of (outputs of the module, targets, inputs, recorder) to one number. What a training asks of it beside
+    that number: which inputs are its alone, what the module is told, and how much a batch counts."""
+
+    reads: tuple[str, ...] = ()  # inputs that are not for the module
+    least = 0.0  # a loss that is as good as none
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of the module's forward pass."""
+        return {}
+
+    def weight(self, rows: Sequence[int] | np.ndarray, arrays: Mapping[str, np.ndarray]) -> int:
+        """How much a batch counts among those of one update."""
+        return len(rows)
+
+    @abstractmethod
+    def __call__(self, outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any: ...
 
 
 def loss_for(problem: str, name: str | None = None, *, label_smoothing: float = 0.0, class_weights: Any = None) -> Loss:
-    """A function of (outputs with `logits` float32 [rows, classes], targets, inputs, recorder).
+    """A loss of outputs with `logits` float32 [rows, classes].
 
     Targets are int64 [rows] for single labels (or float32 [rows, classes] with a sum of 1 each, where examples
     were mixed), float32 [rows, classes] for several, float32 [rows] for numbers. Single labels under binary cross-entropy or mean squared error are held as one-hot rows against
     the sigmoids or the raw logits (Hui and Belkin 2020, arXiv:2006.07322). class_weights: float32 [classes].
     """
-    from torch.nn import functional
-
     name = name or USUAL[problem]
     if name not in LOSSES:
         raise InputError(f"unknown loss {name!r}; known are {', '.join(LOSSES)}")
@@ -44,28 +62,36 @@ def loss_for(problem: str, name: str | None = None, *, label_smoothing: float = 
     if class_weights is not None and name == "mean-squared-error":
         raise InputError("class weights go with cross-entropy and binary cross-entropy only")
 
-    def weights(logits: Any) -> Any:
-        return None if class_weights is None else class_weights.to(logits.device)
+    return _Named(name, problem, label_smoothing, class_weights)
 
-    def cross_entropy(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
-        logits = outputs.logits.float()
-        weight = weights(logits)
-        loss = functional.cross_entropy(logits, targets, weight=weight, label_smoothing=label_smoothing)
-        if weight is None or targets.ndim == 1:
-            return loss
-        return loss * len(targets) / (targets * weight).sum()  # torch leaves the weights of soft targets in the mean
 
-    def binary(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
-        logits = outputs.logits.float()
-        return functional.binary_cross_entropy_with_logits(logits, one_hot(targets, logits), weight=weights(logits))
+class _Named(Loss):
+    """One of `LOSSES`, against the references of a batch."""
 
-    def squared(outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
+    def __init__(self, name: str, problem: str, label_smoothing: float, class_weights: Any):
+        self.name, self.problem = name, problem
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+
+    def __call__(self, outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
         logits = outputs.logits.float()
-        if problem == "regression":
+        weight = None if self.class_weights is None else self.class_weights.to(logits.device)
+        if self.name == "cross-entropy":
+            return self.cross_entropy(logits, targets, weight)
+        from torch.nn import functional
+
+        if self.name == "binary-cross-entropy":
+            return functional.binary_cross_entropy_with_logits(logits, one_hot(targets, logits), weight=weight)
+        if self.problem == "regression":
             return functional.mse_loss(logits.squeeze(-1), targets)
         return functional.mse_loss(logits, one_hot(targets, logits))
 
-    return {"cross-entropy": cross_entropy, "binary-cross-entropy": binary, "mean-squared-error": squared}[name]
+    def cross_entropy(self, logits: Any, targets: Any, weight: Any) -> Any:
+        from torch.nn import functional
+
+        loss = functional.cross_entropy(logits, targets, weight=weight, label_smoothing=self.label_smoothing)
+        if weight is None or targets.ndim == 1:
+            return loss
+        return loss * len(targets) / (targets * weight).sum()  # torch leaves the weights of soft targets in the mean
 
 
 def one_hot(targets: Any, logits: Any) -> Any:
@@ -85,7 +111,7 @@ def balanced(references: Sequence[int], classes: int) -> Any:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-class Distillation:
+class Distillation(Loss):
     """A student learns what a teacher said (Hinton et al. 2015, arXiv:1503.02531), and how it got there.
 
     temperature² · KL(teacher ‖ student) of the softened answers (Bernoulli where there are several labels,
@@ -108,6 +134,10 @@ class Distillation:
         self.problem, self.told, self.temperature = problem, torch.as_tensor(told, dtype=torch.float32), temperature
         self.teacher, self.hidden, self.stands_for = teacher, hidden, sorted(stands_for)
         self.least = 0.0 if problem == "regression" else LEAST
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {"output_hidden_states": True} if self.hidden else {}
 
     def __call__(self, outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
         logits = outputs.logits.float()

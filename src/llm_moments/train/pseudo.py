@@ -71,8 +71,8 @@ def one_sided(never: Sequence[str]) -> str:
 def sure(pipe: Pipeline, values: Sequence[Any], threshold: float) -> list[Any]:
     """The label of each value (a list of labels where there may be several), or None where it is not sure."""
     outputs = pipe.outputs(values)
-    chances = pipe.task.probabilities(outputs, pipe.model)
+    chances = pipe.task.probabilities(outputs)
     several = pipe.model.problem_type == "multi_label_classification"
     least = np.maximum(chances, 1 - chances).min(axis=1) if several else chances.max(axis=1)
-    answers = pipe.task.answers(outputs, pipe.model)
+    answers = pipe.task.answers(outputs)
     return [a.label if low >= threshold else None for a, low in zip(answers, least, strict=True)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Batch, Knob, Pace, Plan, Recorder, Step, one_of, whole
-from llm_moments.errors import DataError, ModelError
+from llm_moments.core import Batch, Knob, Plan, Recorder, Step, Task, one_of, whole
+from llm_moments.errors import DataError, ModelError, PlanError
 from llm_moments.steps.prompt import Dialogue
 from llm_moments.steps.source import CutSource, Translate, languages_of
 from llm_moments.train.token_loss import IGNORED
@@ -37,32 +37,31 @@ class Row:
         return len(self.ids) + len(self.start)
 
 
-class Learning:
+class Learning(Task):
     """A generating task as it is learnt: values are (input, answer) pairs; the answer None: the whole text is learnt.
 
     Outputs are the mean log-likelihood of an answer's tokens, float64 [n], which is the score, too.
     """
 
-    extent: Any = None
     sorts: Mapping[str, Any] = {"batch.order": "length"}
-    pace = Pace()
 
     def __init__(self, task: Any, max_length: int, pack: bool, pad: int, start: int | None):
+        super().__init__(task.model)
         self.task, self.max_length, self.pack, self.pad, self.start = task, max_length, pack, pad, start
         self.name = task.name
 
     @property
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> Mapping[str, Any]:
         return {"task": self.task.name}
 
-    def metric(self, model: Any) -> str:
+    def metric(self) -> str:
         return "log-likelihood a token"
 
-    def knobs(self, model: Any) -> Mapping[str, Sequence[Knob]]:
-        return {**self.task.knobs(model), "batch": KNOBS}
+    def knobs(self) -> Mapping[str, Sequence[Knob]]:
+        return {**self.task.knobs(), "batch": KNOBS}
 
-    def steps(self, model: Any, plan: Plan, engines: Any) -> list[Step]:
-        make = Translations(model, plan, self.max_length, int(self.start or 0)) if self.start is not None else Texts(self.task, model, plan, self.max_length)  # fmt: skip
+    def steps(self, plan: Plan, engines: Any) -> list[Step]:
+        make = Translations(self.model, plan, self.max_length, int(self.start or 0)) if self.start is not None else Texts(self.task, plan, self.max_length)  # fmt: skip
         return [make, MakeRows(plan.settings("batch"), self.pad, self.max_length if self.pack else 0), Likelihood(engines, self.pad)]  # fmt: skip
 
     def normalise(self, value: Any) -> Any:
@@ -84,22 +83,35 @@ class Learning:
             return turns, None
         return self.task.normalise(asked), answer
 
-    def references(self, raw: Any, model: Any) -> list[Any]:
+    def references(self, raw: Iterable[Any]) -> list[Any]:
         return list(raw)
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any], model: Any) -> np.ndarray:
+    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
         return np.asarray(outputs, np.float64)
 
-    agreement = scores
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        return self.scores(outputs, ())
 
-    def answers(self, outputs: np.ndarray, model: Any) -> list[Any]:
+    def answers(self, outputs: np.ndarray) -> list[Any]:
         return [float(x) for x in outputs]
 
-    def has_margins(self, model: Any) -> bool:
-        return False
+    def stock(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.task.stock()
 
-    def save_inputs(self, model: Any, plan: Plan, folder: Path) -> None:
-        model.tokenizer.save_pretrained(folder)
+    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return np.abs(outputs - others)
+
+    def as_references(self, outputs: np.ndarray) -> list[Any]:
+        raise PlanError("log-likelihoods are no references")
+
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return self.close(outputs, others, 0.0)
+
+    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+        return self.divergence(outputs, others) <= within
+
+    def save_inputs(self, plan: Plan, folder: Path) -> None:
+        self.model.tokenizer.save_pretrained(folder)
 
 
 class Translations:
@@ -143,8 +155,8 @@ class Texts:
     writes: tuple[str, ...] = ("rows",)
     knobs: tuple[Knob, ...] = ()
 
-    def __init__(self, task: Any, model: Any, plan: Plan, max_length: int):
-        self.dialogue = Dialogue(model.tokenizer)
+    def __init__(self, task: Any, plan: Plan, max_length: int):
+        self.dialogue = Dialogue(task.model.tokenizer)
         self.templated, self.system, self.max_length = (
             task.templated,
             plan.settings("template").get("system", ""),

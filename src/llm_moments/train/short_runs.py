@@ -16,6 +16,7 @@ import numpy as np
 from llm_moments import schema
 from llm_moments.atomic import write_atomic
 from llm_moments.core import Example, Pipeline
+from llm_moments.data import Data
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, judging
@@ -98,8 +99,8 @@ class Course:
         self.task, self.described = begun.task, begun.model
         check_augment(self.base.augment, self.base.balance, self.task, self.problem)
         self.back = back_translation.begun(self.base, self.folder)
-        self.pipe = Pipeline(self.task, begun.model, begun.plan, engines=Engines(begun.model))
-        self.known = self.task.references(references, self.described)
+        self.pipe = Pipeline(self.task, begun.plan, engines=Engines(begun.model))
+        self.known = self.task.references(references)
         self.values = [self.task.normalise(e.input) for e in self.examples]
         self.part = self.judged_by(list(self.judged))
         self.question = {
@@ -113,7 +114,8 @@ class Course:
     def judged_by(self, examples: list[Example]) -> Evaluation:
         data = self.sources[1]
         part = evaluation(
-            self.pipe, judging(self.pipe, examples, data, str(getattr(data, "path", self.name)), varied=False)
+            self.pipe,
+            judging(self.pipe, examples, data, data.path if isinstance(data, Data) else self.name, varied=False),
         )
         if not part.labelled:
             raise DataError("the evaluation examples have no labels, so that nothing can be judged by them")
@@ -128,7 +130,7 @@ class Course:
         check_augment(wanted.augment, wanted.balance, self.task, self.problem)
         begun = self.begun(wanted)
         module = prepared(begun.module, wanted)
-        pipe = Pipeline(begun.task, begun.model, begun.plan, engines=Engines(begun.model))
+        pipe = Pipeline(begun.task, begun.plan, engines=Engines(begun.model))
         known = [self.known[r] for r in rows]
         loss = loss_of(wanted, self.problem, known, begun.model)
         values = [self.values[r] for r in rows]

@@ -60,7 +60,7 @@ def start(model: str | Path, inputs: Sequence[Any], labels: list[str], problem: 
 
     module, described = with_head(Path(model), labels, problem, settings.seed, own_labels=not settings.new_head)
     length = min(settings.max_length, described.max_length)
-    return Start(TextClassification(), module, described, Plan({"truncate": {"max_length": length}}))
+    return Start(TextClassification(described), module, described, Plan({"truncate": {"max_length": length}}))
 
 
 def _images(module: Any, described: Model, settings: Settings) -> Start:
@@ -68,9 +68,9 @@ def _images(module: Any, described: Model, settings: Settings) -> Start:
 
     if settings.batch_tokens:
         raise InputError("images have no tokens to fill a batch with; use --batch-size")
-    task = ImageClassification()
+    task = ImageClassification(described)
     plan = Plan({"resize": {"size": settings.image_size}} if settings.image_size else {})
-    return Start(task, module, described, plan.check(task.knobs(described)))
+    return Start(task, module, described, plan.check(task.knobs()))
 
 
 def _fresh_cnn(inputs: Sequence[Any], labels: list[str], problem: str, settings: Settings) -> Start:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from llm_moments.core import NULL, Recorder
+from llm_moments.train.losses import Loss
 
 IGNORED = -100  # the label of a token that is read, not learnt: of a prompt, of padding
 
 
-class TokenLoss:
+class TokenLoss(Loss):
     """Mean over the tokens whose label is not IGNORED; labels are told in the batch, already shifted by one.
 
     width: how many of the first tokens an answer can be made of; None: all. A Marian's last one is padding, whose
@@ -19,8 +21,7 @@ class TokenLoss:
     Batches of one update count by their tokens (`weight`), so that an update's loss is the mean over its tokens.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("labels",)  # of the batch, and not for the module
-    options: ClassVar[dict[str, Any]] = {"use_cache": False}  # of the module's forward
+    reads = ("labels",)
 
     def __init__(self, label_smoothing: float = 0.0, width: int | None = None):
         self.label_smoothing, self.width = label_smoothing, width
@@ -34,5 +35,9 @@ class TokenLoss:
             outputs.logits[learnt][:, : self.width].float(), labels[learnt], label_smoothing=self.label_smoothing
         )
 
-    def weight(self, arrays: dict[str, np.ndarray]) -> int:
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {"use_cache": False}
+
+    def weight(self, rows: Sequence[int] | np.ndarray, arrays: Mapping[str, np.ndarray]) -> int:
         return int((arrays["labels"] != IGNORED).sum())

@@ -110,8 +110,8 @@ def train(
         )
         examples = [*examples, *added]
         references = [e.reference for e in examples]
-    pipe = Pipeline(kind, described, begun.plan, engines=Engines(described))
-    known = kind.references(references, described)
+    pipe = Pipeline(kind, begun.plan, engines=Engines(described))
+    known = kind.references(references)
     part = evaluation(pipe, judging(pipe, judged[0], evaluate, judged[1], varied=False)) if judged[0] else None
     if part is not None and not part.labelled:
         raise DataError(f"{judged[1]}: most rows have no label, so that nothing can be judged by them")

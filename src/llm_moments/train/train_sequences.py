@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.core import Example, Pipeline, Plan
+from llm_moments.data import source_of
 from llm_moments.engines.base import Engines
 from llm_moments.errors import DataError, InputError, ModelError
 from llm_moments.evaluate.evaluation import Evaluation, refuse
@@ -47,7 +48,7 @@ def is_sequences(model: str | Path, data: Any, task: str | None) -> bool:
         if meant == "translation"
     ):
         return True
-    columns = getattr(data, "columns", None) or {}
+    columns = source_of(data).columns
     writes = any("CausalLM" in str(name) or "LMHead" in str(name) for name in config.get("architectures") or ())
     return columns.get("text") in ("messages", "prompt") and writes
 
@@ -93,7 +94,7 @@ def train_sequences(
         _start(module) if seq2seq else None,
     )  # fmt: skip
     plan = Plan({}).with_(**wanted.choices)
-    pipe = Pipeline(learning, described, plan, engines=Engines(described))
+    pipe = Pipeline(learning, plan, engines=Engines(described))
     values = _values(learning, examples, name, seq2seq, sources[0])
     held = _values(learning, judged[0], judged[1], seq2seq, sources[1])
     if wanted.pack:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llm_moments.change import Change, chosen, in_words, knobs_of
 from llm_moments.core import Knob, Pipeline
+from llm_moments.core.change import Change, in_words
+from llm_moments.core.pipeline import chosen, knobs_of
 from llm_moments.engines.base import PLAIN, available, engine_class, follows, put_on
 from llm_moments.engines.generator import GENERATORS, Decoding
 from llm_moments.environment import usable_cores
-from llm_moments.steps.truncate import LENGTHS
-from llm_moments.tasks.extents import PIXELS, WORDS
+from llm_moments.tasks.extents import PIXELS
 
-__all__ = ["Change", "every_change", "inputs", "lengths", "others", "parts", "precisions", "skips"]
+__all__ = ["Change", "every_change", "others", "parts", "precisions", "skips"]
 
 # How much of an input or an answer there is depends on the data: a task says which amounts are worth a try.
 # A window bounds what is held in memory.
@@ -22,13 +22,11 @@ AMOUNTS = ("truncate.max_length", "context.max_tokens", "decode.max_new_tokens",
 
 def every_change(pipe: Pipeline, values: Sequence[Any], layers: int = 0) -> tuple[list[Change], list[Change]]:
     """What is priced before the layers, and after them. values: some of the data; layers: how many the model has."""
-    task = pipe.task
-    if hasattr(task, "priced_changes"):
-        told = task.priced_changes(pipe.model, pipe.plan)
-        first = [*(Change(name, choices, lossless) for name, choices, lossless in told), *inputs(pipe, values)]
-        after: list[Change] = []
+    task, less = pipe.task, pipe.task.inputs(pipe.settled(), values)
+    if task.strategy == "greedy":  # engines are among its own
+        first, after = [*task.alternatives(pipe.plan), *less], []
     else:
-        first, after = [*inputs(pipe, values), *precisions(pipe)], list(parts(pipe, layers))
+        first, after = [*less, *precisions(pipe)], list(parts(pipe, layers))
     return list(_once(first)), list(_once([*after, *others(pipe, first)], first))
 
 
@@ -45,59 +43,6 @@ def _once(changes: Iterable[Change], known: Iterable[Change] = ()) -> Iterator[C
 
 def skips(layers: int) -> list[Change]:
     return [Change(f"skip layer {i}", {"forward.skip_layers": [i]}) for i in range(layers)]
-
-
-# -- less of each input
-
-
-def inputs(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
-    """Less of each input: shorter texts, smaller images. values: some of the data."""
-    pipe = pipe.settled()
-    extent = getattr(pipe.task, "extent", None)
-    if extent is PIXELS:
-        yield from _images(pipe, values)
-    elif extent is WORDS:
-        yield from _words(pipe, values)
-    elif extent is not None:
-        if "truncate" in pipe.plan:
-            yield from lengths(pipe, max(int(a["attention_mask"].sum(1).max()) for a in pipe.arrays(values)))
-    elif "truncate.max_length" in knobs_of(pipe):  # sources of a translation
-        yield from lengths(pipe, max(len(pipe.model.tokenizer(str(v))["input_ids"]) for v in values))
-
-
-def _words(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
-    now = WORDS.of(pipe.plan)
-    for count in pipe.task.rungs(pipe, values):
-        if count and (not now or count < now):
-            yield Change(f"the first {count} words", {WORDS.knob: count})
-    for choices in pipe.task.others(pipe, pipe.plan, values):
-        yield Change("single words only", dict(choices))
-
-
-def _images(pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
-    now = PIXELS.of(pipe.plan)
-    for size in pipe.task.rungs(pipe, values):
-        if size != now:
-            yield Change(f"images of {size} pixels", {PIXELS.knob: size})
-    for choices in pipe.task.others(pipe, pipe.plan, values):
-        ((name, value),) = choices.items()
-        yield Change(f"{name.partition('.')[2]} {value}", dict(choices))
-    crop = pipe.plan.settings("resize")
-    for share in [n for n in (1.0, 0.95, 0.9, 0.8) if crop.get("fit") == "crop" and n != crop.get("crop")]:
-        yield Change(f"crop {share}", {"resize.crop": share})
-
-
-def lengths(pipe: Pipeline, longest: int) -> Iterator[Change]:
-    """longest: tokens of the longest row of the data."""
-    now = int(pipe.plan.get_choice("truncate.max_length") or pipe.model.max_length)
-    rungs = [n for n in LENGTHS if 16 <= n < min(now, longest)]
-    for length in rungs:
-        yield Change(f"cut at {length} tokens", {"truncate.max_length": length})
-    if rungs and "truncate.side" in knobs_of(pipe):
-        middle = rungs[len(rungs) // 2]
-        for side in ("tail", "head+tail"):
-            choices = {"truncate.max_length": middle, "truncate.side": side}
-            yield Change(f"cut at {middle} tokens, {side}", choices)
 
 
 # -- engines, and parts of the model in another precision
@@ -145,8 +90,7 @@ def others(pipe: Pipeline, known: Sequence[Change]) -> Iterator[Change]:
     """Other values of every knob that says something beside this plan, and of which no change is known yet."""
     knobs = knobs_of(pipe)
     now, told = chosen(pipe, knobs), {name for one in known if len(one.choices) == 1 for name in one.choices}
-    extent = getattr(pipe.task, "extent", None)
-    if extent:
+    if extent := pipe.task.extent:
         told |= {extent.knob, *(name for choices in extent.others for name in choices)}
     for name, knob in knobs.items():
         if name in told or name in AMOUNTS or name in ("forward.engine", "forward.precision"):

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.change import Change
 from llm_moments.core import Pipeline
+from llm_moments.core.change import Change
 from llm_moments.errors import EngineError, ModelError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.weigh.changes import skips

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.change import Change
 from llm_moments.core import Pipeline
+from llm_moments.core.change import Change
 from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.evaluate.measure import run_seconds
@@ -29,10 +29,10 @@ def priced(
     try:
         changed = base.with_(**change.choices)
         after = changed.outputs(part.values)
-        speed = _times(base, changed, part.values, block or base.task.pace.block) if timed else None
+        speed = _times(base, changed, part.values, block or base.task.sizes.block) if timed else None
     except (EngineError, ModelError, PlanError) as error:
         return Worth(change.name, change.step, dict(change.choices), "unavailable", reason=str(error))
-    apart = base.task.divergence(outputs, after, base.model)
+    apart = base.task.divergence(outputs, after)
     if spread is not None:
         spread[:] = apart
     saved: dict[str, Any] = {} if speed is None else _savings(speed)
@@ -75,7 +75,7 @@ def _times(base: Pipeline, changed: Pipeline, values: Any, block: int) -> stats.
 def look_at(base: Pipeline, change: Change, values: Any, block: int) -> tuple[float, float]:
     """Seconds to open what the change needs, and seconds an example, from a block of rows."""
     pipe, begin = base.with_(**change.choices), time.perf_counter()
-    warm, few = values[: base.task.pace.warm], values[:block]
+    warm, few = values[: base.task.sizes.warm], values[:block]
     pipe.outputs(warm)
     first, per_example = time.perf_counter() - begin, run_seconds(pipe, few) / len(few)
     return max(first - len(warm) * per_example, 0.0), per_example

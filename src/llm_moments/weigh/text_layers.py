@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.change import Change
 from llm_moments.core import Pipeline
+from llm_moments.core.change import Change
 from llm_moments.engines.base import engine_class, follows
 from llm_moments.errors import EngineError, InputError, ModelError
 from llm_moments.evaluate.evaluation import Evaluation

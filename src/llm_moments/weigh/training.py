@@ -107,7 +107,7 @@ def augmentations(course: Course) -> dict[str, dict[str, Any]]:
     if course.problem == "regression":
         return {}
     images = course.task.name == "image-classification"
-    height = course.task.shape(course.described, course.pipe.plan)[1] if images else 0
+    height = course.task.shape(course.pipe.plan)[1] if images else 0
     known = priced_images(height) if images else priced_texts(course.back is not None)
     return {f"augment {name}": choices for name, choices in known.items()}
 

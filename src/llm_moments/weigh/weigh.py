@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from llm_moments.budget import seconds
-from llm_moments.change import Change
 from llm_moments.core import Pipeline
+from llm_moments.core.change import Change
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, gather
 from llm_moments.model import load
 from llm_moments.weigh.changes import every_change, skips
@@ -49,12 +49,12 @@ def weigh(
     examples, _ = gather(data, judge=base, **read)
     part = evaluation(base, examples[: limit or MOST])
     there = len(part)
-    if not hasattr(base.task, "priced_changes"):
+    if not base.task.streams:
         base.engines.calibration = base.engines.calibration or base.arrays(part.values[:CALIBRATION])
     costs, some = costs_of(base, part, clock.left), part.values[:SEEN]
     layers = _layers(base)
     first, after = every_change(base, some, layers)
-    anew = ANEW if hasattr(base.task, "priced_changes") else layers if layers <= FEW or exhaustive else layers // 4
+    anew = ANEW if base.task.streams else layers if layers <= FEW or exhaustive else layers // 4
     part = part.take(range(affordable(costs, there, len(first) + anew, clock.left)))
     clock.planned = {"baseline": len(part) * costs.base}
     clock.tell(f"answers of the baseline to {len(part):,} examples")
@@ -82,7 +82,7 @@ def _all(
     """What may save much first, then the layers, then the rest."""
     first, after = todo
     changed = weighing.all(first)
-    by_layer = weigh_text_layers if hasattr(base.task, "priced_changes") else weigh_layers
+    by_layer = weigh_text_layers if base.task.streams else weigh_layers
     layers = by_layer(base, part, outputs, exhaustive=exhaustive, seed=seed, weighing=weighing)
     return layers, [*changed, *weighing.all(after)]
 
@@ -97,7 +97,7 @@ def _layers(base: Pipeline) -> int:
     from llm_moments.engines.torch_eager import load_module
     from llm_moments.errors import EngineError, ModelError
 
-    if hasattr(base.task, "priced_changes") or base.model.is_linear:
+    if base.task.streams or base.model.is_linear:
         return 0
     try:
         return layer_count(load_module(base.model))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from llm_moments.change import Change
 from llm_moments.core import Pipeline
+from llm_moments.core.change import Change
 from llm_moments.engines.base import engine_class
 from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluate.evaluation import Evaluation
@@ -119,7 +119,7 @@ def unmeasured(change: Change, why: str) -> Worth:
 
 def costs_of(base: Pipeline, part: Evaluation, allowed: float) -> Costs:
     """Of the baseline, which is opened now. Of a slow one fewer rows are timed at a time."""
-    pace = base.task.pace
+    pace = base.task.sizes
     opening, per_example = look_at(base, Change("", {}), part.values, max(pace.warm, 1))
     fits = int(min(BLOCK * allowed / max(per_example, 1e-9), pace.block))
     return Costs(per_example, opening, min(max(fits, FEWEST), pace.block, len(part)))

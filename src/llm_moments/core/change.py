@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_moments.core import Knob, Pipeline
-
 
 @dataclass(frozen=True)
 class Change:
@@ -31,17 +29,6 @@ SAID = {  # how a choice reads; any other one is said as "step: knob value"
     "forward.skip_layers": "without layers {}", "vad.kind": "silence left out ({})", "chunk.length": "chunks of {} s",
     "chunk.overlap": "chunks share {} s", "features.margin": "{} s of silence after a chunk",
 }  # fmt: skip
-
-
-def knobs_of(pipe: Pipeline) -> dict[str, Knob]:
-    """Every knob of the pipeline's task by its whole name, in the order of the steps."""
-    return {f"{step}.{knob.name}": knob for step, knobs in pipe.task.knobs(pipe.model).items() for knob in knobs}
-
-
-def chosen(pipe: Pipeline, knobs: Mapping[str, Knob]) -> dict[str, Any]:
-    """What the plan says of each knob or, where it says nothing, the knob's default."""
-    said = {name: pipe.plan.get_choice(name) for name in knobs}
-    return {name: knobs[name].default if value is None else value for name, value in said.items()}
 
 
 def in_words(name: str, value: Any, default: Any = None) -> str:

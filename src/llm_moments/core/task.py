@@ -1,0 +1,209 @@
+"""The contract of a task: how examples become what a model takes, and what it says becomes answers and scores."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from llm_moments.core.change import Change
+from llm_moments.core.example import Batch, Example, SampleSizes
+from llm_moments.core.knob import Knob, Step
+from llm_moments.core.plan import Plan
+from llm_moments.errors import InputError, PlanError
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of an input a model is given: tokens of a text, pixels of an image. What a search walks along.
+
+    knob: the choice of the plan that sets it; unit: what it counts, in words. before: lossless choices that save work
+    ahead of the model. tunable: lossless choices that are tried one by one on the best plan. others: lossy choices of
+    the input beside the extent.
+    """
+
+    knob: str
+    unit: str
+    before: Mapping[str, Any] = field(default_factory=dict)
+    tunable: Sequence[tuple[str, Sequence[Any]]] = ()
+    others: Sequence[Mapping[str, Any]] = ()
+
+    def of(self, plan: Mapping[str, Mapping[str, Any]]) -> int:
+        step, _, knob = self.knob.partition(".")
+        return int(plan[step][knob])
+
+
+class Task(ABC):
+    """A task of one model, to which it is bound. What is abstract every task says; the rest has a plain default.
+
+    A score is given for each example, since every test here is paired; `metric` names their mean.
+    """
+
+    name: str
+    default_metric = ""  # '': answers are judged in one way only
+    agrees = ""  # what `agreement` is, in words; '': the metric itself
+    sizes = SampleSizes()
+    sorts: Mapping[str, Any] = {}  # changes of a plan that put rows of like length together: no answer changes by them
+    extent: Extent | None = None
+    strategy: Literal["ladder", "greedy"] = (
+        "ladder"  # along the extent; or change by change, where answers take seconds
+    )
+    streams = False  # answers are made piece by piece
+    heals = False  # a smaller model can be taught to answer like it
+    engines_open = 6  # how many are kept open at a time
+
+    def __init__(self, model: Any, metric: str | None = None):
+        self.model = model
+        if metric is not None and not self.default_metric:
+            raise InputError(f"answers of {self.name} are judged in one way only; leave out the metric {metric!r}")
+
+    def of(self, model: Any) -> Self:
+        """The same task of another model."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    @property
+    def ladder(self) -> Extent:
+        """The extent, where a search walks along one."""
+        if self.extent is None:
+            raise InputError(f"{self.name} has no extent to walk along")
+        return self.extent
+
+    # -- from an example to the model
+
+    @abstractmethod
+    def normalise(self, value: Any) -> Any:
+        """A plain input (string, pair, dict) as the steps take it; raises DataError."""
+
+    def prepared(self, example: Example) -> Example:
+        """An example whose input and reference belong together, as they are used; raises DataError."""
+        return example
+
+    joins = False  # `prepared` does something: input and reference are read together
+
+    @abstractmethod
+    def steps(self, plan: Plan, engines: Any) -> list[Step]: ...
+
+    @abstractmethod
+    def knobs(self) -> Mapping[str, Sequence[Knob]]: ...
+
+    @abstractmethod
+    def stock(self) -> Mapping[str, Mapping[str, Any]]:
+        """The plan that transformers' own pipeline follows."""
+
+    def rows_at_once(self, batch: Batch, plan: Plan) -> int:
+        """How many rows of a batch may go through the steps together."""
+        return batch.size
+
+    def keep(self, steps: Sequence[Step], plan: Plan) -> None:  # noqa: B027 (most tasks keep nothing)
+        """From now on these steps may keep what they made of each row: the same rows come again."""
+
+    @abstractmethod
+    def save_inputs(self, plan: Plan, folder: Path) -> None:
+        """Writes what a model folder needs beside its weights to prepare inputs: tokenizer, image sizes."""
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What a model folder is to say of the task that it was trained for."""
+        return {}
+
+    # -- from outputs to answers and scores
+
+    @abstractmethod
+    def answers(self, outputs: np.ndarray) -> list[Any]: ...
+
+    @abstractmethod
+    def metric(self) -> str: ...
+
+    def has_label(self, value: Any) -> bool | None:
+        """Whether a raw reference says anything; None: as any value does that is there."""
+        return None
+
+    def reader(self, column: Iterable[Any]) -> Callable[[Any], Any]:
+        """Reads one raw reference as it is read among all those of a column; raises DataError."""
+        return lambda value: self.references([value])
+
+    @abstractmethod
+    def references(self, raw: Iterable[Any]) -> list[Any]:
+        """References as the model's own labels; raises DataError naming row and value."""
+
+    @abstractmethod
+    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
+        """float64 [n], higher is better."""
+
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the highest score that an example can have, also one not seen; an end may be infinite. None:
+        as the scores have it."""
+        return None
+
+    @abstractmethod
+    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        """float64 [n]: the score when the baseline's answers are taken as references."""
+
+    @abstractmethod
+    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """float64 [n], 0 for the same outputs: how far apart two models are, example by example."""
+
+    @abstractmethod
+    def as_references(self, outputs: np.ndarray) -> list[Any]:
+        """What the outputs answer, as references: what a model without labels is held against."""
+
+    @abstractmethod
+    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """bool [n]: whether the answers are the same."""
+
+    @abstractmethod
+    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+        """bool [n]: whether the answers are the same and their probabilities, if any, no further apart than that."""
+
+    def has_margins(self) -> bool:
+        """Whether the outputs say how sure they are: of a model without, no cascade is made."""
+        return False
+
+    def margins(self, outputs: np.ndarray) -> np.ndarray:
+        """float [n], how sure an answer is: a cascade asks the full plan where this is low."""
+        raise PlanError(f"{self.model.name}: its answers do not say how sure they are, so no cascade can be made of it")
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """float64 [n, answers] of those that have them."""
+        raise PlanError(f"{self.model.name}: its answers have no probabilities")
+
+    def beside(self, outputs: np.ndarray, references: Sequence[Any]) -> dict[str, float]:
+        """Figures of all answers together, beside the mean of the scores."""
+        return {}
+
+    # -- what else may be chosen
+
+    def inputs(self, pipe: Any, values: Sequence[Any]) -> Iterable[Change]:
+        """Less of each input: shorter texts, smaller images. values: some of the data."""
+        return ()
+
+    def changes(self, plan: Plan) -> list[Change]:
+        """What a greedy search takes up, in that order, one on top of another."""
+        return []
+
+    def alternatives(self, plan: Plan) -> list[Change]:
+        """What is weighed, each alone on top of this plan, beside `inputs` and the knobs' own values."""
+        return self.changes(plan)
+
+    def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
+        """What a ladder tries of the extent for such data, the least first, and what the model takes at most."""
+        raise InputError(f"{self.name} has no extent to walk along")
+
+    def others(self, pipe: Any, plan: Plan, values: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+        """Other choices of the input that change something at the plan's extent."""
+        return ()
+
+    def by_hand(self, plan: Plan) -> int:
+        """The extent that a careful engineer would set."""
+        raise InputError(f"{self.name} has no extent to walk along")
+
+    def calibrating(self) -> dict[str, Any] | None:
+        """Changes of a plan by which int8 is calibrated; None: nothing is."""
+        return None
