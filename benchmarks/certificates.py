@@ -27,7 +27,7 @@ import results
 from scipy.stats import binom
 
 from llm_moments import stats
-from llm_moments.environment import usable_cores
+from llm_moments.base.environment import usable_cores
 
 ALPHA = 0.05
 Rng = np.random.Generator

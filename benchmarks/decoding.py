@@ -24,8 +24,8 @@ import results
 
 import llm_moments as lm
 from llm_moments import stats
+from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL
-from llm_moments.errors import EngineError
 from llm_moments.evaluate.token_divergence import divergence_along
 from llm_moments.record.decoding import watched
 from llm_moments.record.overhead import median_interval
@@ -114,7 +114,7 @@ def first_tokens(pipe: Any, turns: int = 10) -> tuple[float, list[str]]:
         for step in pipe.steps:
             batch = step(batch, NULL)
         total += batch["generated"][0].first_s or 0.0
-        answers.append(str(batch["outputs"][0]))
+        answers.append(str(batch["outputs"]["text"][0]))
         messages.append({"role": "assistant", "content": answers[-1]})
     return total, answers
 

@@ -21,7 +21,7 @@ import results
 
 import llm_moments as lm
 from llm_moments import stats
-from llm_moments.data import read
+from llm_moments.data.readers import read
 from llm_moments.evaluate.evaluation import evaluation
 from llm_moments.evaluate.measure import run_seconds
 
@@ -40,8 +40,8 @@ def eager(model: Path) -> Any:
     import torch
 
     from llm_moments.engines.torch_eager import load_module
-    from llm_moments.model import open_model
-    from llm_moments.tasks.preprocessing import preprocessing
+    from llm_moments.models.open import open_model
+    from llm_moments.models.preprocessing import preprocessing
 
     opened = open_model(model)
     module, wanted = load_module(opened).eval(), preprocessing(opened)

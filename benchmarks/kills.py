@@ -48,7 +48,7 @@ class Campaign:
 def campaign(model: Path, data: list[Any], judged: list[Any], folder: Path, kills: int, seed: int = 0) -> Campaign:
     """Kills until there were `kills`, and lets the last run end. Must be called where torch has run nothing yet:
     its threads do not live on in a fork."""
-    from llm_moments.model import load
+    from llm_moments.assembly.load import load
     from llm_moments.train import checkpoints
     from llm_moments.train.fit import CHECKPOINTS, run_folder
 

@@ -26,7 +26,7 @@ import results
 import torch
 
 import llm_moments as lm
-from llm_moments.engines.layers import blocks, layer_list
+from llm_moments.models.blocks import blocks, layer_list
 from llm_moments.record.overhead import median_interval, probe_seconds, step_seconds
 from llm_moments.record.probes import Probe, _parts
 from llm_moments.record.recorder import Recorder

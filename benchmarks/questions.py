@@ -18,7 +18,7 @@ import numpy as np
 import results
 
 import llm_moments as lm
-from llm_moments.core import Plan
+from llm_moments.core import Outputs, Plan
 from llm_moments.evaluate.evaluation import evaluation, gather
 from llm_moments.improve import asks, questions
 from llm_moments.improve.pass_probability import chance, sequence
@@ -48,7 +48,7 @@ def certified(part: Any, keys: list[str], drops: Any) -> tuple[str, list[str]]:
 
 
 def one_seed(
-    whole: Any, baseline: np.ndarray, outputs: dict[str, np.ndarray], costs: dict[str, float], most: int, seed: int
+    whole: Any, baseline: Outputs, outputs: dict[str, Outputs], costs: dict[str, float], most: int, seed: int
 ) -> dict[str, Any]:
     pipe, order = whole.pipe, np.random.default_rng(seed).permutation(len(whole))
     searched, rest = order[:SEARCHED], order[SEARCHED:]

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 import studies
 
 import llm_moments as lm
-from llm_moments.atomic import write_atomic
-from llm_moments.core import Plan
-from llm_moments.errors import EngineError
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.errors import EngineError
+from llm_moments.core import Outputs, Plan
+from llm_moments.core import outputs_file as answers
 from llm_moments.evaluate.evaluation import evaluation
 from llm_moments.evaluate.measure import measure
 from llm_moments.improve.cascade import foretell
@@ -131,7 +132,7 @@ class Asked:
     plan: Plan
     cost: float
     lossless: bool
-    outputs: np.ndarray = field(default_factory=lambda: np.empty(0))
+    outputs: Any = None
     words: str = ""
 
 
@@ -207,17 +208,18 @@ def in_time(pipe: Any, part: Any, plans: list[Asked], place: Path, seconds: floa
         yield replace(one, outputs=outputs, cost=cost, words=json.dumps(one.plan.to_dict()))
 
 
-def answered(file: Path, pipe: Any, values: Sequence[Any]) -> tuple[np.ndarray, float]:
-    """Outputs and seconds a row. Texts are kept as plain text, so that nothing is unpickled."""
+def answered(file: Path, pipe: Any, values: Sequence[Any]) -> tuple[Outputs, float]:
+    """Outputs and seconds a row."""
     if not file.with_suffix(".json").exists():
         measured = measure(pipe, values, "throughput")
-        outputs = measured.outputs.astype(str) if measured.outputs.dtype == object else measured.outputs
-        np.save(file.with_suffix(".npy"), outputs, allow_pickle=False)
+        suffix, raw = answers.write(measured.outputs)
+        file.with_suffix(suffix).write_bytes(raw)
         write_atomic(file.with_suffix(".json"), json.dumps(measured.cost))
-    return np.load(file.with_suffix(".npy"), allow_pickle=False), json.loads(file.with_suffix(".json").read_text())
+    kept = next(file.with_suffix(s) for s in (answers.NUMBERS, answers.ROWS) if file.with_suffix(s).exists())
+    return answers.read(kept), json.loads(file.with_suffix(".json").read_text())
 
 
-def proved(pipe: Any, one: Asked, some: Sequence[Any], original: np.ndarray) -> Asked:
+def proved(pipe: Any, one: Asked, some: Sequence[Any], original: Outputs) -> Asked:
     """A plan that is meant to be lossless, held against the original on some rows as the search does; if it is, its
     answers are the original's."""
     if not one.lossless:
@@ -242,7 +244,7 @@ def foretold(pipe: Any, part: Any, asked: list[Asked]) -> list[Asked]:
     plans = [(str(at), one.cost, one.outputs) for at, one in enumerate(front)]
     return [
         Asked("foretold", front[int(f.dear)].plan, f.cost, False, f.outputs, f"{f.cheap} before {f.dear} below {f.threshold:g}")
-        for f in foretell(plans, lambda outputs: pipe.task.margins(outputs))
+        for f in foretell(plans, pipe.task.margins)
     ]  # fmt: skip
 
 

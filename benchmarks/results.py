@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from llm_moments.atomic import write_atomic
-from llm_moments.environment import fingerprint, peaks
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.environment import fingerprint, peaks
 
 FILE = Path(__file__).parent / "RESULTS.md"
 HEAD = """# Results

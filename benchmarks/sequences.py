@@ -29,7 +29,7 @@ import studies
 from orders import ALONE, ALPHA, BEFORE, GAIN, NOW, RULES, Draw, Replay
 from scipy.stats import binom
 
-from llm_moments.environment import usable_cores
+from llm_moments.base.environment import usable_cores
 from llm_moments.evaluate.evaluation import PARTS
 
 MANY = 1000  # rows to certify on

@@ -27,6 +27,7 @@ import whisper_weights
 import llm_moments as lm
 from llm_moments import stats
 from llm_moments.core import Plan
+from llm_moments.steps.transcribe import transcripts
 from llm_moments.tasks.speech import SpeechRecognition
 
 PLAN = {
@@ -183,7 +184,10 @@ def row_of(
     task: SpeechRecognition = pipe.task
     heard = sorted(set(texts[name]) & set(texts[OURS]))
     references = [said[i] for i in heard]
-    theirs, ours = (task.scores(np.array([texts[n][i] for i in heard], object), references) for n in (name, OURS))
+    theirs, ours = (
+        task.scores(transcripts([texts[n][i] for i in heard], [[]] * len(heard), [""] * len(heard)), references)
+        for n in (name, OURS)
+    )
     shown = (name, f"{1 / float(np.median(speeds[name])):.1f}")
     if name == OURS:
         return (*shown, "", f"{1 - theirs.mean():.4f}", str(len(heard)), "", "")

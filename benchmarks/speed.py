@@ -23,7 +23,7 @@ import results
 
 import llm_moments as lm
 from llm_moments import stats
-from llm_moments.errors import EngineError
+from llm_moments.base.errors import EngineError
 from llm_moments.evaluate.evaluation import gather
 from llm_moments.evaluate.measure import run_seconds
 

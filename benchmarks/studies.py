@@ -164,7 +164,7 @@ def snips(folder: Path, small: bool) -> tuple[Any, Rows]:
 
 
 def fashion(folder: Path, small: bool) -> tuple[Any, Rows]:
-    from llm_moments.data import read
+    from llm_moments.data.readers import read
 
     if not FASHION.exists():
         raise Missing("Fashion-MNIST is not there (apt-get install dataset-fashion-mnist)")

@@ -67,10 +67,10 @@ def judged(folder: Path, rows: list[Any], tokens: int) -> tuple[float, float]:
     """Mean cross-entropy and accuracy on the validation rows."""
     plan = {"batch.order": "length", "truncate.max_length": tokens}
     pipe = lm.load(folder, plan=plan)
-    outputs = pipe.outputs([e.input for e in rows])
+    logits = torch.from_numpy(pipe.outputs([e.input for e in rows])["logits"])
     targets = torch.tensor(pipe.task.references([e.reference for e in rows]))
-    loss = torch.nn.functional.cross_entropy(torch.from_numpy(outputs), targets)
-    return float(loss), float((torch.from_numpy(outputs).argmax(1) == targets).float().mean())
+    loss = torch.nn.functional.cross_entropy(logits, targets)
+    return float(loss), float((logits.argmax(1) == targets).float().mean())
 
 
 def overhead(wanted: Any, rows: list[Any], pairs: int = 60) -> str:

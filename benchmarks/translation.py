@@ -25,6 +25,7 @@ import results
 import llm_moments as lm
 from llm_moments import stats
 from llm_moments.core import Example
+from llm_moments.core.outputs import texts as texts_of
 from llm_moments.evaluate.measure import run_seconds
 from llm_moments.improve.improve import improve
 from llm_moments.train.train import train
@@ -115,7 +116,7 @@ def main() -> None:
         print(f"round {turn} of {ROUNDS}, texts a second: {said}", file=sys.stderr)
     write([*lines(times), "", *told(found, improved, learnt, "")])
     before = until(theirs, texts, end)
-    same = sum(a == b for a, b in zip(before, pipes[BATCHED].outputs(texts[: len(before)]), strict=True))
+    same = sum(a == b for a, b in zip(before, pipes[BATCHED].outputs(texts[: len(before)])["text"], strict=True))
     agreed = f" Batched, transformers says the same as one at a time on {same:,} of {len(before):,} texts."
     tested = judged(before, improved, texts[: len(before)], references[: len(before)])
     write([*lines(times), "", *tested, "", *told(found, improved, learnt, agreed)])
@@ -152,11 +153,12 @@ def lines(times: dict[str, list[float]]) -> list[str]:
 
 def judged(before: list[str], improved: Any, texts: list[str], references: list[str]) -> list[str]:
     """Both on the test texts, which neither training nor search has seen."""
-    after = [str(text) for text in improved.outputs(texts)]
+    after = improved.outputs(texts)["text"].tolist()
     rows = []
     for name, said in (("transformers generate", before), ("improved", after)):
-        beside = improved.task.beside(said, references)
-        rows.append((name, f"{100 * improved.task.scores(said, references).mean():.2f}", *(f"{100 * beside[k]:.2f}" for k in ("corpus chrF", "corpus BLEU", "identical"))))  # fmt: skip
+        outputs = texts_of(said)
+        beside = improved.task.beside(outputs, references)
+        rows.append((name, f"{100 * improved.task.scores(outputs, references).mean():.2f}", *(f"{100 * beside[k]:.2f}" for k in ("corpus chrF", "corpus BLEU", "identical"))))  # fmt: skip
     return results.table(
         (f"{len(texts)} test texts", "chrF, mean of texts", "chrF of all", "BLEU of all", "right to the letter, %"),
         rows,

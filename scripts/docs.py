@@ -5,7 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-VERBS = ("run", "chat", "record", "weigh", "improve", "certify", "train", "distill", "compare", "doctor", "show")
+VERBS = (
+    "run",
+    "chat",
+    "record",
+    "weigh",
+    "improve",
+    "certify",
+    "train",
+    "tune",
+    "distill",
+    "compare",
+    "doctor",
+    "show",
+)
 FOLDER = Path(__file__).parent.parent / "docs" / "verbs"
 
 

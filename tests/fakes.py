@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_moments.core import NULL
+from llm_moments.core import NULL, Outputs
 from llm_moments.engines.contract import Forward
 
 WORDS = [
@@ -229,8 +230,8 @@ def make_linear(
     """A folder with a linear model of words whose weights are random."""
     import torch
 
-    from llm_moments.engines.linear import config_of, make_module
-    from llm_moments.steps.vectorize import Vectorizer
+    from llm_moments.models.linear import config_of, make_module
+    from llm_moments.models.vectorizer import Vectorizer
 
     names = LABELS if labels is None else labels
     texts = make_texts(100)
@@ -277,11 +278,19 @@ class FakeEngines:
     def get(self, settings: Any) -> FakeEngine:
         return self.engine
 
+    def lease(self, settings: Any) -> Any:
+        return nullcontext(self.engine)
+
     def model_for(self, settings: Any) -> None:
         return None
 
     def close(self) -> None:
         pass
+
+
+def logits(array: Any) -> Outputs:
+    """Outputs of a classifier."""
+    return Outputs({"logits": np.asarray(array)})
 
 
 def spoil_loss(monkeypatch: Any, update: int, times: float) -> None:

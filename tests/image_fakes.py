@@ -48,7 +48,7 @@ def make_image_model(folder: Path, arch: str = "vit", *, seed: int = 0, size: in
     names = {"id2label": dict(enumerate(CLASSES)), "label2id": {n: i for i, n in enumerate(CLASSES)}}
     torch.manual_seed(seed)
     if arch == "cnn":
-        from llm_moments.nets.cnn import CnnConfig, MomentsCnnForImageClassification
+        from llm_moments.models.nets.cnn import CnnConfig, MomentsCnnForImageClassification
 
         options = {"image_size": size, "channels": [8, 16], "hidden": 32, "grid": 4, **more}
         MomentsCnnForImageClassification(CnnConfig(**options, **names)).save_pretrained(folder)

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_moments.artefact import MANIFEST
+from llm_moments.assembly.artefact import MANIFEST
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import ArtefactError, InputError, ModelError, OutputExists, PlanError
 from llm_moments.core import Plan
-from llm_moments.errors import ArtefactError, InputError, ModelError, OutputExists, PlanError
-from llm_moments.model import load, open_model
+from llm_moments.models.open import open_model
 from llm_moments.train.distill import distill
 from tests.fakes import make_texts
 
@@ -32,7 +33,7 @@ CHANGES = [
 def test_saved_and_loaded_answers_the_same(
     tiny_model: Path, tmp_path: Path, changes: dict, slim: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_moments.artefact import save
+    from llm_moments.assembly.artefact import save
 
     pipe, texts = load(tiny_model, plan=changes), make_texts(12)
     expected = pipe.outputs(texts)
@@ -166,7 +167,7 @@ def test_steps_are_replaced_and_left_out_by_name(tiny_model: Path) -> None:
 
 
 def test_other_hardware_is_told(tiny_model: Path, tmp_path: Path) -> None:
-    from llm_moments.artefact import save
+    from llm_moments.assembly.artefact import save
 
     saved = save(
         load(tiny_model), tmp_path / "a", certificate={"environment": {"cpu": "another", "cores": 99, "flags": []}}

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_moments.artefact import verify
-from llm_moments.atomic import recover, sibling, write_atomic
+from llm_moments.assembly.artefact import verify
+from llm_moments.assembly.load import load
+from llm_moments.base.atomic import recover, sibling, write_atomic
+from llm_moments.base.errors import WriteError
 from llm_moments.core import Plan
-from llm_moments.errors import WriteError
+from llm_moments.data.output import AnswerWriter
 from llm_moments.improve.study import Study, Trial
-from llm_moments.model import load
-from llm_moments.output import AnswerWriter
 from tests.fakes import make_texts
 
 
@@ -63,7 +63,7 @@ mine.touch()
 while not other.exists():
     time.sleep(0.001)
 for turn in range(2):
-    print(pipe.outputs(["good movie"]).tolist())
+    print(pipe.outputs(["good movie"])["logits"].tolist())
 """
 
 
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_while_the_answers_are_finished(
     with AnswerWriter(out, "one") as writer:
         writer.write([{"id": 1}])
         with monkeypatch.context() as patch:
-            patch.setattr("llm_moments.atomic.sync", _full)
+            patch.setattr("llm_moments.base.atomic.sync", _full)
             with pytest.raises(WriteError, match="disk is full.*kept in"):
                 writer.finish()
         assert os.listdir(tmp_path) == [f"a{kind}.partial"]
@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_the_old_artefact(tiny_model: Path, tmp_path: Path, m
     pipe, target = load(tiny_model), tmp_path / "artefact"
     for overwrite in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr("llm_moments.artefact.shutil.copyfile", _full)
+            patch.setattr("llm_moments.assembly.artefact.shutil.copyfile", _full)
             with pytest.raises(WriteError, match=r"artefact.*disk is full.*Nothing was changed") as told:
                 pipe.save(target, overwrite=overwrite)
         assert told.value.exit_code == 1
@@ -173,7 +173,7 @@ def test_a_full_disk_keeps_the_trials_before(tmp_path: Path, monkeypatch: pytest
         patch.setattr("llm_moments.improve.study.os.replace", _full)
         with pytest.raises(WriteError, match=r"study.*disk is full.*kept"):
             study.add(Trial(two.to_dict(), two.key, "s"), np.zeros((2, 2)))
-    monkeypatch.setattr("llm_moments.atomic.os.fsync", _full)
+    monkeypatch.setattr("llm_moments.base.atomic.os.fsync", _full)
     with pytest.raises(WriteError, match=r"notes.json.*unchanged"):
         study.note("a", 1)
     monkeypatch.undo()

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_moments.errors import DataError
-from llm_moments.steps.audio import RATE, blocks, check
+from llm_moments.base.errors import DataError
+from llm_moments.data.audio import RATE, blocks, check
 from llm_moments.steps.chunk import Chunker
 from llm_moments.steps.vad import WINDOW, Spans, detector, silero_file
 from tests.fakes_speech import silence, tone, write

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import DataError, EngineMissing, InputError, OutputExists
 from llm_moments.core import Batch, Example
-from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
-from llm_moments.model import load
 from llm_moments.steps import augment_image as images
 from llm_moments.steps import augment_text as texts
 from llm_moments.steps.augment import IMAGE, TEXT, checked, drawn, parse
@@ -234,7 +234,7 @@ def test_a_changed_run_goes_on_bit_for_bit(tiny_model: Path, tmp_path: Path, mor
 
 
 def test_the_same_row_is_changed_in_another_way_each_time() -> None:
-    change = Augment({"word-dropout": 0.5}, SimpleNamespace(name="text-classification"), seed=3)
+    change = Augment({"word-dropout": 0.5}, SimpleNamespace(name="text-classification", modality="text"), seed=3)
     batch = Batch(2, {"input": ["a b c d e f g h i j k l"] * 2})
     first, again, later = change(batch, 0, 0), change(batch, 0, 0), change(batch, 1, 0)
     assert first["input"] == again["input"]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import InputError
 from llm_moments.core import Batch, Example, Pipeline, Plan
-from llm_moments.errors import InputError
-from llm_moments.model import load
 from llm_moments.train import back_translation
 from llm_moments.train.augment import Augment
 from llm_moments.train.back_translation import BackTranslation
@@ -81,8 +81,8 @@ def test_it_is_both_models_one_after_the_other(models: tuple[str, str]) -> None:
     made = BackTranslation(*models)
     found = made.of(TEXTS)
     for text in TEXTS:
-        middle = str(there.outputs([text])[0])
-        expected = str(back.outputs([middle])[0]).strip() if middle.strip() else ""
+        middle = str(there.outputs([text])["text"][0])
+        expected = str(back.outputs([middle])["text"][0]).strip() if middle.strip() else ""
         assert found.get(text, "") == expected or made.why[text] in ("same", "too_long")
     assert sum(made.counts(TEXTS).values()) == len(set(TEXTS))
     assert BackTranslation(*models).of(TEXTS) == found

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments.core import Plan
-from llm_moments.errors import PlanError
+from llm_moments.base.errors import PlanError
+from llm_moments.core import Outputs, Plan
 from llm_moments.improve.cascade import foretell_three
 from llm_moments.render.text import plan_in_short
-from tests.fakes import make_texts
+from tests.fakes import logits, make_texts
 
 LENGTHS = (6, 12, 48)  # of the stages, the first one first
 
@@ -34,13 +34,13 @@ def alone(trained_model: Path) -> tuple[lm.Pipeline, list[str], list[np.ndarray]
     return pipe, values, outputs, float(np.quantile(margins[0], 0.5)), float(np.quantile(margins[1], 0.6))
 
 
-def by_row(pipe: Any, outputs: list[np.ndarray], low: float, high: float) -> tuple[np.ndarray, int, int]:
+def by_row(pipe: Any, outputs: list[Outputs], low: float, high: float) -> tuple[np.ndarray, int, int]:
     """The naive reference: a row goes on while the stage before is unsure, and never after one that was sure."""
     found, second, third = [], 0, 0
-    for first, middle, last in zip(*outputs, strict=True):
-        if pipe.task.margins(first[None])[0] >= low:
+    for first, middle, last in zip(*(o["logits"] for o in outputs), strict=True):
+        if pipe.task.margins(logits(first[None]))[0] >= low:
             found.append(first)
-        elif pipe.task.margins(middle[None])[0] >= high:
+        elif pipe.task.margins(logits(middle[None]))[0] >= high:
             found.append(middle)
             second += 1
         else:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import llm_moments as lm
-from llm_moments.chat import Conversation, Stream
+from llm_moments.base.errors import EngineError, InputError, ModelError
 from llm_moments.core import Pipeline
-from llm_moments.errors import EngineError, InputError, ModelError
+from llm_moments.record.stream import Conversation, Stream
 from llm_moments.render.tree import lines
 from tests.cli.command import moments
 from tests.fake_server import answer_to, cut_after, serving

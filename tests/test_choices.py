@@ -25,7 +25,7 @@ MODEL = SimpleNamespace(
     config={},
     is_linear=False,
     trained_length=0,
-    _encoder=SimpleNamespace(keeps_end=False),
+    encoder=SimpleNamespace(keeps_end=False),
 )
 
 

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from llm_moments import data
+from llm_moments.base.errors import DataError, MomentsError, OutputExists
 from llm_moments.core import Example
-from llm_moments.errors import DataError, MomentsError, OutputExists
-from llm_moments.formats import about_rows
-from llm_moments.output import AnswerWriter
+from llm_moments.data import readers as data
+from llm_moments.data.formats import about_rows
+from llm_moments.data.output import AnswerWriter
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), min_size=1).filter(lambda s: s.strip())
 
@@ -124,7 +124,7 @@ def test_an_open_quote_is_one_bad_row(tmp_path: Path, name: str, content: str, r
 
 
 def test_an_open_quote_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_moments.csv_rows.MOST_LINES", 50)
+    monkeypatch.setattr("llm_moments.base.csv_rows.MOST_LINES", 50)
     file = _write(tmp_path / "a.csv", 'text,label\n"bad,x\n' + "fine,y\n" * 200)
     source = data.read(file, on_error="skip")
     assert sum(1 for _ in source) == 200
@@ -283,7 +283,7 @@ def test_splits_depend_on_the_input_alone() -> None:
 
 CHILD = """
 import sys
-from llm_moments.output import AnswerWriter
+from llm_moments.data.output import AnswerWriter
 with AnswerWriter(sys.argv[1], "job") as writer:
     for n in range(writer.done, 4000, 7):
         writer.write([{"id": i, "label": "ä" * (i % 9)} for i in range(n, min(n + 7, 4000))])

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from llm_moments.data import read
-from llm_moments.errors import EngineError, InputError
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import EngineError, InputError
+from llm_moments.data.readers import read
 from llm_moments.evaluate.evaluation import split
 from llm_moments.improve import stages
 from llm_moments.improve.heal import STUDENTS, Healer, name_of
 from llm_moments.improve.search import Search
 from llm_moments.improve.stages import HEALS
 from llm_moments.improve.study import Study
-from llm_moments.model import load
 from llm_moments.train import distill as distilling
-from llm_moments.train.distill import chosen_layers, distill, layers_of
+from llm_moments.train.distill import chosen_layers, distill
+from llm_moments.train.student_spec import share_of as layers_of
 from tests.fakes import make_model, make_texts
 
 
@@ -26,9 +27,9 @@ def test_a_student_of_two_layers_can_be_made_of_many_architectures(arch: str, tm
     teacher = make_model(tmp_path / "t", arch)
     done = distill(teacher, make_texts(24), tmp_path / "s", student="layers=2", epochs=1, max_length=16)
     small = load(done.folder)
-    assert small.outputs(["a good film"]).shape == load(teacher).outputs(["a good film"]).shape
-    from llm_moments.engines.layers import layer_count
+    assert small.outputs(["a good film"])["logits"].shape == load(teacher).outputs(["a good film"])["logits"].shape
     from llm_moments.engines.torch_eager import load_module
+    from llm_moments.models.blocks import layer_count
 
     assert layer_count(load_module(small.model)) == 2
 

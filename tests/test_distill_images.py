@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from llm_moments.engines.layers import skip
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import EngineError, InputError, PlanError
+from llm_moments.data.images import image_of
 from llm_moments.engines.torch_eager import load_module
-from llm_moments.errors import EngineError, InputError, PlanError
-from llm_moments.images import image_of
-from llm_moments.model import load, open_model
+from llm_moments.models.blocks import skip
+from llm_moments.models.open import open_model
 from llm_moments.train.distill import distill
 from llm_moments.train.image_students import chosen_layers, fewer, least_layers, stages_of
 from llm_moments.train.narrow import narrower
@@ -30,7 +31,7 @@ KEPT = {
 def teacher_of(folder: Path, arch: str, **more: Any) -> Path:
     if arch != "efficientnet":
         return make_image_model(folder, arch, **more)
-    from llm_moments.nets.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteForImageClassification
+    from llm_moments.models.nets.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteForImageClassification
 
     torch.manual_seed(0)
     told = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
@@ -120,7 +121,7 @@ def test_a_student_learns_and_can_be_loaded(arch: str, student: str, tmp_path: P
     done = distill(teacher, files, tmp_path / "s", student=student, evaluate=judged, **QUICK)
     pipe = load(done.folder)
     assert pipe.plan["resize"]["size"] == 32
-    assert pipe.outputs(judged).shape == (12, 3)
+    assert pipe.outputs(judged)["logits"].shape == (12, 3)
     assert done.evaluation is not None
     assert done.evaluation["n"] == 12
     again = distill(teacher, files, tmp_path / "s", student=student, evaluate=judged, **QUICK)

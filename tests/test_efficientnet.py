@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments.errors import ModelError
-from llm_moments.nets.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteForImageClassification
+from llm_moments.base.errors import ModelError
+from llm_moments.models.nets.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteForImageClassification
 from tests.image_fakes import make_arrays
 
 TIMM = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from llm_moments.base.errors import DataError
 from llm_moments.core import Example
-from llm_moments.data import read
-from llm_moments.errors import DataError
+from llm_moments.data.readers import read
 from llm_moments.evaluate.evaluation import evaluation, gather, split
-from llm_moments.model import Model
+from llm_moments.models.model import Model
 from llm_moments.tasks.chat import Chat, TextGeneration
 from llm_moments.tasks.text_classification import TextClassification
 from llm_moments.tasks.translation import Translation

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import EngineError, RowsFailed
 from llm_moments.cli.run import answered
 from llm_moments.core import Pipeline
-from llm_moments.data import read
-from llm_moments.errors import EngineError, RowsFailed
-from llm_moments.model import load
+from llm_moments.data.readers import read
 from tests.fakes import FakeEngine, FakeEngines
 
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm_moments.data import read
-from llm_moments.errors import DataError
+from llm_moments.base.errors import DataError
+from llm_moments.data.readers import read
 from tests.image_fakes import encoded, make_arrays
 
 
@@ -254,8 +254,8 @@ def test_paths_that_no_file_can_have_are_single_rows(tmp_path: Path, column: str
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_moments.formats.MOST_LINE", 1000)
-    monkeypatch.setattr("llm_moments.json_formats.MOST_JSON", 1000)
+    monkeypatch.setattr("llm_moments.data.formats.MOST_LINE", 1000)
+    monkeypatch.setattr("llm_moments.data.json_formats.MOST_JSON", 1000)
     long = "text,label\n" + "a" * 5000
     for name in ("a.csv", "a.txt", "a.jsonl", "a.tsv"):
         with pytest.raises(DataError, match="line . has more than 1,000 characters"):
@@ -278,9 +278,9 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
 def test_a_parquet_file_that_repeats_a_large_value_is_read_in_small_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_moments import arrow_formats
+    from llm_moments.data import arrow_formats
 
-    monkeypatch.setattr("llm_moments.arrow_formats.ROOM", 3_000_000)
+    monkeypatch.setattr("llm_moments.data.arrow_formats.ROOM", 3_000_000)
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), ["a" * 900_000])
     pq.write_table(
         pa.table({"text": text.cast(pa.string()), "n": list(range(2000))}), tmp_path / "a.parquet", compression="zstd"
@@ -293,14 +293,14 @@ def test_a_parquet_file_that_repeats_a_large_value_is_read_in_small_parts(
     for _, row in zip(range(20), arrow_formats.parquet_rows(tmp_path / "a.parquet"), strict=False):
         assert len(row[1]["text"]) == 900_000
         assert pa.total_allocated_bytes() - before < 40_000_000
-    monkeypatch.setattr("llm_moments.arrow_formats.MOST_VALUES", 100_000)
+    monkeypatch.setattr("llm_moments.data.arrow_formats.MOST_VALUES", 100_000)
     pq.write_table(pa.table({"text": ["a"], "more": [[None] * 200_000]}), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="'more.*holds 200,000 values in 1 rows"):
         read(tmp_path / "b.parquet")
 
 
 def test_an_idx_file_that_unpacks_to_far_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_moments.image_formats.ROOM", 1000)
+    monkeypatch.setattr("llm_moments.data.image_formats.ROOM", 1000)
     head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (2000, 28, 28))
     file = write(tmp_path / "x-images-idx3-ubyte.gz", gzip.compress(head + bytes(2000 * 28 * 28)))
     with pytest.raises(DataError, match="more than 200 times its own size"):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
+from llm_moments.base.errors import DataError, EngineError, InputError, PlanError
 from llm_moments.core import NULL, Batch
-from llm_moments.errors import DataError, EngineError, InputError, PlanError
 from llm_moments.evaluate.measure import call_seconds, run_seconds
 from llm_moments.record.recorder import Recorder
 from llm_moments.steps.prompt import Context, Dialogue, messages_of

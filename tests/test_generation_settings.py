@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments import generation_settings as settings
+from llm_moments.base.errors import DataError, ModelError
+from llm_moments.base.notes import Note
 from llm_moments.engines.base import available
 from llm_moments.engines.generator import GENERATORS, Decoding, Prompt
 from llm_moments.engines.sampling import Rules
-from llm_moments.errors import DataError, ModelError
-from llm_moments.notes import Note
+from llm_moments.models import generation_settings as settings
 from tests.cli.command import moments
 from tests.fakes_seq import make_bart
 from tests.fakes_speech import make_whisper, tone

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_moments.errors import ModelError
-from llm_moments.model import open_model
+from llm_moments.base.errors import ModelError
+from llm_moments.models.open import open_model
 
 
 def text(said: str) -> bytes:

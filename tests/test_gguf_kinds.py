@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments.artefact import save
+from llm_moments.assembly.artefact import save
+from llm_moments.base.errors import ModelError
 from llm_moments.engines.base import available
 from llm_moments.engines.generator import GENERATORS
-from llm_moments.errors import ModelError
 from llm_moments.evaluate.token_divergence import divergence_of
-from llm_moments.gguf_header import BLOCKS, read_header
-from llm_moments.model import open_model
+from llm_moments.models.gguf_header import BLOCKS, read_header
+from llm_moments.models.open import open_model
 from tests.tiny_lm import engine, quantised, some_prompts, tiny_gguf, tiny_lm
 
 gguf = pytest.importorskip("gguf")

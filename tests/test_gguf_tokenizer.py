@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llm_moments import gguf_tokenizer
-from llm_moments.model import open_model
+from llm_moments.models import gguf_tokenizer
+from llm_moments.models.open import open_model
 from tests.tiny_lm import tiny_gguf, tiny_lm
 
 pytest.importorskip("gguf")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import InputError
 from llm_moments.core import Example
 from llm_moments.engines.torch_eager import TorchEager, best_device
-from llm_moments.errors import InputError
-from llm_moments.model import load
 from llm_moments.record import meters, probes
 from llm_moments.record.probes import CudaProbe, layer_costs, probed
 from llm_moments.record.record import observe
@@ -238,7 +238,7 @@ def test_layers_on_mps_are_not_timed_and_that_is_said(tiny_model: Path, monkeypa
 
 
 def test_doctor_says_what_was_never_tried() -> None:
-    from llm_moments.examination import NEVER_TRIED
+    from llm_moments.assembly.doctor import NEVER_TRIED
 
     for word in ("cuda", "mps", "fakes only", "never on real hardware"):
         assert word in NEVER_TRIED

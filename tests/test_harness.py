@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments import harness
+from llm_moments.base.errors import DataError, EngineError, InputError
 from llm_moments.engines.generator import Prompt
-from llm_moments.errors import DataError, EngineError, InputError
+from llm_moments.integrations import harness
 from tests.fake_server import answer_to, serving
 from tests.fakes_chat import make_chat
 
@@ -69,7 +69,7 @@ def test_choices_are_scored_as_the_likelihood_task_scores_them(
 def test_made_texts_follow_the_tasks_settings(
     folders: tuple[Path, Path], tasks: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    from llm_moments.harness_model import MomentsLM
+    from llm_moments.integrations.harness_model import MomentsLM
 
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "tiny.yaml").write_text(json.dumps(tasks[1]))  # which is YAML, too
@@ -100,7 +100,7 @@ def test_two_plans_are_compared_example_by_example(folders: tuple[Path, Path], t
 def test_rolling_likelihood_is_the_sum_over_all_tokens(folders: tuple[Path, Path]) -> None:
     from lm_eval.api.instance import Instance
 
-    from llm_moments.harness_model import MomentsLM
+    from llm_moments.integrations.harness_model import MomentsLM
 
     model = MomentsLM(folders[0])
     text = "the movie was good and the plot " * 12  # longer than the context of 128
@@ -118,7 +118,7 @@ def test_rolling_likelihood_is_the_sum_over_all_tokens(folders: tuple[Path, Path
 
 
 def test_whether_greedy_decoding_would_write_it(folders: tuple[Path, Path]) -> None:
-    from llm_moments.harness_model import MomentsLM
+    from llm_moments.integrations.harness_model import MomentsLM
 
     model = MomentsLM(lm.load(folders[0], task="text-generation", plan={"decode.max_new_tokens": 3}))
     made = model.engine.generate(
@@ -132,7 +132,7 @@ def test_whether_greedy_decoding_would_write_it(folders: tuple[Path, Path]) -> N
 
 
 def test_what_cannot_be_followed_is_refused(folders: tuple[Path, Path], tiny_model: Path) -> None:
-    from llm_moments.harness_model import MomentsLM
+    from llm_moments.integrations.harness_model import MomentsLM
 
     model = MomentsLM(folders[0])
     with pytest.raises(InputError, match="num_beams = 3"):

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_moments.assembly.load import load
 from llm_moments.core import Pipeline
-from llm_moments.data import read
+from llm_moments.data.readers import read
 from llm_moments.evaluate.evaluation import split
 from llm_moments.improve import stages
 from llm_moments.improve.heal import STUDENTS, Healer
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial
-from llm_moments.model import load
 from llm_moments.train import distill as distilling
-from tests.fakes import make_texts
+from tests.fakes import logits, make_texts
 
 Asked = list[tuple[str, int]]
 
@@ -44,7 +44,7 @@ class Given:
 
     def trial(self, cost: float, good: bool, precision: str = "fp32", length: int = 64, **more: Any) -> Trial:
         plan = self.search.plan_of("onnxruntime" if precision == "int8" else "torch", precision, length, **more)
-        wrong = np.eye(3, dtype=np.float32)[np.zeros(len(self.search.part), int)]
+        wrong = logits(np.eye(3, dtype=np.float32)[np.zeros(len(self.search.part), int)])
         outputs = self.search.baseline if good else wrong
         made = Trial(
             plan.to_dict(), plan.key, "given", n=len(self.search.part), seconds=cost, cost=cost, score=float(good)
@@ -123,7 +123,7 @@ def test_the_healer_makes_each_of_them(trained_model: Path, tmp_path: Path, monk
     for student in ("narrow", "quarter", "int8"):
         name = healer(pipe, 32, 6.0, student)
         assert name == f"healed-{student}"
-        assert pipe.with_(**{"forward.weights": name}).outputs(["a good film"]).shape == (1, 3)
+        assert pipe.with_(**{"forward.weights": name}).outputs(["a good film"])["logits"].shape == (1, 3)
     assert pipe.engines.variants["healed-int8"].notes["quantize"] == "int8"
 
 

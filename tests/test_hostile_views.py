@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from llm_moments.base.visible import ESCAPE, visible
 from llm_moments.improve.certify import Certificate
 from llm_moments.improve.study import Trial
 from llm_moments.improve.training_certificate import TrainingCertificate
@@ -33,7 +34,6 @@ from llm_moments.render import (
     tree,
     worth_charts,
 )
-from llm_moments.visible import ESCAPE, visible
 from llm_moments.weigh.learning import TrainingWorth
 from llm_moments.weigh.worth import Worth, Worths
 

@@ -10,65 +10,22 @@ from importlib import import_module
 from pathlib import Path
 
 import llm_moments
-from llm_moments.views import VIEWS
+from llm_moments.base.views import VIEWS
 
 ROOT = Path(llm_moments.__file__).parent
 # From the ground up. A room's files may import one another and what is below.
 ROOMS = (
-    "base", "core", "models", "data", "engines", "steps", "tasks", "assembly", "evaluate", "record", "train", "weigh",
+    "stats", "base", "core", "data", "models", "engines", "steps", "tasks", "assembly", "evaluate", "record", "train", "weigh",
     "improve", "render", "integrations", "cli", "house",
 )  # fmt: skip
-# Files that lie beside the rooms that they belong to.
-BELONGS = {
-    **dict.fromkeys(("errors", "atomic", "environment", "budget", "visible", "notes", "schema", "csv_rows", "stats", "views", "_verb", "cache", "version"), "base"),
-    **dict.fromkeys(("core", "change"), "core"),
-    **dict.fromkeys(
-        ("model", "model_formats", "gguf_header", "gguf_tokenizer", "config_check", "generation_settings", "nets"), "models"
-    ),
-    **dict.fromkeys(
-        (
-            "data", "formats", "arrow_formats", "arrow_values", "json_formats", "image_formats", "sound_formats", "folders",
-            "file_kinds", "headers", "columns", "labels", "rows", "images", "independent", "tables", "output", "watch",
-        ),
-        "data",
-    ),
-    **dict.fromkeys(("artefact", "chat", "examination"), "assembly"),
-    **dict.fromkeys(("harness", "harness_model"), "integrations"),
-    "": "house",
-}  # fmt: skip
+# Files that lie beside the rooms: what the package offers by name.
+BELONGS = {"_verb": "base", "version": "base", "": "house"}
 # Arrows that go up today: by file, the rooms.
-EXCEPTIONS: dict[str, set[str]] = {
-    "chat": {"record"},
-    "engines.export": {"tasks"},
-    "engines.linear": {"steps"},
-    "engines.padding": {"tasks"},
-    "engines.export_check": {"tasks"},
-    "model": {"assembly", "engines", "tasks"},
-    "nets.architectures": {"tasks"},
-    "nets.pruned": {"engines"},
-    "sound_formats": {"steps"},
-    "steps.process_image": {"tasks"},
-}
+EXCEPTIONS: dict[str, set[str]] = {}
 
 
 # Files that import one another today.
-CIRCLES: set[frozenset[str]] = {
-    frozenset({"artefact", "engines.linear", "model", "model_formats"}),
-    frozenset({"steps.process_image", "tasks.preprocessing"}),
-    frozenset(
-        {
-            "engines.export",
-            "engines.padding",
-            "engines.torch_eager",
-            "nets.architectures",
-            "steps.batch",
-            "steps.sparse",
-            "tasks.text_classification",
-        }
-    ),
-    frozenset({"train.distill", "train.distill_images"}),
-    frozenset({"engines.sharing", "engines.transformers_generate"}),
-}
+CIRCLES: set[frozenset[str]] = set()
 
 
 @cache

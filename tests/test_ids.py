@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llm_moments.data import read
-from llm_moments.tables import plain
+from llm_moments.data.readers import read
+from llm_moments.data.tables import plain
 
 pa = pytest.importorskip("pyarrow")
 TWO = ["good film", "bad film"]

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm_moments.data import read, split
-from llm_moments.errors import DataError
-from llm_moments.images import decoded
+from llm_moments.base.errors import DataError
+from llm_moments.data.images import decoded
+from llm_moments.data.readers import read, split
 from tests.image_fakes import damaged, encoded, make_arrays
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import DataError, EngineError, ModelError, PlanError
 from llm_moments.engines.base import available
-from llm_moments.errors import DataError, EngineError, ModelError, PlanError
-from llm_moments.model import load
-from llm_moments.tasks.preprocessing import FILE, preprocessing
+from llm_moments.models.image_processor import FILE
+from llm_moments.models.preprocessing import preprocessing
 from tests.image_fakes import encoded, make_image_model, photo
 
 SQUARE, CROP = {"height": 32, "width": 32}, {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
@@ -198,7 +199,7 @@ def test_a_long_and_thin_image_takes_little_memory(said: dict[str, Any], base: P
 
 
 def test_what_is_saved_is_read_as_it_was(base: Path, tmp_path: Path) -> None:
-    from llm_moments.tasks.preprocessing import affine, write
+    from llm_moments.models.preprocessing import affine, write
 
     for at, said in enumerate((
         {"image_processor_type": "MobileViTImageProcessor", "size": {"shortest_edge": 36}, **CROP},

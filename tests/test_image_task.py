@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 import llm_moments as lm
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import DataError, InputError, ModelError, PlanError
 from llm_moments.core import Pipeline, Plan
-from llm_moments.errors import DataError, InputError, ModelError, PlanError
-from llm_moments.model import load
 from llm_moments.tasks import image_classification
 from tests.image_fakes import CLASSES, damaged, encoded, make_arrays, make_image_model, make_pictures, photo
 
@@ -67,7 +67,7 @@ def test_batching_and_order_change_no_answer(cnn: Pipeline, data: st.DataObject)
         "batch.window": data.draw(st.integers(1, 20)),
     }  # fmt: skip
     found = cnn.with_(**choices).outputs([arrays[i] for i in order])
-    np.testing.assert_allclose(found, cnn.outputs(arrays)[list(order)], atol=1e-5)
+    np.testing.assert_allclose(found, cnn.outputs(arrays)["logits"][list(order)], atol=1e-5)
 
 
 def test_many_large_images_are_decoded_some_at_a_time(cnn: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_knobs_change_what_they_say(cnn: Pipeline) -> None:
 
 def test_sizes_are_multiples_of_the_patches(tmp_path: Path) -> None:
     pipe = load(make_image_model(tmp_path / "vit", "vit"))
-    assert pipe.with_(**{"resize.size": 48}).outputs(make_arrays(2)).shape == (2, 3)
+    assert pipe.with_(**{"resize.size": 48}).outputs(make_arrays(2))["logits"].shape == (2, 3)
     with pytest.raises(PlanError, match="multiple of 8"):
         pipe.with_(**{"resize.size": 30})
 
@@ -195,7 +195,7 @@ def test_a_training_that_was_ended_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_trained_model_is_complete(learnt: Path, tmp_path: Path) -> None:
-    from llm_moments.nets.cnn import MomentsCnnForImageClassification
+    from llm_moments.models.nets.cnn import MomentsCnnForImageClassification
 
     assert MomentsCnnForImageClassification.from_pretrained(learnt).config.id2label.keys() == {0, 1, 2}
     again = lm.train(learnt, make_pictures(20), tmp_path / "more", epochs=1, image_size=24)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import llm_moments as lm
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import InputError
 from llm_moments.core import Example
-from llm_moments.errors import InputError
 from llm_moments.evaluate.evaluation import split
 from llm_moments.improve import stages
 from llm_moments.improve.heal import Healer, extent
@@ -20,7 +21,7 @@ from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study
 from llm_moments.improve.training import improve_training
 from llm_moments.improve.training_space import BASELINE, moves
-from llm_moments.model import load, open_model
+from llm_moments.models.open import open_model
 from llm_moments.train.augment import priced_images
 from llm_moments.train.short_runs import Course
 from llm_moments.weigh.training import weigh_training

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from llm_moments import images
-from llm_moments.errors import DataError
-from llm_moments.images import Image, check, decoded, image_of, size_of
+from llm_moments.base.errors import DataError
+from llm_moments.data import images
+from llm_moments.data.images import Image, check, decoded, image_of, size_of
 from tests.image_fakes import bomb, damaged, encoded, make_arrays, photo
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
+from llm_moments.base.errors import InputError, OutputExists
 from llm_moments.core import Example
-from llm_moments.data import read
-from llm_moments.errors import InputError, OutputExists
+from llm_moments.data.readers import read
 from llm_moments.evaluate.evaluation import evaluation, split
 from llm_moments.evaluate.measure import measure
 from llm_moments.improve.choices import taken_back, weighed

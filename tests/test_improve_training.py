@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_moments.errors import DataError, InputError, OutputExists
+from llm_moments.base.errors import DataError, InputError, OutputExists
 from llm_moments.improve.training import SEEDS, _Run, improve_training, sequence
 from llm_moments.improve.training_certificate import TrainingCertificate
 from llm_moments.improve.training_space import BASELINE, moves, toml

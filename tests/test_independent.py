@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llm_moments as lm
-from llm_moments import data, stats
+from llm_moments import stats
 from llm_moments.core import Example
+from llm_moments.data import readers as data
+from llm_moments.data.images import Image
+from llm_moments.data.independent import input_key, normalised, units
 from llm_moments.evaluate.evaluation import Evaluation, earlier, evaluation, gather, split
-from llm_moments.images import Image
 from llm_moments.improve.certify import look
-from llm_moments.independent import input_key, normalised, units
 from llm_moments.weigh.price import judged
 from tests.fakes import label_of, make_texts
 

@@ -10,11 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_moments.base.errors import DataError
 from llm_moments.core import Example
-from llm_moments.data import Data
-from llm_moments.errors import DataError
-from llm_moments.labels import MULTI, REGRESSION, SINGLE, Known, Named, cell_of, class_names, listed, missing, spelt
-from llm_moments.model import Model
+from llm_moments.data.labels import (
+    MULTI,
+    REGRESSION,
+    SINGLE,
+    Known,
+    Named,
+    cell_of,
+    class_names,
+    listed,
+    missing,
+    spelt,
+)
+from llm_moments.data.readers import Data
+from llm_moments.models.model import Model
 from llm_moments.tasks.image_classification import ImageClassification
 from llm_moments.tasks.likelihood import TextChoice
 from llm_moments.tasks.text_classification import TextClassification

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import llm_moments as lm
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import DataError, EngineError, InputError, ModelError, OutputExists
 from llm_moments.core import Example
-from llm_moments.errors import DataError, EngineError, InputError, ModelError, OutputExists
-from llm_moments.model import load
+from llm_moments.models.vectorizer import Vectorizer, words
 from llm_moments.steps.sparse import SparseBatches
-from llm_moments.steps.vectorize import Vectorize, Vectorizer, words
+from llm_moments.steps.vectorize import Vectorize
 from llm_moments.train.linear import begun
 from llm_moments.train.train import train
 from tests.fakes import label_of, make_texts

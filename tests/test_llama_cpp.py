@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm_moments.base.errors import EngineError, MomentsError
 from llm_moments.engines.generator import Decoding, Prompt
-from llm_moments.errors import EngineError, MomentsError
 from llm_moments.record.recorder import Recorder
 from tests.tiny_lm import engine, naive, same_but_for_ties, some_prompts, tiny_gguf, tiny_lm
 

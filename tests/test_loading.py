@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import llm_moments as lm
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import ModelError
 from llm_moments.core import Example
 from llm_moments.engines.base import available
-from llm_moments.engines.transformers_generate import load_generating
-from llm_moments.errors import ModelError
-from llm_moments.model import load, open_model
+from llm_moments.engines.generating import load_generating
+from llm_moments.models.open import open_model
 from llm_moments.train.distill import distill
 from tests.fakes import LABELS, make_model, make_texts
 from tests.fakes_seq import make_marian

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from llm_moments import stats
+from llm_moments.core import Outputs
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.improve.looks import portions, sequential_look
 from llm_moments.stats.sequential import boundaries
-from llm_moments.tasks.likelihood import joined
 
 
 def part_of(n: int, bounds: tuple[float, float] = (0, 1), units: Any = None) -> Evaluation:
     """Outputs are the scores themselves."""
-    task = SimpleNamespace(scores=lambda outputs, references: np.asarray(outputs, float), bounds=lambda: bounds)
+    task = SimpleNamespace(scores=lambda outputs, references: np.asarray(outputs["score"]), bounds=lambda: bounds)
     return Evaluation(SimpleNamespace(task=task, model=None), list(range(n)), [0] * n, units)  # type: ignore[arg-type]
 
 
@@ -27,7 +27,7 @@ class Candidate:
 
     def __call__(self, rows: list[int], at: int = 0) -> np.ndarray:
         self.asked += rows
-        return self.scores[rows]
+        return Outputs({"score": self.scores[rows]})
 
 
 def test_a_perfect_candidate_is_proved_early_and_a_bad_one_given_up() -> None:
@@ -100,14 +100,3 @@ def test_scores_without_a_least_value_say_what_is_assumed() -> None:
     found = sequential_look(part_of(300, (-np.inf, np.inf)), Candidate(before), Candidate(before - 0.001), "near", 0.5)
     assert found.look.passed
     assert "no least value" in found.look.assumes
-
-
-def test_lots_of_rows_with_unlike_many_choices_are_joined() -> None:
-    few, many = np.full((2, 3, 2), 1.0), np.full((3, 4, 2), 2.0)
-    both = joined([few, many])
-    assert both.shape == (5, 4, 2)
-    assert (both[:2, :3] == 1).all()
-    assert (both[:2, 3] == (-np.inf, 0.0)).all()
-    assert (both[2:] == 2).all()
-    assert joined([few, few]).shape == (4, 3, 2)
-    assert joined([np.zeros((2, 5)), np.ones((1, 5))]).shape == (3, 5)

@@ -23,6 +23,10 @@ class Fake:
         self.seen: list[int] = []
 
     @property
+    def parts(self) -> dict[tuple[str, ...], Fake]:
+        return {(): self}
+
+    @property
     def stages(self) -> list[Fake]:
         return [self]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_moments import environment
-from llm_moments.model import open_model
+from llm_moments.base import environment
+from llm_moments.models.open import open_model
 from llm_moments.record import limits, meters, overhead
 from llm_moments.record.limits import Load, Sizes, limited, sizes
 from llm_moments.record.session import StepCost

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from llm_moments.errors import ModelError
-from llm_moments.model import Model, load, open_model
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import ModelError
+from llm_moments.models.model import Model
+from llm_moments.models.open import open_model
 from tests.fakes import ARCHITECTURES, OTHERS, make_model
 
 NONE = int(1e30)  # what transformers writes where a tokenizer states no limit

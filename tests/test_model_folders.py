@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llm_moments.artefact import save
+from llm_moments.assembly.artefact import save
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import ModelError, MomentsError, WriteError
 from llm_moments.engines import export
 from llm_moments.engines.base import Engines, available
 from llm_moments.engines.sharing import shared
-from llm_moments.errors import ModelError, MomentsError, WriteError
-from llm_moments.model import INDEX, load, open_model
+from llm_moments.models.model import INDEX
+from llm_moments.models.open import open_model
 from tests.fakes import make_model
 from tests.image_fakes import make_image_model
 from tests.tiny_lm import tiny_lm

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_moments.atomic import sibling, write_atomic
-from llm_moments.errors import DataError, OutputExists
-from llm_moments.output import AnswerWriter
-from llm_moments.tables import plain
+from llm_moments.base.atomic import sibling, write_atomic
+from llm_moments.base.errors import DataError, OutputExists
+from llm_moments.data.output import AnswerWriter
+from llm_moments.data.tables import plain
 
 KINDS = (".jsonl", ".csv", ".tsv", ".parquet")
 IDS: list[tuple[Any, Any]] = [
@@ -195,7 +195,7 @@ def test_one_that_waited_at_the_door_does_not_write_into_a_removed_journal(
 
 KILLED = """
 import os, signal, sys
-from llm_moments.output import AnswerWriter
+from llm_moments.data.output import AnswerWriter
 real = os.replace
 def replace(*paths):
     if sys.argv[2] == "after":

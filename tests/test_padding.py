@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_moments.assembly.load import load
 from llm_moments.engines.base import available
-from llm_moments.model import load
 from tests.fakes import byte_level, make_model, make_texts, unigram, word_piece
 
 TEXTS = [*make_texts(12, seed=3, longest=14), "good", "the very long film was not bad and not good"]

@@ -12,16 +12,16 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
 import llm_moments as lm
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import EngineError, InputError
 from llm_moments.core import Example
 from llm_moments.engines import crossed
-from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, split
 from llm_moments.improve import prefilter, stages
 from llm_moments.improve.improve import improve
 from llm_moments.improve.improvement import front
 from llm_moments.improve.study import Study
-from llm_moments.model import load
-from llm_moments.steps.vectorize import Vectorizer
+from llm_moments.models.vectorizer import Vectorizer
 from llm_moments.train import convex
 from llm_moments.train.train import train
 from llm_moments.weigh.weigh import weigh
@@ -96,7 +96,7 @@ def test_rows_that_certify_are_answered_as_the_artefact_answers_them(trained_mod
     kept = load(tmp_path / "artefact")
     certify, search = (parts[name].values for name in ("certify", "search"))
     np.testing.assert_allclose(kept.outputs(certify), alone.outputs(certify), atol=1e-5)
-    assert np.abs(kept.outputs(search) - alone.outputs(search)).max() > 0.1
+    assert np.abs(kept.outputs(search)["logits"] - alone.outputs(search)["logits"]).max() > 0.1
 
 
 def test_of_several_labels_each_is_learnt_alone(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_cascade_with_it_answers_as_its_stages_do_and_survives_saving(trained_
     sure = pipe.task.margins(low)
     threshold = float(np.median(sure))
     both = pipe.with_(**{"cascade.cheap": {"forward.weights": "linear"}, "cascade.threshold": threshold})
-    expected = np.where((sure < threshold)[:, None], high, low)
+    expected = low.where(sure < threshold, high)
     np.testing.assert_allclose(both.outputs(texts), expected, atol=1e-4)
     both.save(tmp_path / "artefact")
     np.testing.assert_allclose(load(tmp_path / "artefact").outputs(texts), expected, atol=1e-4)
@@ -217,7 +217,7 @@ def test_a_folder_of_the_users_is_never_crossed(trained_model: Path, tmp_path: P
     learnt(pipe, parts, maker)
     texts = parts["search"].values
     opened = load(tmp_path / "study" / "weights" / "linear").outputs(texts)
-    assert np.abs(opened - pipe.with_(**{"forward.weights": "linear"}).outputs(texts)).max() > 0.1
+    assert np.abs(opened["logits"] - pipe.with_(**{"forward.weights": "linear"}).outputs(texts)["logits"]).max() > 0.1
 
 
 def test_so_many_labels_that_it_would_fill_the_memory_are_left_out(

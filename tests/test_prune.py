@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from llm_moments.artefact import save
+from llm_moments.assembly.artefact import save
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import EngineError, InputError, ModelError
 from llm_moments.engines.base import put_on
 from llm_moments.engines.torch_eager import load_module
-from llm_moments.errors import EngineError, InputError, ModelError
-from llm_moments.model import NOTES, load, open_model
-from llm_moments.nets.pruned import HEADS, heads_of, neurons_of, shares
+from llm_moments.models.model import NOTES
+from llm_moments.models.nets.pruned import HEADS, heads_of, neurons_of, shares
+from llm_moments.models.open import open_model
 from llm_moments.train.distill import distill
 from llm_moments.train.prune import importance, log_odds, narrowed
 from llm_moments.train.student_spec import Parts, parts_of

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import InputError
 from llm_moments.engines.base import put_on
-from llm_moments.errors import InputError
-from llm_moments.model import NOTES, load
+from llm_moments.models.model import NOTES
 from llm_moments.train.distill import distill
 from llm_moments.train.quantized import rounded_input, rounded_weight, rounding
 from tests.fakes import make_model, make_texts
@@ -80,7 +81,7 @@ def test_a_student_that_learnt_to_be_rounded_is_a_float_folder_that_says_so(tmp_
     small = load(done.folder)
     assert small.model.notes["quantize"] == "int8"
     assert (done.folder / NOTES).exists()
-    assert small.outputs(["a good film"]).shape == (1, 3)
+    assert small.outputs(["a good film"])["logits"].shape == (1, 3)
     with pytest.raises(InputError, match="int4"):
         distill(teacher, make_texts(4), tmp_path / "x", student="as-is", quantize="int4")
 

@@ -12,9 +12,10 @@ import pytest
 
 import llm_moments as lm
 from llm_moments import stats
-from llm_moments.core import Example
-from llm_moments.data import read
-from llm_moments.errors import DataError, InputError
+from llm_moments.base.errors import DataError, InputError
+from llm_moments.core import Example, Outputs
+from llm_moments.core.outputs import texts
+from llm_moments.data.readers import read
 from llm_moments.evaluate.evaluation import split_to_ask
 from llm_moments.improve import asks, questions
 from llm_moments.improve.finals import Timed
@@ -23,7 +24,7 @@ from tests.fakes import label_of, make_model, make_texts
 
 
 @pytest.fixture(scope="module")
-def asked(trained_model: Path) -> tuple[lm.Pipeline, list[str], np.ndarray, dict[str, np.ndarray]]:
+def asked(trained_model: Path) -> tuple[lm.Pipeline, list[str], Outputs, dict[str, Outputs]]:
     pipe, values = lm.load(trained_model), make_texts(200, seed=41)
     outputs = {f"cut {n}": pipe.with_(**{"truncate.max_length": n}).outputs(values) for n in (12, 6)}
     return pipe, values, pipe.outputs(values), outputs
@@ -57,7 +58,7 @@ def test_questions_are_blind_and_each_is_asked_once(asked: tuple, tmp_path: Path
     assert rows[0] == ["question", "input", "answers", "label"]
     assert len({row[0] for row in rows[1:]}) == len(rows) - 1
     assert not any(row[3] for row in rows[1:])
-    first = [one.shown[0] == questions._said(pipe, before[one.row]) for one in made.asked]
+    first = [one.shown[0] == questions._said(pipe, before[[one.row]]) for one in made.asked]
     assert 0.25 < np.mean(first) < 0.75  # the place of an answer tells nothing of who gave it
     assert [r[0] for r in rows[1:]] == sorted(r[0] for r in rows[1:])
     again = Questions(pipe, values[::-1], before[::-1], {k: o[::-1] for k, o in outputs.items()}, 1000)
@@ -104,18 +105,19 @@ def test_bad_answers_are_named(asked: tuple, tmp_path: Path, text: str, named: s
 def test_of_texts_it_is_asked_which_is_better(tmp_path: Path) -> None:
     class Texts:
         name = "translation"
+        compared = True
 
         def has_margins(self) -> bool:
             return False
 
         def argmax_equal(self, outputs: Any, others: Any) -> Any:
-            return np.asarray(outputs) == np.asarray(others)
+            return outputs["text"] == others["text"]
 
         def answers(self, outputs: Any) -> list[Any]:
-            return [SimpleNamespace(text=str(text)) for text in outputs]
+            return [SimpleNamespace(text=str(text)) for text in outputs["text"]]
 
     pipe: Any = SimpleNamespace(task=Texts(), model=SimpleNamespace())
-    before, after = np.array(["a", "b", "c", "d"]), np.array(["a", "B", "C", "D"])
+    before, after = texts(["a", "b", "c", "d"]), texts(["a", "B", "C", "D"])
     made = Questions(pipe, ["1", "2", "3", "4"], before, {"k": after}, 10)
     made.write(tmp_path / "q.csv", {})
     rows = list(csv.DictReader((tmp_path / "q.csv").open(encoding="utf-8")))

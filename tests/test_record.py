@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_moments.errors import InputError
+from llm_moments.base.errors import InputError
 from llm_moments.record.profiles import layer_of
 from llm_moments.record.recorder import Recorder
 from tests.fakes import FakeClock

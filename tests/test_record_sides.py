@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import llm_moments as lm
-from llm_moments.engines.encoder_decoder_blocks import sides
-from llm_moments.engines.transformers_generate import load_generating
-from llm_moments.model import open_model
+from llm_moments.engines.generating import load_generating
+from llm_moments.models.encoder_decoder_blocks import sides
+from llm_moments.models.open import open_model
 from llm_moments.record.encoder_decoder import halves
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session
@@ -34,7 +34,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "llm_moments.environment.peaks", lambda: {"fp32": 100.0, "bf16": 200.0, "int8": 400.0, "copy_gb": 10.0}
+        "llm_moments.base.environment.peaks", lambda: {"fp32": 100.0, "bf16": 200.0, "int8": 400.0, "copy_gb": 10.0}
     )
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
+from llm_moments.base.errors import EngineError, InputError, ModelError, Unfinished
 from llm_moments.core import Pipeline
 from llm_moments.engines.remote import phases
-from llm_moments.errors import EngineError, InputError, ModelError, Unfinished
 from llm_moments.record.recorder import Recorder
 from tests.cli.command import moments
 from tests.fake_server import Told, answer_to, cut_after, events, hang, reset, serving, status

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import llm_moments as lm
+from llm_moments.base.errors import EngineError
 from llm_moments.engines import remote_bounds
 from llm_moments.engines.remote_bounds import TooMuch, Watch
-from llm_moments.errors import EngineError
 from tests.fake_server import Fault, Handler, serving
 
 ASK = {"decode.max_new_tokens": 4}

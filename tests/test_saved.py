@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from llm_moments import schema
-from llm_moments.artefact import sha256, verify
+from llm_moments.assembly.artefact import sha256, verify
+from llm_moments.assembly.load import load
+from llm_moments.base import schema
+from llm_moments.base.environment import PEAKS, _kept
+from llm_moments.base.errors import ArtefactError, DataError, EngineError, InputError, ModelError, MomentsError
 from llm_moments.cli.show import _load, _print
 from llm_moments.cli.views import write_views
 from llm_moments.core import Plan
-from llm_moments.environment import PEAKS, _kept
-from llm_moments.errors import ArtefactError, DataError, EngineError, InputError, ModelError, MomentsError
 from llm_moments.improve.study import Study, Trial
 from llm_moments.improve.training_certificate import TrainingCertificate, TrainingLook
-from llm_moments.model import load
 from llm_moments.record.session import Session
 from llm_moments.train.fit import RUN, Training
 from llm_moments.train.gradient_stats import BlockVitals

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from llm_moments.errors import InputError
-from llm_moments.model import load
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import InputError
 from llm_moments.train.token_loss import IGNORED
 from llm_moments.train.train import train
 from tests import fakes_seq as fakes
@@ -27,8 +27,8 @@ def prompts(path: Path, rows: list[tuple[str, str]], times: int = 1) -> Path:
 
 def one_by_one(folder: Path, rows: list[tuple[str, str]]) -> float:
     """Mean over all answers' tokens of their negative log-likelihood, each row alone, by the module's plain forward."""
-    from llm_moments.engines.transformers_generate import load_generating
-    from llm_moments.model import open_model
+    from llm_moments.engines.generating import load_generating
+    from llm_moments.models.open import open_model
 
     texts, _ = _texts(folder, "text-generation")
     module = load_generating(open_model(folder))
@@ -118,7 +118,7 @@ def test_every_family_of_translators_learns_what_it_is_then_asked(name: str, lor
     assert done.evaluation is not None
     assert done.evaluation["score"] > -0.2
     pipe = load(tmp_path / "m", task="translation", plan={"decode.max_new_tokens": 30, "decode.beams": 1, **choices})
-    said = [str(text) for text in pipe.outputs([source for source, _ in pairs])]
+    said = [str(text) for text in pipe.outputs([source for source, _ in pairs])["text"]]
     assert sum(map(str.__eq__, said, [target for _, target in pairs])) >= 5
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_moments.data import read
-from llm_moments.errors import DataError
-from llm_moments.steps.audio import blocks, check
+from llm_moments.base.errors import DataError
+from llm_moments.data.audio import blocks, check
+from llm_moments.data.readers import read
 from tests.fakes_speech import silence, tone, write
 
 

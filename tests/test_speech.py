@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments.core import NULL
-from llm_moments.data import read
+from llm_moments.base.errors import DataError, EngineError, InputError, PlanError
+from llm_moments.core import NULL, Outputs
+from llm_moments.data.readers import read
 from llm_moments.engines.generator import Generated
-from llm_moments.errors import DataError, EngineError, InputError, PlanError
 from llm_moments.evaluate.evaluation import evaluation, gather
 from llm_moments.record.recorder import Recorder
 from llm_moments.steps.fallback import Ladder, compression
 from llm_moments.steps.features import LogMel
 from llm_moments.steps.speech_tokens import SpeechTokens
-from llm_moments.steps.transcribe import Transcript
+from llm_moments.steps.transcribe import transcripts
 from llm_moments.tasks.base import task_for
 from llm_moments.tasks.speech import SpeechRecognition
 from tests.fakes_speech import make_whisper, silence, tone, write
@@ -270,26 +270,30 @@ def test_compression_tells_loops_from_speech() -> None:
 # --------------------------------------------------------------------------------------------- scores
 
 
+def heard_as(*said: str) -> Outputs:
+    return transcripts(said, [[]] * len(said), [""] * len(said))
+
+
 def test_mean_score_is_exactly_one_minus_jiwers_rate(folder: Path) -> None:
     import jiwer
 
     said = ["the cat sat on the mat", "hello", "a much longer sentence with many more words in it", "yes no"]
     heard = ["the cat sat on a mat", "hello there you", "a much longer sentence with more words in it", ""]
-    outputs = np.array([Transcript(t) for t in heard] + [None], object)[:-1]
+    outputs = heard_as(*heard)
     for name, rate in (("WER", jiwer.wer), ("CER", jiwer.cer)):
         task = SpeechRecognition(None, name)
         scores = task.scores(outputs, said)
         assert task.metric() == f"1 - {name}"
         assert scores.mean() == pytest.approx(1 - rate(said, heard), abs=1e-12)
-    assert task.scores(outputs, list(outputs)).tolist() == [1.0] * 4
+    assert task.scores(outputs, heard).tolist() == [1.0] * 4
 
 
 def test_texts_are_compared_without_case_punctuation_and_numerals() -> None:
     task = SpeechRecognition(None)
-    heard, said = np.array(["He's got Twenty-One apples!"], object), ["he has got 21 apples"]
+    heard, said = heard_as("He's got Twenty-One apples!"), ["he has got 21 apples"]
     assert task.scores(heard, said).tolist() == [1.0]
-    assert task.divergence(heard, np.array(["nothing of it"], object))[0] == 1.0
-    assert task.scores(np.array([""], object), [""]).tolist() == [1.0]
+    assert task.divergence(heard, heard_as("nothing of it"))[0] == 1.0
+    assert task.scores(heard_as(""), [""]).tolist() == [1.0]
     with pytest.raises(InputError, match="WER or CER"):
         SpeechRecognition(None, "BLEU")
 

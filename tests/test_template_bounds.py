@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_moments.errors import ModelError
+from llm_moments.base.errors import ModelError
 from llm_moments.steps.prompt import Dialogue
 from tests.fakes import byte_level
 

@@ -44,7 +44,10 @@ def test_figures_are_those_of_the_model_without_the_layer(pipe: Any) -> None:
         assert worth.kl == pytest.approx(np.mean(kl), abs=1e-4)
         assert worth.nll == pytest.approx(np.mean(nll), abs=1e-4)
         if not worth.ablated:  # its agreement is known from where its greedy answer leaves the original's
-            made = [common_prefix(str(a), str(b)) for a, b in zip(without.outputs(texts), outputs, strict=True)]
+            made = [
+                common_prefix(str(a), str(b))
+                for a, b in zip(without.outputs(texts)["text"], outputs["text"], strict=True)
+            ]
             assert worth.drop == pytest.approx(1 - np.mean(made), abs=0.15)
 
 

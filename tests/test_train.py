@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import llm_moments as lm
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import ArtefactError, DataError, EngineError, InputError, OutputExists
 from llm_moments.core import Example
-from llm_moments.errors import ArtefactError, DataError, EngineError, InputError, OutputExists
-from llm_moments.model import load
 from llm_moments.train import checkpoints
 from llm_moments.train.data_checks import Barometer, TrainingStopped, leaks, warnings
 from llm_moments.train.distill import distill, smaller

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_moments.errors import DataError, EngineError, PlanError
-from llm_moments.model import load
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import DataError, EngineError, PlanError
 from llm_moments.record.recorder import Recorder
 from llm_moments.steps.source import languages_of
 from tests import fakes_seq as fakes
@@ -43,7 +43,7 @@ def naive(pipe: Any, text: str, most: int) -> list[int]:
     """The likeliest token, one after another, without a cache."""
     import torch
 
-    from llm_moments.engines.transformers_generate import load_generating
+    from llm_moments.engines.generating import load_generating
 
     if "_naive" not in pipe.model.__dict__:
         pipe.model.__dict__["_naive"] = load_generating(pipe.model)
@@ -77,7 +77,7 @@ def prompts(pipe: Any, texts: list[str]) -> list[Any]:
 @pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
 def test_greedy_is_the_naive_decode_loop(pipe: Any, engine: str) -> None:
     greedy = pipe.with_(**{"decode.beams": 1, "forward.engine": engine})
-    said = greedy.outputs(TEXTS)
+    said = greedy.outputs(TEXTS)["text"]
     for text, answer in zip(TEXTS, said, strict=True):
         ids = naive(pipe, text, 14)
         forced = pipe.model.config.get("forced_eos_token_id") or languages_forced(pipe)
@@ -85,7 +85,7 @@ def test_greedy_is_the_naive_decode_loop(pipe: Any, engine: str) -> None:
 
 
 def languages_forced(pipe: Any) -> bool:
-    from llm_moments.generation_settings import asked_by
+    from llm_moments.models.generation_settings import asked_by
 
     return "forced_eos_token_id" in asked_by(pipe.model)
 
@@ -95,31 +95,31 @@ def languages_forced(pipe: Any) -> bool:
 def test_batches_equal_one_by_one(pipe: Any, engine: str, beams: int) -> None:
     one = pipe.with_(**{"decode.beams": beams, "forward.engine": engine})
     many = one.with_(**{"forward.streams": 4, "batch.order": "length"})
-    assert list(one.outputs(TEXTS)) == list(many.outputs(TEXTS))
+    assert list(one.outputs(TEXTS)["text"]) == list(many.outputs(TEXTS)["text"])
 
 
 def test_batches_on_several_cores_keep_their_order(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm_moments.engines.ctranslate2_generate.cores", lambda: 3)
     one = pipe.with_(**{"decode.beams": 1, "forward.engine": "ctranslate2", "forward.streams": 2})
     many = one.with_(**{"forward.threads": 1})
-    assert list(one.outputs(TEXTS)) == list(many.outputs(TEXTS))
+    assert list(one.outputs(TEXTS)["text"]) == list(many.outputs(TEXTS)["text"])
     assert many.engines.get(many.engine_settings).workers == 3
 
 
 def test_engines_agree_greedily_and_differ_little_with_beams(pipe: Any) -> None:
     two = {"forward.engine": "ctranslate2", "forward.streams": 4}
     greedy = pipe.with_(**{"decode.beams": 1})
-    assert list(greedy.outputs(TEXTS)) == list(greedy.with_(**two).outputs(TEXTS))
+    assert list(greedy.outputs(TEXTS)["text"]) == list(greedy.with_(**two).outputs(TEXTS)["text"])
     # Where every beam of a random model runs to the limit, the two stop looking at different moments.
     beams = pipe.with_(**{"decode.beams": 3})
-    assert (beams.outputs(TEXTS) == beams.with_(**two).outputs(TEXTS)).mean() >= 0.5
+    assert (beams.outputs(TEXTS)["text"] == beams.with_(**two).outputs(TEXTS)["text"]).mean() >= 0.5
 
 
 def test_a_source_that_is_too_long_loses_its_end_and_is_counted(pipe: Any) -> None:
     text = " ".join(["house dog"] * 60)
     recorder = Recorder()
     short = pipe.with_(**{"truncate.max_length": 12, "decode.beams": 1})
-    short._outputs(_batch([text, "red dog"]), recorder)
+    short.through(_batch([text, "red dog"]), recorder)
     ids = [p.ids for p in prompts(short, [text, "red dog"])]
     whole = prompts(pipe.with_(**{"truncate.max_length": 48}), [text])[0].ids
     assert len(ids[0]) == 12

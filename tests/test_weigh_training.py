@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from llm_moments.base.errors import DataError, InputError
 from llm_moments.core import Example
-from llm_moments.errors import DataError, InputError
 from llm_moments.train.gradient_stats import BlockVitals, Vitals, mean_vitals
 from llm_moments.train.loop import Loop
 from llm_moments.train.short_runs import Course, example_losses
@@ -208,5 +208,5 @@ def test_bad_input_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="something else"):
         weigh_training(model, labelled(100), out=tmp_path / "other", **QUICK)
     (tmp_path / "bad.json").write_text(json.dumps({"kind": "session"}))
-    with pytest.raises(DataError, match="is not a result of weigh --train"):
+    with pytest.raises(DataError, match="is not a result of tune --weigh"):
         TrainingWorth.load(tmp_path / "bad.json")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments.engines.base import Engines
-from llm_moments.model import open_model
+from llm_moments.models.open import open_model
 from tests.fakes import byte_level
 
 SIZES = {

@@ -10,21 +10,22 @@ _PUBLIC = {
     "Certificate": "improve.certify",
     "Example": "core",
     "Improvement": "improve.improvement",
-    "MomentsError": "errors",
+    "MomentsError": "base.errors",
     "Pipeline": "core",
     "Plan": "core",
     "Session": "record.session",
     "Worth": "weigh.worth",
+    "chain": "tasks.chain",
     "compare": "evaluate.compare",
-    "doctor": "examination",
-    "load": "model",
+    "doctor": "assembly.doctor",
+    "load": "assembly.load",
 }
 _VERBS = {"improve", "record", "train", "weigh"}  # packages that can be called
 __all__ = sorted({*_PUBLIC, *_VERBS})
 
 if TYPE_CHECKING:
+    from llm_moments.base.errors import MomentsError
     from llm_moments.core import Example, Pipeline, Plan
-    from llm_moments.errors import MomentsError
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +15,20 @@ from llm_moments.engines.generator import GENERATORS
 from tests.cli.command import moments, process
 from tests.fakes import make_texts
 
-VERBS = ("run", "chat", "record", "weigh", "improve", "train", "distill", "compare", "doctor", "show")
+VERBS = (
+    "run",
+    "chat",
+    "record",
+    "weigh",
+    "improve",
+    "certify",
+    "train",
+    "tune",
+    "distill",
+    "compare",
+    "doctor",
+    "show",
+)
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
@@ -30,6 +43,16 @@ def test_help_has_an_example_and_imports_nothing_heavy(verb: str) -> None:
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "HEAVY []" in out
     assert not verb or "Example: moments" in out
+
+
+@pytest.mark.parametrize("verb", ["train", "improve", "run"])
+def test_options_are_grouped_by_what_they_are_about(verb: str) -> None:
+    told = moments(verb, "--help").stdout
+    titles = re.findall(r"^(\w[^:\n]*):$", told, re.M)
+    assert {"Data", "Output"} <= set(titles)
+    sections = re.split(r"^\w[^:\n]*:$", told, flags=re.M)[1:]
+    assert max(len(re.findall(r"^  --", section, re.M)) for section in sections) <= 12
+    assert len(re.findall(r"^  --out <", told, re.M)) == 1
 
 
 def test_pages_of_the_verbs_are_up_to_date() -> None:
@@ -58,7 +81,7 @@ def test_run_goes_on_after_an_interruption(trained_model: Path, tmp_path: Path) 
     moments("run", trained_model, "--data", file, "--out", whole)
     # What a killed run leaves: a header, some rows, a torn one.
     code = (
-        "import sys\nfrom llm_moments.output import AnswerWriter\nreal = AnswerWriter.finish\n"
+        "import sys\nfrom llm_moments.data.output import AnswerWriter\nreal = AnswerWriter.finish\n"
         "def stop(self):\n    import os; os._exit(9)\nAnswerWriter.finish = stop\n"
         "from llm_moments.cli.main import app\napp(sys.argv[1:])"
     )
@@ -133,10 +156,7 @@ def test_improve_and_compare_as_a_gate(trained_model: Path, toy_csv: Path, tmp_p
         out,
         "--json",
     )
-    env = {**os.environ}
-    done = subprocess.run(
-        [sys.executable, "-m", "llm_moments.cli.main", *map(str, command)], capture_output=True, text=True, env=env
-    )
+    done = moments(*command, code=None)
     found = json.loads(done.stdout)
     assert done.returncode == (0 if found["certified"] else 3)
     assert found["plan"]["truncate"]["max_length"]

@@ -10,8 +10,8 @@ from typing import get_args
 
 import pytest
 
+from llm_moments.base.errors import InputError
 from llm_moments.cli import main, paths
-from llm_moments.errors import InputError
 
 # Options of type str that may be a path; those of type Path are known by their type.
 TEXTS = {

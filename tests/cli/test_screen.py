@@ -82,7 +82,7 @@ def test_a_fault_of_the_program_is_no_way_to_the_terminal(call: Call, monkeypatc
     def broken() -> None:
         raise ZeroDivisionError("of \x1b[2J\u202e")
 
-    monkeypatch.setattr("llm_moments.examination.doctor", broken)
+    monkeypatch.setattr("llm_moments.assembly.doctor.doctor", broken)
     said = call("doctor", code=1)[1]
     assert "Traceback" in said
     assert r"of \u001b[2J\u202e" in said
@@ -205,7 +205,7 @@ def test_doctor_without_a_cache_that_can_be_written(
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("MOMENTS_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr(
-        "llm_moments.environment._measure_peaks", lambda: dict.fromkeys(("fp32", "bf16", "int8", "copy_gb"), 1.0)
+        "llm_moments.base.environment._measure_peaks", lambda: dict.fromkeys(("fp32", "bf16", "int8", "copy_gb"), 1.0)
     )
     found = json.loads(call("doctor", "--json")[0])
     assert found["peaks"]["fp32"] == 1.0
@@ -218,7 +218,7 @@ def test_doctor_without_a_cache_that_can_be_written(
 def test_data_that_change_while_they_are_read(
     call: Call, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_moments.output import AnswerWriter
+    from llm_moments.data.output import AnswerWriter
 
     rows = [f'{{"id": "{n}", "text": "good film {n}"}}\n' for n in range(12)]
     data, out, real = tmp_path / "in.jsonl", tmp_path / "out.jsonl", AnswerWriter.write

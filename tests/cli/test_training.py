@@ -1,4 +1,4 @@
-"""`weigh --train` and `improve --train` as a stranger runs them."""
+"""`tune`, and its older words `weigh --train` and `improve --train`, as a stranger runs them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-QUICK = ("--set", "train.max_length=16", "--set", "train.learning_rate=0.003")
+QUICK = ("--set", "max_length=16", "--set", "train.learning_rate=0.003")
 
 
 def test_weigh_train_writes_every_view_and_show_shows_it(place: Path) -> None:
     out = place / "worth"
     views = ("--html", out / "w.html", "--tensorboard", out / "tb", "--csv", out / "w.csv")
-    data = ("--train", "--data", place / "train.csv", "--eval", place / "eval.csv", "--budget", "20m", "--seeds", 2)
-    found = json.loads(moments("weigh", place / "model", *data, *QUICK, "--out", out, *views, "--json").stdout)
+    data = ("--weigh", "--data", place / "train.csv", "--eval", place / "eval.csv", "--budget", "20m", "--seeds", 2)
+    found = json.loads(moments("tune", place / "model", *data, *QUICK, "--out", out, *views, "--json").stdout)
     assert found["kind"] == "training-worth"
     assert found["curve"]["words"].startswith("Twice the data (128 examples)")
     assert "What more data would bring" in (out / "w.html").read_text()
@@ -45,8 +45,8 @@ def test_weigh_train_writes_every_view_and_show_shows_it(place: Path) -> None:
 
 def test_improve_train_gives_a_plan_or_exit_3(place: Path) -> None:
     out = place / "faster"
-    data = ("--train", "--data", place / "train.csv", "--eval", place / "eval.csv", "--budget", "20m")
-    words = ("improve", place / "model", *data, *QUICK, "--out", out, "--max-rise", "0.00001")
+    data = ("--data", place / "train.csv", "--eval", place / "eval.csv", "--budget", "20m")
+    words = ("tune", place / "model", *data, *QUICK, "--out", out, "--max-rise", "0.00001")
     said = moments(*words, code=3).stdout
     assert "Not certified" in said
     plan = tomllib.loads((out / "train.toml").read_text())["train"]
@@ -74,6 +74,10 @@ def test_improve_train_gives_a_plan_or_exit_3(place: Path) -> None:
         (("weigh", "--train", "--set", "truncate.max_length=8"), "train.epochs=2"),
         (("weigh", "--train", "--seeds", "1"), "seeds are 2 to 50"),
         (("improve", "--train"), "give examples with --eval"),
+        (("improve", "--train"), "moments improve --train is `moments tune` now"),
+        (("tune", "--seeds", "3"), "--seeds goes with --weigh only"),
+        (("tune", "--weigh", "--max-rise", "0.1"), "--max-rise says nothing beside --weigh"),
+        (("tune", "--weigh", "--set", "nonsense=3"), "nonsense"),
         (("improve", "--train", "--heal"), "--heal says nothing beside --train"),
         (("improve", "--max-rise", "0.1"), "--max-rise goes with --train only"),
         (("improve", "--train", "--eval", "EVAL", "--budget", "1s"), "too short"),
@@ -81,7 +85,7 @@ def test_improve_train_gives_a_plan_or_exit_3(place: Path) -> None:
 )
 def test_what_cannot_be_is_named(place: Path, tmp_path: Path, words: tuple[str, ...], named: str) -> None:
     verb, *rest = (str(place / "eval.csv") if w == "EVAL" else w for w in words)
-    out = ("--out", tmp_path / "o") if verb == "improve" else ()
+    out = ("--out", tmp_path / "o") if verb in ("improve", "tune") else ()
     said = moments(verb, place / "model", "--data", place / "train.csv", *rest, *out, code=2).stderr
     assert named in said
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import EngineError, PlanError
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import (
     ENGINES,
@@ -23,8 +25,7 @@ from llm_moments.engines.base import (
     put_on,
 )
 from llm_moments.engines.export import build
-from llm_moments.errors import EngineError, PlanError
-from llm_moments.model import load, open_model
+from llm_moments.models.open import open_model
 from tests.fakes import ARCHITECTURES, ODD, OTHERS, make_model, make_texts
 
 TOLERANCE = {"fp32": 2e-4, "bf16": 0.15, "int8": 0.5, "int8-dynamic": 0.35, "fp16": 0.05}  # of the logits' spread
@@ -137,12 +138,12 @@ def test_every_setting_is_asked_of_some_engine() -> None:
 def test_a_setting_is_followed_or_refused(base: Pipeline, engine: str, precision: str, setting: str) -> None:
     pipe = _changed(base, engine, precision, **{f"forward.{setting}": ASKED[setting]})
     if follows(engine_class(engine), setting, precision):
-        assert pipe.outputs(["good"]).shape == (1, 3)
+        assert pipe.outputs(["good"])["logits"].shape == (1, 3)
     else:
         with pytest.raises(EngineError, match=rf"{engine} in {precision} cannot follow forward.{setting}"):
             pipe.outputs(["good"])
     back = pipe.with_(**put_on(engine, precision))
-    assert back.outputs(["good"]).shape == (1, 3)
+    assert back.outputs(["good"])["logits"].shape == (1, 3)
 
 
 @pytest.mark.parametrize("engine", [e for e in HERE if "keep_float" in engine_class(e).takes])

@@ -9,12 +9,12 @@ import pytest
 from sklearn import metrics
 
 from llm_moments import stats
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import DataError, PlanError
 from llm_moments.core import Example, Pipeline, Plan
-from llm_moments.errors import DataError, PlanError
 from llm_moments.evaluate.evaluation import evaluation
 from llm_moments.improve.certify import look
-from llm_moments.model import load
-from tests.fakes import LABELS, make_linear, make_model, make_texts
+from tests.fakes import LABELS, logits, make_linear, make_model, make_texts
 
 KINDS = {
     "single_label_classification": LABELS,
@@ -59,12 +59,12 @@ def test_scores_are_the_usual_metrics(pipe: Pipeline) -> None:
     scores = part.scores(outputs, outputs)
     assert scores.shape == (40,)
     if pipe.model.problem_type == "regression":
-        expected = metrics.r2_score(raw, outputs[:, 0])
+        expected = metrics.r2_score(raw, outputs["logits"][:, 0])
     elif pipe.model.problem_type == "multi_label_classification":
         truth = np.array([[label in ref for label in LABELS] for ref in raw])
-        expected = metrics.f1_score(truth, outputs > 0, average="samples", zero_division=1.0)
+        expected = metrics.f1_score(truth, outputs["logits"] > 0, average="samples", zero_division=1.0)
     else:
-        expected = metrics.accuracy_score([LABELS.index(r) for r in raw], outputs.argmax(1))
+        expected = metrics.accuracy_score([LABELS.index(r) for r in raw], outputs["logits"].argmax(1))
     assert scores.mean() == pytest.approx(expected, abs=1e-6)
 
 
@@ -73,7 +73,7 @@ def test_a_bound_says_what_it_takes_for_granted(pipe: Pipeline) -> None:
     raw = _references(pipe, 40)
     part = evaluation(pipe, [Example(t, r) for t, r in zip(make_texts(40), raw, strict=True)])
     outputs = pipe.outputs(part.values)
-    found = look(part, outputs, outputs[::-1].copy(), "key", 0.5)
+    found = look(part, outputs, outputs[::-1], "key", 0.5)
     if pipe.model.problem_type != "regression":
         assert found.assumes == ""
         return
@@ -90,7 +90,7 @@ def test_a_pipeline_agrees_with_itself(pipe: Pipeline) -> None:
 
 
 def test_margins_say_how_sure_an_answer_is(pipe: Pipeline) -> None:
-    outputs = np.array([[3.0, -1.0, 2.5], [-4.0, -0.25, 9.0]], np.float32)[:, : len(pipe.model.labels)]
+    outputs = logits(np.array([[3.0, -1.0, 2.5], [-4.0, -0.25, 9.0]], np.float32)[:, : len(pipe.model.labels)])
     shorter = {"vectorize.words": 8} if pipe.model.is_linear else {"truncate.max_length": 8}
     cascade = {"cascade": {"threshold": 1.0, "cheap": shorter}}
     plan = Plan({**pipe.plan.to_dict(), **cascade})

@@ -27,7 +27,7 @@ def chat(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
-    from llm_moments.chat import Conversation
+    from llm_moments.record.stream import Conversation
 
     talk = Conversation(o.open_pipe(model, set_, plan, device, trust_remote_code, "chat", asked=asked))
     if sys.stdin.isatty():
@@ -61,7 +61,7 @@ def _typed() -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
-    from llm_moments.errors import DataError
+    from llm_moments.base.errors import DataError
 
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
@@ -94,7 +94,7 @@ def _steps(talk: Any) -> None:
 
 
 def _answer(talk: Any, line: str) -> None:
-    from llm_moments.errors import MomentsError
+    from llm_moments.base.errors import MomentsError
 
     try:
         o.print_pieces(talk.say(line))

@@ -8,7 +8,7 @@ from llm_moments.cli import options as o
 
 
 def doctor(format: o.Format = "human", json_: o.Json = False, config: o.Config = None) -> None:
-    from llm_moments.examination import doctor as examine
+    from llm_moments.assembly.doctor import doctor as examine
 
     found = examine()
     if o.output_format(format, json_) == "json":

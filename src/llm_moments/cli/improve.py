@@ -1,14 +1,11 @@
 """Find a cheaper plan that keeps the answers, and prove it on examples set apart; exit 3 if there is none,
 4 if questions wait for answers.
 
-With --train: the fastest training plan that reaches the validation loss of the usual one (transformers' defaults), as a
-file of settings for `moments train --config`.
-
 Example: moments improve my-model --data reviews.csv --max-drop 0.01 --out improved/
 
 Example: moments improve my-model --unlabelled traffic.jsonl --questions 100 --out improved/
 
-Example: moments improve encoder/ --train --data train.csv --eval test.csv --budget 10m --out faster/"""
+A faster training is found by moments tune."""
 
 from __future__ import annotations
 
@@ -75,13 +72,13 @@ def improve(
             help="Of texts: linear (tried if you say nothing), a linear model of words that is asked first; or none.",
         ),
     ] = None,
-    train: Annotated[bool, typer.Option("--train", help="Improve the training, not the answering.")] = False,
+    train: Annotated[bool, typer.Option("--train", hidden=True, help="Now: moments tune.")] = False,
     evaluate: Annotated[
-        str | None, typer.Option("--eval", parser=paths.text, help="With --train: examples to judge by.")
+        str | None, typer.Option("--eval", hidden=True, parser=paths.text, help="With --train: examples to judge by.")
     ] = None,
     max_rise: Annotated[
         float | None,
-        typer.Option("--max-rise", help="With --train: share by which the validation loss may rise; else 0.05."),
+        typer.Option("--max-rise", hidden=True, help="With --train."),
     ] = None,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
@@ -95,8 +92,7 @@ def improve(
         list[str] | None,
         typer.Option(
             "--set",
-            help="One choice of the plan, such as truncate.max_length=64, or with --train of the usual "
-            "training, such as train.epochs=2.",
+            help="One choice of the plan, such as truncate.max_length=64.",
         ),
     ] = None,
     plan: o.PlanFile = None,
@@ -112,14 +108,15 @@ def improve(
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
+    from llm_moments.base.errors import InputError
     from llm_moments.cli.improving import Call, go
-    from llm_moments.cli.training import faster, refuse, settings_named
-    from llm_moments.errors import InputError
+    from llm_moments.cli.training import faster, older, refuse, settings_named
 
     fmt = o.output_format(format, json_)
     if not data and (train or not unlabelled):
         raise InputError(f"give examples: --data FILE{'' if train else ', or some without labels: --unlabelled FILE'}")
     if train:
+        older("improve", "tune")
         refuse(
             {
                 "--plan": plan, "--trust-remote-code": trust_remote_code or None, "--heal": heal or None, "--heal-data": heal_data, "--first": first,

@@ -55,8 +55,8 @@ class Call:
 
 def saved(out: Path) -> Call:
     """The call that a folder's questions are of; DataError where it has none."""
-    from llm_moments import schema
-    from llm_moments.errors import DataError
+    from llm_moments.base import schema
+    from llm_moments.base.errors import DataError
 
     file = out / CALL
     if not file.exists():
@@ -71,9 +71,9 @@ def go(
     csv: Path | None = None, parquet: Path | None = None,
 ) -> None:  # fmt: skip
     """Searches, says what was found, and exits: 0 certified, 3 not, 4 where questions wait."""
-    from llm_moments.atomic import write_atomic
+    from llm_moments.base.atomic import write_atomic
+    from llm_moments.base.errors import InputError
     from llm_moments.cli.views import write_views
-    from llm_moments.errors import InputError
     from llm_moments.improve.improve import improve as search
 
     if call.data == "-" and call.unlabelled == "-":

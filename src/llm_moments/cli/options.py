@@ -94,7 +94,7 @@ Parquet = Annotated[Path | None, typer.Option("--parquet", parser=paths.path, he
 
 
 def output_format(chosen: str, as_json: bool) -> str:
-    from llm_moments.errors import InputError
+    from llm_moments.base.errors import InputError
 
     if chosen not in ("human", "json", "quiet"):
         raise InputError(f"--format is human, json or quiet, not {chosen!r}")
@@ -107,8 +107,8 @@ def open_pipe(
     metric: str | None = None, asked: dict[str, Any] | None = None,
 ) -> Pipeline:  # fmt: skip
     """asked: choices of the plan that options of their own stand for (cli/asking.py); they come after --set."""
-    from llm_moments.errors import InputError
-    from llm_moments.model import load
+    from llm_moments.assembly.load import load
+    from llm_moments.base.errors import InputError
 
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise InputError(f"--device is auto, cpu, cuda or mps, not {device!r}")
@@ -121,8 +121,8 @@ def open_pipe(
 
 
 def _plan(file: Path) -> Plan:
+    from llm_moments.base.errors import PlanError
     from llm_moments.core import Plan
-    from llm_moments.errors import PlanError
 
     try:
         return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
@@ -139,7 +139,7 @@ def print_pieces(pieces: Iterable[str]) -> None:
 
 def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
     """NAME=VALUE words, values as JSON where they are."""
-    from llm_moments.errors import PlanError
+    from llm_moments.base.errors import PlanError
 
     choices: dict[str, Any] = {}
     for text in words or ():
@@ -158,7 +158,7 @@ def read_data(
     path: str, text: str | None = None, pair: str | None = None, label: str | None = None,
     encoding: str | None = None, on_error: str = "fail", limit: int | None = None, group: str | None = None,
 ) -> Any:  # fmt: skip
-    from llm_moments.data import read
+    from llm_moments.data.readers import read
 
     found = read(
         path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit, group=group
@@ -178,7 +178,7 @@ def tell_notes(data: Any) -> None:
 def free(*outputs: Path | None, data: str, overwrite: bool = False, tensorboard: Path | None = None) -> None:
     """Before anything is done: no output is the file of examples, none replaces what is there unasked, and each can be
     written as far as one can tell."""
-    from llm_moments.errors import InputError, OutputExists
+    from llm_moments.base.errors import InputError, OutputExists
 
     for place in (p for p in outputs if p is not None):
         if place.exists():
@@ -199,7 +199,7 @@ def free(*outputs: Path | None, data: str, overwrite: bool = False, tensorboard:
 def _writable(folder: Path) -> None:
     import os
 
-    from llm_moments.errors import InputError
+    from llm_moments.base.errors import InputError
 
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
@@ -226,7 +226,7 @@ def tell_counted(counted: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    from llm_moments.tables import to_json
+    from llm_moments.data.tables import to_json
 
     print(to_json(value, indent=1))
 

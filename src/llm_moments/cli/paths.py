@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llm_moments.errors import InputError
+from llm_moments.base.errors import InputError
 
 
 def path(value: Any) -> Path:

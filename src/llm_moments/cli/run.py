@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -17,13 +18,13 @@ from typing import Annotated, Any
 
 import typer
 
+from llm_moments.base.visible import visible
 from llm_moments.cli import options as o
 from llm_moments.cli import paths
 from llm_moments.cli.asking import asking
-from llm_moments.tables import to_json
-from llm_moments.visible import visible
+from llm_moments.data.tables import to_json
 
-FILES = ("image-classification", "automatic-speech-recognition")  # tasks whose inputs are files
+SHARED = 512  # rows that a worker is given at a time: fewer than a window, so that all of them have some
 
 
 @asking
@@ -58,18 +59,23 @@ def run(
     json_: o.Json = False,
     overwrite: o.Overwrite = False,
     task: o.Task = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, envvar="MOMENTS_WORKERS", help="Processes that answer a file together.")
+    ] = 1,
     trust_remote_code: o.Trust = False,
     config: o.Config = None,
 ) -> None:
-    from llm_moments.data import given
-    from llm_moments.errors import InputError
-    from llm_moments.watch import Watch
+    from llm_moments.base.errors import InputError
+    from llm_moments.data.readers import given
+    from llm_moments.data.watch import Watch
 
     fmt = o.output_format(format, json_)
     if inputs and data:
         raise InputError("give texts or --data, not both")
     if not inputs and not data and sys.stdin.isatty():
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
+    if workers > 1 and out is None:
+        raise InputError("--workers answer a file together: give --out, too")
     o.free(out, data=data or "-", overwrite=True)
     pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, asked=asked)
     if not stock and plan is None:
@@ -86,7 +92,8 @@ def run(
     if out is None:
         count = _show(source, pipe, fmt, watch)
     else:
-        count = _to_file(pipe, source, watch.content if watch else _content(inputs), out, overwrite, fmt, watch)
+        content = watch.content if watch else _content(inputs)
+        count = _to_file(pipe, source, content, out, overwrite, fmt, watch, workers)
     o.tell_skipped(source)
     if not count and not source.errors:
         raise InputError(f"{source.path}: there is no text in it")
@@ -107,7 +114,7 @@ def sparing(pipe: Any, named: Iterable[str] = ()) -> Any:
 
 def _said(pipe: Any, word: str) -> str:
     """A text of the command line as it was typed, whatever the locale takes its bytes for; or a path, as others are."""
-    if pipe.task.name in FILES:
+    if pipe.task.files:
         return paths.text(word)
     try:
         return os.fsencode(word).decode("utf-8")
@@ -117,7 +124,7 @@ def _said(pipe: Any, word: str) -> str:
 
 def answered(pipe: Any, examples: list[Any], source: Any) -> Iterator[tuple[Any, Any]]:
     """(example, answer) in their order. A row that the model fails on is named with its file, or left out and counted."""
-    from llm_moments.errors import EngineError, RowsFailed
+    from llm_moments.base.errors import EngineError, RowsFailed
 
     done = 0
     try:
@@ -165,7 +172,7 @@ def _show(source: Any, pipe: Any, fmt: str, watch: Any) -> int:
 
 def _piece_by_piece(pipe: Any, asked: str) -> bool:
     """A made text is shown while it is made; False for a task that gives its answers whole."""
-    from llm_moments.chat import Stream, generates
+    from llm_moments.record.stream import Stream, generates
 
     if generates(pipe):
         o.print_pieces(Stream(pipe, asked))
@@ -188,10 +195,10 @@ def line_of(answer: Any, asked: Any) -> str:
     return f"{visible(answer.label)}\t{score}\t{visible(' '.join(shown.split())[:80])}"
 
 
-def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str, watch: Any) -> int:
+def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str, watch: Any, workers: int) -> int:
     """Gives the number of answers in the file. told: what identifies the content of the source."""
-    from llm_moments.formats import about_rows
-    from llm_moments.output import AnswerWriter
+    from llm_moments.data.formats import about_rows
+    from llm_moments.data.output import AnswerWriter
 
     total = min((n for n in (source.limit, about_rows(source.path)) if n), default=None)
     key = "/".join(
@@ -206,12 +213,12 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
         kept = (
             f"The rows finished before are kept in {writer.partial} for the file as it was; --overwrite begins again."
         )
-        for chunk in _chunks(examples, pipe.window):
+        for found in _answers(pipe, examples, source, workers):
             if watch:
                 watch.check(kept, inside=False)
             rows: list[dict[str, Any]] = []
             try:
-                for example, answer in answered(pipe, chunk, source):
+                for example, answer in found:
                     rows.append({"id": example.id, **row_of(answer)})
             finally:  # an engine that failed in the middle has answered the first of them
                 writer.write(rows)
@@ -229,6 +236,33 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
     elif fmt == "human":
         print(f"{count:,} answers in {out}")
     return int(count)
+
+
+def _answers(pipe: Any, examples: Iterator[Any], source: Any, workers: int) -> Iterator[Iterator[tuple[Any, Any]]]:
+    """(example, answer) of each chunk, in this process or by workers."""
+    if workers == 1:
+        for chunk in _chunks(examples, pipe.window):
+            yield answered(pipe, chunk, source)
+        return
+    from llm_moments.assembly.executors.local import Local
+    from llm_moments.base.errors import RowsFailed
+
+    sent: deque[list[Any]] = deque()
+
+    def values() -> Iterator[list[Any]]:
+        for chunk in _chunks(examples, min(pipe.window, SHARED)):
+            sent.append(chunk)
+            yield [example.input for example in chunk]
+
+    with Local(pipe, workers) as executor:
+        for outputs in executor.map(values()):
+            chunk = sent.popleft()
+            if isinstance(
+                outputs, RowsFailed
+            ):  # which of them is told, and what then happens, is the same for both ways
+                yield answered(pipe, chunk, source)
+            else:
+                yield zip(chunk, pipe.task.answers(outputs), strict=True)
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llm_moments.visible import ESCAPE, visible
+from llm_moments.base.visible import ESCAPE, visible
 
 
 class Screen:

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from llm_moments.errors import InputError
+from llm_moments.base.errors import InputError
 
 
 def take(context: Any, file: str | None) -> str | None:

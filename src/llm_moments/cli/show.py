@@ -41,9 +41,9 @@ def show(
 
 
 def _load(path: Path) -> dict[str, Any]:
-    from llm_moments import schema
-    from llm_moments.artefact import is_artefact, verify
-    from llm_moments.errors import DataError
+    from llm_moments.assembly.artefact import is_artefact, verify
+    from llm_moments.base import schema
+    from llm_moments.base.errors import DataError
     from llm_moments.improve.certify import Certificate
     from llm_moments.improve.study import read_trials
     from llm_moments.improve.training_certificate import TrainingCertificate

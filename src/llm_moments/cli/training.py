@@ -1,7 +1,8 @@
-"""What `weigh --train` and `improve --train` do with their options."""
+"""What `tune` does with its options; `weigh --train` and `improve --train` are older words for it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,25 @@ from llm_moments.cli import options as o
 
 def refuse(given: Mapping[str, Any], beside: str = "", *, without: str = "") -> None:
     """No option is taken and then ignored: InputError for one that has no meaning here."""
-    from llm_moments.errors import InputError
+    from llm_moments.base.errors import InputError
 
     if wrong := [name for name, value in given.items() if value is not None]:
         why = f"says nothing beside {beside}" if beside else f"goes with {without} only"
         raise InputError(f"{', '.join(wrong)} {why}; leave it out{'' if beside else f' or add {without}'}")
 
 
-def settings_named(words: list[str] | None) -> dict[str, Any]:
-    """`train.NAME=VALUE` words as fields of the training's settings."""
-    from llm_moments.errors import InputError
+def older(verb: str, now: str) -> None:
+    """Says how a flag that still works is called now."""
+    print(f"note: moments {verb} --train is `moments {now}` now", file=sys.stderr)
+
+
+def settings_named(words: list[str] | None, *, bare: bool = False) -> dict[str, Any]:
+    """NAME=VALUE words as fields of the training's settings. bare: the name may stand without `train.`"""
+    from llm_moments.base.errors import InputError
 
     made = {}
     for name, value in o.named_values(words, "--set").items():
-        if not name.startswith("train."):
+        if not bare and not name.startswith("train."):
             raise InputError(
                 f"with --train, --set takes settings of the training, such as train.epochs=2, not {name!r}"
             )
@@ -33,29 +39,44 @@ def settings_named(words: list[str] | None) -> dict[str, Any]:
     return made
 
 
-def weighed(
-    model: str, examples: Any, judged: Any, *, budget: str | None, seeds: int | None, settings: dict[str, Any],
-    max_drop: float, exhaustive: bool, out: Path | None, tick: Any, device: str,
-) -> Any:  # fmt: skip
+def priced(
+    model: str, data: str, evaluate: str | None, columns: tuple[str | None, str | None, str | None, str | None, str], limit: int | None, *, fmt: str,
+    budget: str | None, seeds: int | None, settings: dict[str, Any], max_drop: float, exhaustive: bool, out: Path | None,
+    overwrite: bool, device: str, html: Path | None, tensorboard: Path | None, csv: Path | None, parquet: Path | None,
+) -> None:  # fmt: skip
+    """`tune --weigh`."""
+    from llm_moments.cli.views import write_views
     from llm_moments.weigh.training import SEEDS, weigh_training
 
-    result = weigh_training(
-        model, examples, evaluate=judged, budget=budget or "10m", max_drop=max_drop, exhaustive=exhaustive,
-        seeds=SEEDS if seeds is None else seeds, out=out, progress=tick, device=device, **settings,
-    )  # fmt: skip
+    o.free(html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
+    examples = o.read_data(data, *columns, limit)
+    judged = o.read_data(evaluate, *columns) if evaluate else None
+    with o.progress(fmt) as tick:
+        found = weigh_training(
+            model, examples, evaluate=judged, budget=budget or "10m", max_drop=max_drop, exhaustive=exhaustive,
+            seeds=SEEDS if seeds is None else seeds, out=out, progress=tick, device=device, **settings,
+        )  # fmt: skip
     if out is not None:
-        result.save(out / "worth.json")
-    return result
+        found.save(out / "worth.json")
+    o.tell_skipped(examples, judged)
+    if fmt == "json":
+        o.print_json(found.to_dict())
+    elif fmt == "human":
+        from llm_moments.render.console import terminal
+        from llm_moments.render.learning import show
+
+        show(found, terminal())
+    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found)
 
 
 def faster(
     model: str, examples: Any, judged: Any, *, fmt: str, budget: str, max_rise: float | None, settings: dict[str, Any],
     out: Path, overwrite: bool, device: str,
 ) -> None:  # fmt: skip
-    """`improve --train`; exit 3 where no plan could be certified."""
+    """`tune`; exit 3 where no plan could be certified."""
     import typer
 
-    from llm_moments.errors import InputError
+    from llm_moments.base.errors import InputError
     from llm_moments.improve.training import improve_training
 
     if judged is None:

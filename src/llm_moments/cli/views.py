@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm_moments.errors import MomentsError, WriteError
+from llm_moments.base.errors import MomentsError, WriteError
 
 
 def write_views(
@@ -31,16 +31,16 @@ def _why_not(place: Path, write: Callable[[Path, dict[str, Any]], None], results
 
 
 def _html(place: Path, results: dict[str, Any]) -> None:
-    from llm_moments.atomic import write_atomic
+    from llm_moments.base.atomic import write_atomic
     from llm_moments.render.html import report
 
     write_atomic(place, report(**results))
 
 
 def _trace(place: Path, results: dict[str, Any]) -> None:
-    from llm_moments.atomic import write_atomic
+    from llm_moments.base.atomic import write_atomic
+    from llm_moments.data.tables import to_json
     from llm_moments.render.chrome_trace import chrome_trace
-    from llm_moments.tables import to_json
 
     write_atomic(place, to_json(chrome_trace(results["session"])))
 

@@ -1,11 +1,8 @@
 """What every single change of the plan would save and lose: lengths, layers, precisions, engines.
 
-With --train: what the steps of a training are worth, by short real trainings on the data: each block's gradients, each
-block frozen, each augmentation, and how much more data would bring.
-
 Example: moments weigh my-model --data reviews.csv --limit 1000 --html worth.html
 
-Example: moments weigh encoder/ --train --data train.csv --eval test.csv --budget 10m --html worth.html"""
+What the steps of a training are worth: moments tune --weigh."""
 
 from __future__ import annotations
 
@@ -27,9 +24,7 @@ def weigh(
     data: o.DataOpt,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", parser=paths.path, help="Save the list as JSON; with --train, a folder that also keeps the runs."
-        ),
+        typer.Option("--out", parser=paths.path, help="Save the list as JSON."),
     ] = None,
     max_drop: Annotated[
         float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")
@@ -37,12 +32,10 @@ def weigh(
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Leave out every layer on all examples, however many there are.")
     ] = False,
-    train: Annotated[
-        bool, typer.Option("--train", help="Weigh the steps of a training, not those of the plan.")
-    ] = False,
+    train: Annotated[bool, typer.Option("--train", hidden=True, help="Now: moments tune --weigh.")] = False,
     evaluate: Annotated[
         str | None,
-        typer.Option("--eval", parser=paths.text, help="With --train: examples to judge by; else a fifth of the data."),
+        typer.Option("--eval", hidden=True, parser=paths.text, help="With --train: examples to judge by."),
     ] = None,
     budget: Annotated[
         str | None,
@@ -53,7 +46,9 @@ def weigh(
             "names what was not, with the time that would do.",
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="With --train: runs of each change; else 3.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", hidden=True, help="With --train: runs of each change.")
+    ] = None,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
     label_column: o.Label = None,
@@ -66,9 +61,7 @@ def weigh(
         list[str] | None,
         typer.Option(
             "--set",
-            help="One choice of the plan, such as truncate.max_length=64, or with --train of the "
-            "training, such as train.epochs=2 (train.translate_there=DIR and train.translate_back=DIR: back-translation is "
-            "priced, too).",
+            help="One choice of the plan, such as truncate.max_length=64.",
         ),
     ] = None,
     plan: o.PlanFile = None,
@@ -89,9 +82,9 @@ def weigh(
 
     fmt = o.output_format(format, json_)
     if train:
-        o.free(html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
-        from llm_moments.cli.training import refuse, settings_named, weighed
+        from llm_moments.cli.training import older, priced, refuse, settings_named
 
+        older("weigh", "tune --weigh")
         refuse(
             {
                 "--plan": plan,
@@ -101,23 +94,11 @@ def weigh(
             },
             "--train",
         )
-        columns = (text_column, pair_column, label_column, encoding, on_error)
-        examples = o.read_data(data, *columns, limit)
-        judged = o.read_data(evaluate, *columns) if evaluate else None
-        with o.progress(fmt) as tick:
-            found = weighed(
-                model, examples, judged, budget=budget, seeds=seeds, settings=settings_named(set_), max_drop=max_drop,
-                exhaustive=exhaustive, out=out, tick=tick, device=device,
-            )  # fmt: skip
-        o.tell_skipped(examples, judged)
-        if fmt == "json":
-            o.print_json(found.to_dict())
-        elif fmt == "human":
-            from llm_moments.render.console import terminal
-            from llm_moments.render.learning import show
-
-            show(found, terminal())
-        write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found)
+        priced(
+            model, data, evaluate, (text_column, pair_column, label_column, encoding, on_error), limit, fmt=fmt,
+            budget=budget, seeds=seeds, settings=settings_named(set_), max_drop=max_drop, exhaustive=exhaustive, out=out,
+            overwrite=overwrite, device=device, html=html, tensorboard=tensorboard, csv=csv, parquet=parquet,
+        )  # fmt: skip
         return
     from llm_moments.cli.training import refuse
 
@@ -140,7 +121,7 @@ def weigh(
     o.tell_skipped(examples)
     o.tell_counted(worths.about.get("counted", ""))
     if out:  # first of all: what comes after may fail
-        from llm_moments.atomic import write_atomic
+        from llm_moments.base.atomic import write_atomic
 
         write_atomic(out, json.dumps(worths.to_dict(), indent=1))
     if fmt == "json":

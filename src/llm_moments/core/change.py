@@ -19,7 +19,7 @@ class Change:
     @property
     def step(self) -> str:
         """Of a change without a kind, the step of its first choice."""
-        return self.kind or next(iter(self.choices), "").partition(".")[0]
+        return self.kind or next(iter(self.choices), "").rpartition(".")[0]
 
 
 SAID = {  # how a choice reads; any other one is said as "step: knob value"
@@ -35,7 +35,7 @@ def in_words(name: str, value: Any, default: Any = None) -> str:
     """One choice; the default is named as it is, since "the first 0 words" would mislead."""
     if name in SAID and value != default:
         return SAID[name].format(plain(value))
-    step, _, knob = name.partition(".")
+    step, _, knob = name.rpartition(".")
     return f"{step}: {knob.replace('_', ' ')} {plain(value)}"
 
 
@@ -49,5 +49,5 @@ def plain(value: Any) -> str:
 
 def by_step(names: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """(step, its names), in their order."""
-    steps = dict.fromkeys(name.partition(".")[0] for name in names)
+    steps = dict.fromkeys(name.rpartition(".")[0] for name in names)
     return ((step, [name for name in names if name.startswith(f"{step}.")]) for step in steps)

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.base.errors import InputError, PlanError, RowsFailed, Unfinished
 from llm_moments.core.example import Batch, Example
 from llm_moments.core.knob import Knob, Step, UsesEngine
+from llm_moments.core.outputs import Outputs, concat
 from llm_moments.core.plan import Plan, closest
 from llm_moments.core.recorder import NULL, Recorder
 from llm_moments.core.task import Task
-from llm_moments.errors import InputError, PlanError, RowsFailed, Unfinished
 
 MOST_STAGES = 3  # of a cascade
 
 
-def _at(rows: np.ndarray, outputs: Callable[[], np.ndarray]) -> np.ndarray:
+def _at(rows: np.ndarray, outputs: Callable[[], Outputs]) -> Outputs:
     """The outputs of some rows; those that the model fails on by their places among all."""
     try:
         return outputs()
@@ -137,15 +138,16 @@ class Pipeline:
             yield from answers
             before += len(values)
 
-    def outputs(self, values: Sequence[Any], recorder: Recorder = NULL) -> np.ndarray:
-        """What the model says of each input, before it is made an answer: float32 `[n, classes]`, or texts `[n]`."""
+    def outputs(self, values: Sequence[Any], recorder: Recorder = NULL) -> Outputs:
+        """What the model says of each input, before it is made an answer: `logits` float32 [n, classes], or `text`."""
         values = [self.task.normalise(value) for value in values]
-        return self._outputs(Batch(len(values), {"input": values}), recorder)
+        return self.through(Batch(len(values), {"input": values}), recorder)
 
-    def _outputs(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+    def through(self, batch: Batch, recorder: Recorder) -> Outputs:
+        """The outputs of a batch of inputs as the steps take them."""
         return self._staged(batch, recorder)[0]
 
-    def _staged(self, batch: Batch, recorder: Recorder) -> tuple[np.ndarray, np.ndarray]:
+    def _staged(self, batch: Batch, recorder: Recorder) -> tuple[Outputs, np.ndarray]:
         """Outputs, and the rows that came as far as the last stage: a stage after it would ask about those alone."""
         if self.cheap is None:
             return self._through(batch, recorder), np.arange(batch.size)
@@ -154,23 +156,22 @@ class Pipeline:
             asked = open_[self.task.margins(outputs[open_]) < self.plan["cascade"]["threshold"]]
             recorder.count(asked=len(asked))
         if len(asked):
-            outputs = outputs.copy()
-            outputs[asked] = _at(asked, partial(self.full._outputs, batch.take(asked), recorder))
+            outputs = outputs.put(asked, _at(asked, partial(self.full.through, batch.take(asked), recorder)))
         return outputs, asked
 
-    def _through(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+    def _through(self, batch: Batch, recorder: Recorder) -> Outputs:
         """All steps, one after the other; some rows at a time where a task cannot hold them all (images)."""
         most = self.task.rows_at_once(batch, self.plan)
         if batch.size > most:
             parts = (np.arange(at, min(at + most, batch.size)) for at in range(0, batch.size, most))
-            return np.concatenate([_at(r, partial(self._through_steps, batch.take(r), recorder)) for r in parts])
+            return concat([_at(r, partial(self._through_steps, batch.take(r), recorder)) for r in parts])
         return self._through_steps(batch, recorder)
 
-    def _through_steps(self, batch: Batch, recorder: Recorder) -> np.ndarray:
+    def _through_steps(self, batch: Batch, recorder: Recorder) -> Outputs:
         for step in self.steps:
             with recorder.step(step.name, items=batch.size):
                 batch = step(batch, recorder)
-        outputs: np.ndarray = batch["outputs"]
+        outputs: Outputs = batch["outputs"]
         return outputs
 
     def arrays(self, values: Sequence[Any]) -> list[dict[str, np.ndarray]]:
@@ -202,8 +203,18 @@ class Pipeline:
         """The pipelines without a cascade that a row may come to, in that order."""
         return [self] if self.cheap is None else [*self.cheap.stages, self.full]
 
+    @property
+    def parts(self) -> dict[tuple[str, ...], Pipeline]:
+        """The pipelines that have one engine each, by where their steps lie in a recording: the stages of a cascade below
+        as many `cascade`s as come after them, those of a chain below its name."""
+        found = self.task.parts(self.plan)
+        if found:
+            return {(name, *where): one for name, part in found.items() for where, one in part.parts.items()}
+        last = len(self.stages) - 1
+        return {("cascade",) * (last - at): stage for at, stage in enumerate(self.stages)}
+
     def save(self, path: Any, *, overwrite: bool = False) -> Any:
-        return import_module("llm_moments.artefact").save(self, path, overwrite=overwrite)
+        return import_module("llm_moments.assembly.artefact").save(self, path, overwrite=overwrite)
 
     def close(self) -> None:
         self.engines.close()

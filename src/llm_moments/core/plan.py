@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from llm_moments.base.errors import PlanError
 from llm_moments.core.knob import Knob
-from llm_moments.errors import PlanError
 
 
 class Plan(Mapping[str, Mapping[str, Any]]):
@@ -49,8 +49,8 @@ class Plan(Mapping[str, Mapping[str, Any]]):
         """`plan.with_(**{"truncate.max_length": 64})`; the value None takes a choice back."""
         new = self.to_dict()
         for name, value in changes.items():
-            step, _, knob = name.partition(".")
-            if not knob:
+            step, _, knob = name.rpartition(".")
+            if not step:
                 raise PlanError(f"a change is named 'step.knob', not {name!r}")
             new.setdefault(step, {})
             if value is None:
@@ -58,6 +58,11 @@ class Plan(Mapping[str, Mapping[str, Any]]):
             else:
                 new[step][knob] = value
         return Plan(new)
+
+    def section(self, stage: str) -> Plan:
+        """What it says of one stage of a chain, as a plan of its own."""
+        start = f"{stage}."
+        return Plan({step[len(start) :]: knobs for step, knobs in self._choices.items() if step.startswith(start)})
 
     def without(self, step: str) -> Plan:
         return Plan({name: knobs for name, knobs in self._choices.items() if name != step})
@@ -69,7 +74,7 @@ class Plan(Mapping[str, Mapping[str, Any]]):
         return {n: new for n, (old, new) in both.items() if old != new}
 
     def get_choice(self, name: str) -> Any:
-        step, _, knob = name.partition(".")
+        step, _, knob = name.rpartition(".")
         return self._choices.get(step, {}).get(knob)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

@@ -11,11 +11,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from llm_moments.base.errors import InputError, PlanError
 from llm_moments.core.change import Change
 from llm_moments.core.example import Batch, Example, SampleSizes
 from llm_moments.core.knob import Knob, Step
+from llm_moments.core.outputs import Outputs
 from llm_moments.core.plan import Plan
-from llm_moments.errors import InputError, PlanError
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,17 @@ class Task(ABC):
         "ladder"  # along the extent; or change by change, where answers take seconds
     )
     streams = False  # answers are made piece by piece
+    prompted = False  # by a causal model, which goes on with a prompt: it can be asked how likely any text is
+    compared = False  # of two answers the better one is asked for, not which label is right
+    layered = True  # its model is one network, whose layers can be weighed
+    modality: Literal["text", "image", "audio"] = "text"  # of the inputs
+    classifies = False  # an answer is a label, several labels, or a number
+    files = False  # inputs are files: a word on a command line is the name of one
     heals = False  # a smaller model can be taught to answer like it
     engines_open = 6  # how many are kept open at a time
 
     def __init__(self, model: Any, metric: str | None = None):
-        self.model = model
+        self.model, self.asked_metric = model, metric or ""
         if metric is not None and not self.default_metric:
             raise InputError(f"answers of {self.name} are judged in one way only; leave out the metric {metric!r}")
 
@@ -97,6 +104,10 @@ class Task(ABC):
     def stock(self) -> Mapping[str, Mapping[str, Any]]:
         """The plan that transformers' own pipeline follows."""
 
+    def parts(self, plan: Plan) -> Mapping[str, Any]:
+        """The pipelines that a chain is made of, by stage, as the plan has them; none of a task with one model."""
+        return {}
+
     def rows_at_once(self, batch: Batch, plan: Plan) -> int:
         """How many rows of a batch may go through the steps together."""
         return batch.size
@@ -116,7 +127,7 @@ class Task(ABC):
     # -- from outputs to answers and scores
 
     @abstractmethod
-    def answers(self, outputs: np.ndarray) -> list[Any]: ...
+    def answers(self, outputs: Outputs) -> list[Any]: ...
 
     @abstractmethod
     def metric(self) -> str: ...
@@ -134,7 +145,7 @@ class Task(ABC):
         """References as the model's own labels; raises DataError naming row and value."""
 
     @abstractmethod
-    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
+    def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:
         """float64 [n], higher is better."""
 
     def bounds(self) -> tuple[float, float] | None:
@@ -143,38 +154,38 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    def agreement(self, outputs: Outputs, baseline: Outputs) -> np.ndarray:
         """float64 [n]: the score when the baseline's answers are taken as references."""
 
     @abstractmethod
-    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def divergence(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         """float64 [n], 0 for the same outputs: how far apart two models are, example by example."""
 
     @abstractmethod
-    def as_references(self, outputs: np.ndarray) -> list[Any]:
+    def as_references(self, outputs: Outputs) -> list[Any]:
         """What the outputs answer, as references: what a model without labels is held against."""
 
     @abstractmethod
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def argmax_equal(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         """bool [n]: whether the answers are the same."""
 
     @abstractmethod
-    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+    def close(self, outputs: Outputs, others: Outputs, within: float) -> np.ndarray:
         """bool [n]: whether the answers are the same and their probabilities, if any, no further apart than that."""
 
     def has_margins(self) -> bool:
         """Whether the outputs say how sure they are: of a model without, no cascade is made."""
         return False
 
-    def margins(self, outputs: np.ndarray) -> np.ndarray:
+    def margins(self, outputs: Outputs) -> np.ndarray:
         """float [n], how sure an answer is: a cascade asks the full plan where this is low."""
         raise PlanError(f"{self.model.name}: its answers do not say how sure they are, so no cascade can be made of it")
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+    def probabilities(self, outputs: Outputs) -> np.ndarray:
         """float64 [n, answers] of those that have them."""
         raise PlanError(f"{self.model.name}: its answers have no probabilities")
 
-    def beside(self, outputs: np.ndarray, references: Sequence[Any]) -> dict[str, float]:
+    def beside(self, outputs: Outputs, references: Sequence[Any]) -> dict[str, float]:
         """Figures of all answers together, beside the mean of the scores."""
         return {}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.errors import EngineError
+from llm_moments.base.errors import EngineError
 
 PLACE_S = 0.02  # seconds of sound that one of the encoder's places stands for
 WIDTH = 7  # of the median filter, in places

@@ -7,14 +7,18 @@ import importlib
 import importlib.util
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
-from llm_moments.cache import cache_folder
+from llm_moments.base.cache import cache_folder
+from llm_moments.base.errors import EngineError, EngineMissing, PlanError
+from llm_moments.base.registry import resolve
 from llm_moments.engines.contract import Arrays, Engine
 from llm_moments.engines.generator import GENERATORS
-from llm_moments.errors import EngineError, EngineMissing, PlanError
 
 ENGINES = {
     "torch": "torch_eager:TorchEager",
@@ -44,8 +48,8 @@ def engine_class(name: str) -> type[Engine]:
     known = {**ENGINES, **GENERATORS}
     if name not in known:
         raise PlanError(f"unknown engine {name!r}; known are {', '.join(known)}")
-    module, _, cls = known[name].partition(":")
-    return getattr(importlib.import_module(f"llm_moments.engines.{module}"), cls)
+    found: type[Engine] = resolve(known[name], "engines")
+    return found
 
 
 def why_not(name: str) -> str | None:
@@ -89,24 +93,65 @@ def _check_linear(settings: Mapping[str, Any], engine: str, precision: str) -> N
             raise EngineError(f"a linear model has no layers for forward.{setting} = {settings[setting]!r}")
 
 
+@dataclass
+class _Opened:
+    """An engine of the pool. users: leases that run; turn: held by the one that computes, where it takes one at a time."""
+
+    engine: Engine | None = None
+    users: int = 0
+    turn: RLock = field(default_factory=RLock)
+
+
 class Engines:
-    """Opened engines of one model by their settings: the most recently used few stay open."""
+    """Opened engines of one model by their settings, which threads may share: each is opened once, and the most recently
+    used few stay open. None that is leased is closed."""
 
     def __init__(self, model: Any, *, device: str = "auto", cache: Path | None = None, keep: int = 6):
         self.model, self.device, self.keep = model, device, keep
         self.cache = cache or cache_folder()
         self.calibration: list[Arrays] = []  # padded arrays, for precisions that need them
         self.variants: dict[str, Any] = {}  # models of other weights, by the name that forward.weights gives
-        self._open: OrderedDict[str, Engine] = OrderedDict()
+        self._open: OrderedDict[str, _Opened] = OrderedDict()
+        self._lock = RLock()
 
     def get(self, settings: Mapping[str, Any]) -> Engine:
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self._open:
-            self._open[key] = self._start(settings)
-            while len(self._open) > self.keep:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(key)
-        return self._open[key]
+        """The engine, to be looked at, or used where no other thread uses this pool."""
+        with self.lease(settings) as engine:
+            return engine
+
+    @contextmanager
+    def lease(self, settings: Mapping[str, Any]) -> Iterator[Engine]:
+        """The engine for as long as it computes: it stays open, and has the caller to itself where it takes one at a time."""
+        with self._lock:
+            one = self._open.setdefault(json.dumps(settings, sort_keys=True), _Opened())
+            one.users += 1
+        try:
+            with one.turn:  # which of many threads comes first opens it
+                if one.engine is None:
+                    one.engine = self._start(settings)
+                if not one.engine.parallel:
+                    self._used(settings)
+                    yield one.engine
+                    return
+            self._used(settings)
+            yield one.engine
+        finally:
+            with self._lock:
+                one.users -= 1
+                if one.engine is None and not one.users:
+                    self._open.pop(json.dumps(settings, sort_keys=True), None)  # it could not be opened
+
+    def _used(self, settings: Mapping[str, Any]) -> None:
+        """It goes to the end of the queue; of those that nobody uses, the ones used longest ago are closed."""
+        with self._lock:
+            self._open.move_to_end(json.dumps(settings, sort_keys=True))
+            idle = [key for key, one in self._open.items() if not one.users]
+            for key in idle[: max(len(self._open) - self.keep, 0)]:
+                self._shut(key)
+
+    def _shut(self, key: str) -> None:
+        if (engine := self._open.pop(key).engine) is not None:
+            engine.close()
 
     def _start(self, settings: Mapping[str, Any]) -> Engine:
         name = settings.get("engine", "torch")
@@ -150,8 +195,10 @@ class Engines:
         return store if builds and store.exists() else None
 
     def close(self) -> None:
-        while self._open:
-            self._open.popitem()[1].close()
+        """Closes what nobody uses; an engine that is leased is closed by the pool's next `close`."""
+        with self._lock:
+            for key in [key for key, one in self._open.items() if not one.users]:
+                self._shut(key)
 
 
 def built_key(settings: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.engines.export import quiet
-from llm_moments.errors import EngineError
+from llm_moments.base.errors import EngineError
+from llm_moments.engines.foreign import quiet
 
 FAR = -65504.0  # a masked score: finite in every precision, so that a row of padding makes no NaN
 FIELDS = ("input_ids", "attention_mask", "position_ids")

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
-from llm_moments.errors import EngineError
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,6 +31,7 @@ class Engine(ABC):
     cpu_only: ClassVar[bool]
     builds: ClassVar[bool]  # whether it keeps a built graph, so that the torch weights are not needed
     does_not: ClassVar[str] = "is no engine"  # what is said of an engine that has not this ability
+    parallel: ClassVar[bool] = False  # several threads may compute with it at a time
     device = "cpu"
     module: Any = None  # the torch module, of engines that run one
 

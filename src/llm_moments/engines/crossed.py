@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.errors import EngineError
+from llm_moments.base.errors import EngineError
 
 FILE = "crossed.safetensors"  # beside a model's own weights, in a study; an artefact has none
 Weights = tuple[np.ndarray, np.ndarray]  # [features, labels], [labels]

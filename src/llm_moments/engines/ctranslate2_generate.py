@@ -12,9 +12,9 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError, ModelError
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
-from llm_moments.errors import EngineError, ModelError
 
 _Group = TypeVar("_Group")
 _Made = TypeVar("_Made")

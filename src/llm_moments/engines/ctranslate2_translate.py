@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llm_moments.base.errors import EngineError, ModelError
+from llm_moments.base.notes import note
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened, workers_of
-from llm_moments.engines.export import build, failing_as, quiet
+from llm_moments.engines.export import build
+from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
-from llm_moments.errors import EngineError, ModelError
-from llm_moments.generation_settings import asked_by
-from llm_moments.notes import note
+from llm_moments.models.generation_settings import asked_by
 
 STORED = {"int8": "int8", "int8-bf16": "int8"}  # weights as they lie on the disk; others in float32
 

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.alignment import PLACE_S, starts_of
 from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened, workers_of
 from llm_moments.engines.ctranslate2_translate import STORED, converted
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
-from llm_moments.errors import EngineError
-from llm_moments.generation_settings import asked_by
+from llm_moments.models.generation_settings import asked_by
 
 EARLIEST = 50  # ticks of 0.02 s: the first time is at most 1 s, as in Whisper's own decoding
 ALIKE = 0.75  # of the longest chunk of a batch: all are filled up to that, and the encoder hears the filling, too

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import logging
-import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_moments import schema
-from llm_moments.atomic import FULL, remove, sibling
+from llm_moments.base import schema
+from llm_moments.base.atomic import FULL, remove, sibling
+from llm_moments.base.errors import DataError, EngineError, WriteError
+from llm_moments.engines.foreign import first_line, quiet
 from llm_moments.engines.padding import ENDS, FILE, of_module
-from llm_moments.errors import DataError, EngineError, MomentsError, WriteError
 
 NAMES = "fields.json"  # beside a built graph: its inputs, in order
 SUMS = "sums.json"  # sha256 of its files
@@ -97,16 +92,15 @@ def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
     import torch
 
     from llm_moments.engines.torch_eager import load_module
-    from llm_moments.nets.architectures import is_image_model
+    from llm_moments.models.nets.architectures import is_image_model
 
     if is_image_model(model.config):
         inner = load_module(model, settings.get("skip_layers", ()))
         example = {"pixel_values": torch.rand(2, inner.input_shape[0], *settings["image_size"])}
     else:
-        from llm_moments.engines.torch_eager import taken
-        from llm_moments.tasks.text_classification import encoder_of
+        from llm_moments.models.nets.architectures import taken
 
-        encoder = encoder_of(model)
+        encoder = model.encoder
         inner = load_module(model, settings.get("skip_layers", ()), _attention(model, encoder))
         inner.config.use_cache = False
         example = _tokens(encoder, inner.config.vocab_size)
@@ -166,9 +160,7 @@ def _attention(model: Any, encoder: Any) -> str | None:
 
 def note_padding(folder: Path, module: Any, model: Any) -> str:
     """Asks the module that a graph is made from on which side it takes padding, and keeps that beside the graph."""
-    from llm_moments.tasks.text_classification import encoder_of
-
-    found = of_module(module.inner, encoder_of(model))
+    found = of_module(module.inner, model.encoder)
     (folder / FILE).write_text(found, encoding="utf-8")
     return found
 
@@ -194,42 +186,3 @@ def to_onnx(module: Any, example: dict[str, Any], names: list[str], file: Path) 
         except Exception as error:
             failures.append(f"{'dynamo' if dynamo else 'tracing'}: {first_line(error)}")
     raise EngineError(f"cannot be exported to ONNX ({'; '.join(failures)})")
-
-
-def first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own places
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters and quantisers talk on every channel; their failures are kept as reasons instead."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _stderr_quiet():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
-def _stderr_quiet() -> Iterator[None]:
-    if os.environ.get("MOMENTS_DEBUG"):
-        yield
-        return
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-@contextmanager
-def failing_as(what: str) -> Iterator[None]:
-    """Whatever a foreign engine raises becomes an EngineError with its first line as the reason."""
-    try:
-        yield
-    except (MomentsError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        raise EngineError(f"{what}: {first_line(error)}") from error

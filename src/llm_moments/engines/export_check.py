@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.engines.export import note_padding, quiet
+from llm_moments.base.errors import EngineError
+from llm_moments.engines.export import note_padding
+from llm_moments.engines.foreign import quiet
 from llm_moments.engines.padding import LEFT, NONE
-from llm_moments.errors import EngineError
 
 TOKENS, ROWS = 29, 3  # another shape than that of the export
 SHARE, LEAST = 0.01, 1e-3  # of the largest output; float graphs differ by a thousandth of that
@@ -50,9 +51,7 @@ def prove(
 
 def _rows(model: Any, vocabulary: int, side: str) -> dict[str, np.ndarray]:
     """Random tokens, the later rows padded as the model takes it."""
-    from llm_moments.tasks.text_classification import encoder_of
-
-    encoder = encoder_of(model)
+    encoder = model.encoder
     rows, tokens = (1 if encoder.pad_id is None else ROWS), min(TOKENS, model.max_length)
     ids = np.random.default_rng(0).integers(5, max(6, min(vocabulary, 1000)), (rows, tokens))
     mask = np.ones_like(ids)

@@ -121,7 +121,7 @@ class Generator(Engine):
 
 def settle(decoding: Decoding, engine: type[Generator] | Generator) -> Decoding:
     """The same settings, or EngineError naming the first one that this engine cannot follow."""
-    from llm_moments.errors import EngineError
+    from llm_moments.base.errors import EngineError
 
     plain = Decoding()
     for one in fields(Decoding):

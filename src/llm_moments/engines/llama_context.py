@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.errors import EngineError
+from llm_moments.base.errors import EngineError
 
 BATCH = 512  # tokens of one llama_decode
 TYPES = {"fp32": 0, "fp16": 1, "bf16": 30, "int8": 8, "int4": 2}  # GGML_TYPE_F32, _F16, _BF16, _Q8_0, _Q4_0

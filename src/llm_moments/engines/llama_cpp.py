@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.export import failing_as
+from llm_moments.engines.foreign import failing_as
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.llama_context import LlamaContext, LlamaModel, Piece
 from llm_moments.engines.llama_sequences import Sequences, common
 from llm_moments.engines.sampling import Picker, Rules, looked_up
 from llm_moments.engines.text_watch import TextWatch
-from llm_moments.errors import EngineError
-from llm_moments.generation_settings import asked_by
+from llm_moments.models.generation_settings import asked_by
 
 GUESSES = 4  # tokens a draft model is ahead
 
@@ -66,7 +66,7 @@ class LlamaCpp(Generator):
             )
         draft = None
         if settings.get("draft"):
-            from llm_moments.model import open_model
+            from llm_moments.models.open import open_model
 
             other = open_model(settings["draft"])
             if other.format != "gguf":

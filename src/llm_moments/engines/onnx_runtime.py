@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Arrays, Forward
-from llm_moments.engines.export import build, calibrated_on, failing_as, quiet, to_onnx, traced
+from llm_moments.engines.export import build, calibrated_on, to_onnx, traced
 from llm_moments.engines.export_check import prove
-from llm_moments.engines.layers import Patterns, float_parts, matching
+from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.padding import noted
-from llm_moments.errors import EngineError
+from llm_moments.models.blocks import Patterns, float_parts, matching
 
 GRAPH = "model.onnx"
 QUANTISED = ["MatMul", "Gemm"]  # the others lose accuracy for little time
@@ -27,6 +28,7 @@ class OnnxRuntime(Forward):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "int8-dynamic")
     takes: ClassVar[tuple[str, ...]] = ("threads", "skip_layers", "keep_float")
     cpu_only: ClassVar[bool] = True
+    parallel: ClassVar[bool] = True
     builds: ClassVar[bool] = True
 
     def __init__(self, session: Any, names: list[str], padding: str | None = None):

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Arrays, Forward
-from llm_moments.engines.export import build, calibrated_on, failing_as, free_axes, quiet, to_onnx, traced
+from llm_moments.engines.export import build, calibrated_on, free_axes, to_onnx, traced
 from llm_moments.engines.export_check import prove
-from llm_moments.engines.layers import float_parts, matching
+from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.padding import noted
-from llm_moments.errors import EngineError
+from llm_moments.models.blocks import float_parts, matching
 
 GRAPH = "openvino_model.xml"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}

@@ -19,13 +19,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
-from llm_moments.engines.export import NAMES, build, failing_as, quiet
+from llm_moments.engines.export import NAMES, build
+from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.grids import BLOCK
 from llm_moments.engines.text_watch import TextWatch
-from llm_moments.errors import EngineError
-from llm_moments.generation_settings import asked_by
+from llm_moments.models.generation_settings import asked_by
 
 GRAPH = "openvino_model.xml"
 KV = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "u8", "int4": "u4"}
@@ -321,9 +322,9 @@ def stored_as(model: Any) -> str:
 
 
 def _draft_of(settings: Mapping[str, Any]) -> Path:
-    from llm_moments.cache import cache_folder
+    from llm_moments.base.cache import cache_folder
     from llm_moments.engines.base import built_key
-    from llm_moments.model import open_model
+    from llm_moments.models.open import open_model
 
     model = open_model(settings["draft"])
     wanted = {"engine": OpenVinoGenAI.name, "precision": settings.get("precision", "fp32")}

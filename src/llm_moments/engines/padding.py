@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.errors import MomentsError
+from llm_moments.base.errors import MomentsError
 
 Arrays = dict[str, np.ndarray]
 RIGHT, LEFT, NONE = "right", "left", "none"  # none: only rows of one length go together
@@ -62,8 +62,8 @@ def of_module(module: Any, encoder: Any) -> str:
     """Of a torch module of tokens in float32; its mode is left as it was."""
     import torch
 
-    from llm_moments.engines.export import failing_as, quiet
-    from llm_moments.engines.torch_eager import taken
+    from llm_moments.engines.foreign import failing_as, quiet
+    from llm_moments.models.nets.architectures import taken
 
     device, training, names = next(module.parameters()).device, module.training, taken(module)
 
@@ -80,9 +80,7 @@ def of_module(module: Any, encoder: Any) -> str:
 
 def note_side(module: Any, model: Any) -> None:
     """Asks the module of a model that is being trained, whose folder holds no head yet that an engine could open."""
-    from llm_moments.tasks.text_classification import encoder_of
-
-    model.__dict__.setdefault("_padding", of_module(module, encoder_of(model)))
+    model.__dict__.setdefault("_padding", of_module(module, model.encoder))
 
 
 def side_of(model: Any, engines: Any, settings: Mapping[str, Any], encoder: Any) -> str:

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError, Unfinished
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.remote_stream import Answered, Server, Stopped
-from llm_moments.errors import EngineError, Unfinished
 
 PHASES = ("queue", "prefill", "decode")
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from llm_moments.base.errors import EngineError, EngineMissing, InputError
 from llm_moments.engines.generator import Decoding, Finish, Prompt
 from llm_moments.engines.remote_bounds import BYTES, EACH, SLOWEST_S, Budget, TooMuch, Watch, bounding
-from llm_moments.errors import EngineError, EngineMissing, InputError
 
 TIMEOUT_S = 120.0  # of silence: a slow machine may read a long prompt for a minute before its first token
 CONNECT_S = 10.0

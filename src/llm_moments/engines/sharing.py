@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
+from llm_moments.engines.generating import load_generating, without_layers
+
 _OPEN: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()  # as they were loaded, by their files
 
 
@@ -16,8 +18,6 @@ def shared(model: Any, skip_layers: Sequence[int] = ()) -> Any:
     Layers, hooks and configuration are the module's own.
     """
     import torch
-
-    from llm_moments.engines.transformers_generate import load_generating, without_layers
 
     told = [file for name in ("config.json", "generation_config.json") if (file := model.path / name).is_file()]
     files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in [*model.weight_files, *told]]

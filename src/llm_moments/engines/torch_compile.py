@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Arrays
-from llm_moments.engines.export import failing_as, quiet
+from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.torch_eager import TorchEager
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llm_moments.base.errors import EngineError, InputError
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Arrays, Forward
-from llm_moments.engines.export import failing_as
+from llm_moments.engines.foreign import failing_as
 from llm_moments.engines.padding import SAME, asked
-from llm_moments.errors import EngineError, InputError
+from llm_moments.models.nets.architectures import taken
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -21,13 +21,13 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
     """The `torch.nn.Module` of a model folder in eval mode, float32, some layers left out."""
     if model.is_linear:
         from llm_moments.engines import crossed
-        from llm_moments.engines.linear import load_linear
+        from llm_moments.models.linear import load_linear
 
         module = load_linear(model)
         return crossed.opened(module, model.path) if model.crossed else module
-    from llm_moments.engines.layers import skip
-    from llm_moments.engines.loading import loaded
-    from llm_moments.nets.architectures import auto_class, fitted
+    from llm_moments.models.blocks import skip
+    from llm_moments.models.loading import loaded
+    from llm_moments.models.nets.architectures import auto_class, fitted
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     module = loaded(
@@ -114,14 +114,6 @@ class TorchEager(Forward):
         self.module = None
 
 
-def taken(module: Any) -> frozenset[str] | None:
-    """The inputs that a module's `forward` names; None where it takes any."""
-    found = inspect.signature(getattr(module, "_orig_mod", module).forward).parameters
-    every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values())
-    plain = "input_ids" in found and "attention_mask" not in found  # a mask among the others is dropped on the way
-    return None if every and not plain else frozenset(found)
-
-
 @contextmanager
 def _padding_unknown(module: Any, rows: int) -> Iterator[None]:
     """A row alone is read as config.json has it where only the tokenizer knows a padding token: nothing is padded, and
@@ -141,7 +133,7 @@ def _all_threads() -> int:
     """OMP_NUM_THREADS, if the user has set it; else every core this process may use."""
     import os
 
-    from llm_moments.environment import usable_cores
+    from llm_moments.base.environment import usable_cores
 
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return int(wanted) if wanted.isdigit() and int(wanted) else usable_cores()
@@ -151,7 +143,7 @@ def _bf16_layers(module: Any, names: Iterable[str]) -> None:
     """Computes the named layers in bf16; their inputs and outputs are converted on the way."""
     import torch
 
-    from llm_moments.engines.layers import blocks
+    from llm_moments.models.blocks import blocks
 
     wanted = set(names)
     if not wanted:

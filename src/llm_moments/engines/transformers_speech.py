@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError
 from llm_moments.core import Recorder
 from llm_moments.engines.generator import Decoding, Generated, Prompt
-from llm_moments.errors import EngineError
 
 EARLIEST = 50  # the first time token is at most 1 s, as in Whisper's own decoding
 

@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from llm_moments import stats
-from llm_moments.core import Pipeline
+from llm_moments.assembly.load import load
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.evaluate.evaluation import assumption, evaluation, gather
 from llm_moments.evaluate.measure import interleaved
 from llm_moments.evaluate.token_divergence import along_answers
-from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]
 
@@ -96,7 +94,7 @@ def _name(ref: Any) -> str:
     return str(ref.model.name) if isinstance(ref, Pipeline) else str(ref)
 
 
-def _beside(part: Any, outputs_a: np.ndarray, outputs_b: np.ndarray) -> dict[str, tuple[float, float]] | None:
+def _beside(part: Any, outputs_a: Outputs, outputs_b: Outputs) -> dict[str, tuple[float, float]] | None:
     """What the task says of all answers together, such as a corpus' BLEU: no test rests on it."""
     if not part.labelled:
         return None
@@ -104,7 +102,7 @@ def _beside(part: Any, outputs_a: np.ndarray, outputs_b: np.ndarray) -> dict[str
     return {name: (a[name], b[name]) for name in a} or None
 
 
-def _answered(pipe: Any, values: Any) -> tuple[np.ndarray, float]:
+def _answered(pipe: Any, values: Any) -> tuple[Outputs, float]:
     """Outputs, and roughly the seconds an example."""
     pipe.outputs(values[: pipe.task.sizes.warm])
     start = time.perf_counter()
@@ -112,17 +110,18 @@ def _answered(pipe: Any, values: Any) -> tuple[np.ndarray, float]:
     return outputs, (time.perf_counter() - start) / len(values)
 
 
-def _in_order_of(one: Any, two: Any, outputs: np.ndarray) -> np.ndarray:
+def _in_order_of(one: Any, two: Any, outputs: Outputs) -> Outputs:
     """B's outputs with their columns in the order of A's labels; DataError if they are other labels."""
-    from llm_moments.errors import InputError
+    from llm_moments.base.errors import InputError
 
-    if one.model.labels == two.model.labels:
+    if "logits" not in outputs or one.model.labels == two.model.labels:
         return outputs
     if sorted(one.model.labels) != sorted(two.model.labels):
         raise InputError(
             f"{two.model.name} answers with other labels ({', '.join(two.model.labels[:8])}) than {one.model.name}"
         )
-    return outputs[:, [two.model.labels.index(label) for label in one.model.labels]]
+    order = [two.model.labels.index(label) for label in one.model.labels]
+    return Outputs({**outputs.columns, "logits": outputs["logits"][:, order]})
 
 
 def _speed(one: Any, two: Any, values: Any, costs: dict[str, float], rounds: int, tick: Tick) -> stats.Bound:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments import labels, stats
-from llm_moments.core import Example, Pipeline
-from llm_moments.data import source_of
-from llm_moments.errors import DataError
-from llm_moments.independent import has_group, units
+from llm_moments import stats
+from llm_moments.base.errors import DataError
+from llm_moments.core import Example, Outputs, Pipeline
+from llm_moments.data import labels
+from llm_moments.data.independent import has_group, units
+from llm_moments.data.readers import source_of
 
 HEALING = {"calibrate": 0.05, "heal": 0.35, "search": 0.2, "certify": 0.4}
 PARTS = {"calibrate": 0.05, "search": 0.35, "certify": 0.6}
@@ -50,7 +51,7 @@ class Evaluation:
             return name
         return f"agreement with the baseline ({self.pipe.task.agrees or name})"
 
-    def scores(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    def scores(self, outputs: Outputs, baseline: Outputs) -> np.ndarray:
         """float64 [n]: the score of each example, higher is better."""
         task = self.pipe.task
         if self.references is None:
@@ -131,7 +132,7 @@ def assumption(bound: stats.Bound) -> str:
 
 def opened(data: Any, **options: Any) -> Any:
     """A path as the stream of its examples, so that what is skipped is counted there; anything else as it is."""
-    from llm_moments import data as readers
+    from llm_moments.data import readers
 
     return readers.read(data, **options) if isinstance(data, str | Path) else data
 
@@ -259,7 +260,7 @@ def evaluation(pipe: Pipeline, examples: Sequence[Example], labelled: bool | Non
 def split(pipe: Pipeline, examples: Sequence[Example], *, heal: bool = False) -> dict[str, Evaluation]:
     """Calibration, search and certification split, by a hash of the normalised input or its group; with heal one to
     learn from, too."""
-    from llm_moments import data as readers
+    from llm_moments.data import readers
 
     parts = readers.split(examples, fractions=HEALING if heal else PARTS)
     labelled = evaluation(pipe, examples).labelled
@@ -271,7 +272,7 @@ def split_to_ask(
 ) -> dict[str, Evaluation]:
     """The splits where questions are asked: labelled rows are searched on, all others certify; what is (nearly) in both
     certifies nothing. Without any labelled row a part of the others is searched on, by agreement."""
-    from llm_moments import data as readers
+    from llm_moments.data import readers
 
     bare = [replace(example, reference=None) for example in unlabelled]
     fractions = HEALING if heal else PARTS

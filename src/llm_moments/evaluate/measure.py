@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Pipeline
+from llm_moments.assembly.executors.local import peak_bytes
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.engines.generator import Generator
-from llm_moments.errors import EngineError
 
 OBJECTIVES = ("throughput", "latency", "memory", "size")
 FEWEST = 5  # rounds: the sign test has a 95% limit from five pairs on
 SHORTEST, LONGEST = 0.5, 4.0  # seconds of one plan's turn in interleaved timing
+HELD = 200  # examples that a fresh process answers, whose memory is measured
 CALLS = 48  # examples, one a call, for latency
 GOLDEN = 0.618  # its multiples, less their whole parts, are spread evenly from the first few on
 PATIENCE = 4.0  # seconds: a pass that takes longer than this is not repeated
@@ -27,7 +25,7 @@ PATIENCE = 4.0  # seconds: a pass that takes longer than this is not repeated
 
 @dataclass(frozen=True)
 class Measured:
-    outputs: np.ndarray
+    outputs: Outputs
     cost: float  # lower is better: seconds an example (throughput) or a call (latency), or bytes
     seconds: float  # of one pass over all the values
     warm_seconds: float = 0.0  # of opening the engine and, the first time, building its graph
@@ -62,14 +60,14 @@ def _measured(pipe: Pipeline, values: Sequence[Any], objective: str) -> Measured
 
 def forget(pipe: Pipeline) -> bool:
     """Whether an engine of the pipeline keeps what it read of earlier prompts; it has forgotten that now."""
-    engines: list[Any] = [stage.engines.get(stage.engine_settings) for stage in pipe.stages]
+    engines: list[Any] = [part.engines.get(part.engine_settings) for part in pipe.parts.values()]
     keeping = [engine for engine in engines if isinstance(engine, Generator) and engine.reuse]
     for engine in keeping:
         engine.forget()
     return bool(keeping)
 
 
-def answered(pipe: Pipeline, values: Sequence[Any]) -> tuple[np.ndarray, float]:
+def answered(pipe: Pipeline, values: Sequence[Any]) -> tuple[Outputs, float]:
     """The outputs, and seconds that they took."""
     start = time.perf_counter()
     outputs = pipe.outputs(values)
@@ -100,47 +98,19 @@ def call_seconds(pipe: Pipeline, values: Sequence[Any]) -> list[float]:
 
 
 def footprint(pipe: Pipeline, values: Sequence[Any], objective: str) -> float:
-    return float(size_bytes(pipe)) if objective == "size" else float(peak_bytes(pipe, values))
+    return float(size_bytes(pipe)) if objective == "size" else float(peak_bytes(pipe, values[:HELD]))
 
 
 def size_bytes(pipe: Pipeline) -> int:
     """Bytes of the weights and graphs that the plan's stages need."""
     files: set[Path] = set()
-    for stage in pipe.stages:
-        settings = stage.engine_settings
-        if (built := pipe.engines.built(settings)) is not None:
+    for part in pipe.parts.values():
+        settings = part.engine_settings
+        if (built := part.engines.built(settings)) is not None:
             files.update(p for p in built.rglob("*") if p.is_file())
         else:
-            files.update(pipe.engines.model_for(settings).weight_files)
+            files.update(part.engines.model_for(settings).weight_files)
     return sum(p.stat().st_size for p in files)
-
-
-_CHILD = """
-import json, resource, sys
-import llm_moments as lm
-from llm_moments.core import Plan
-from llm_moments.model import open_model
-job = json.load(sys.stdin)
-pipe = lm.load(job["model"], plan=Plan(job["plan"]))
-pipe.engines.variants.update({name: open_model(path) for name, path in job["variants"].items()})
-for _ in pipe.run(job["values"]): pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-"""
-
-
-def peak_bytes(pipe: Pipeline, values: Sequence[Any]) -> int:
-    """Peak resident memory of a fresh process that answers some of the values."""
-    variants = {name: str(model.path) for name, model in pipe.engines.variants.items()}
-    job = {
-        "model": str(pipe.model.path),
-        "plan": pipe.plan.to_dict(),
-        "values": [value.portable() if hasattr(value, "portable") else value for value in values[:200]],
-        "variants": variants,
-    }
-    done = subprocess.run([sys.executable, "-c", _CHILD], input=json.dumps(job), capture_output=True, text=True)
-    if done.returncode:
-        raise EngineError(f"a fresh process could not run the plan: {done.stderr.strip().splitlines()[-1:]}")
-    return int(done.stdout.split()[-1])
 
 
 def interleaved(

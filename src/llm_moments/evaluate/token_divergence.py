@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import NULL, Batch
-from llm_moments.errors import EngineError, InputError
+from llm_moments.base.errors import EngineError, InputError
+from llm_moments.core import NULL, Batch, Outputs
 from llm_moments.tasks.chat import dialogue_of
 
 MOST = 32  # texts that `compare` looks along
@@ -94,11 +94,11 @@ def _same_tokens(pipe_a: Any, pipe_b: Any, text: str) -> list[int]:
     return mine
 
 
-def along_answers(pipe_a: Any, pipe_b: Any, values: Sequence[Any], outputs: np.ndarray) -> Along | None:
+def along_answers(pipe_a: Any, pipe_b: Any, values: Sequence[Any], outputs: Outputs) -> Along | None:
     """Along A's own answers to the first rows; None where the outputs are no texts or an engine cannot tell."""
-    if np.asarray(outputs).dtype.kind != "U" or pipe_a.task.name not in ("chat", "text-generation"):
+    if "text" not in outputs or not pipe_a.task.prompted:
         return None
     try:
-        return divergence_along(pipe_a, pipe_b, list(values[:MOST]), [str(text) for text in outputs[:MOST]])
+        return divergence_along(pipe_a, pipe_b, list(values[:MOST]), [str(text) for text in outputs["text"][:MOST]])
     except (EngineError, InputError):
         return None

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Pipeline
+from llm_moments.base.environment import usable_cores
+from llm_moments.base.errors import EngineError
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.engines.base import STREAMS, available, engine_class, follows, put_on
-from llm_moments.environment import usable_cores
-from llm_moments.errors import EngineError
 from llm_moments.evaluate.measure import answered
 
 HELD = 64  # rows on which a graph is held against the baseline
@@ -56,7 +56,7 @@ def replaceable(pipe: Pipeline) -> bool:
     return plain and "cascade" not in pipe.plan and bool(pipe.task.has_margins())
 
 
-def stand_in(pipe: Pipeline, rows: Sequence[Any], expected: np.ndarray, base_cost: float) -> StandIn:
+def stand_in(pipe: Pipeline, rows: Sequence[Any], expected: Outputs, base_cost: float) -> StandIn:
     """The first graph engine that equals the baseline on these rows and is faster; the baseline itself where none is:
     building another takes more than it could spare.
 
@@ -69,7 +69,7 @@ def stand_in(pipe: Pipeline, rows: Sequence[Any], expected: np.ndarray, base_cos
     return StandIn(cost=base_cost)
 
 
-def _held(pipe: Pipeline, engine: str, rows: Sequence[Any], expected: np.ndarray) -> StandIn | None:
+def _held(pipe: Pipeline, engine: str, rows: Sequence[Any], expected: Outputs) -> StandIn | None:
     """The engine as a stand-in, if it gives the same answers and few rows would have to be asked again."""
     graph = on(pipe, engine)
     try:
@@ -77,7 +77,7 @@ def _held(pipe: Pipeline, engine: str, rows: Sequence[Any], expected: np.ndarray
         outputs, seconds = answered(graph, rows)
     except EngineError:
         return None
-    apart = float(np.abs(outputs.astype(np.float64) - expected).max())
+    apart = float(np.abs(outputs["logits"].astype(np.float64) - expected["logits"]).max())
     task = pipe.task
     if not np.isfinite(apart) or not task.argmax_equal(outputs, expected).all():
         return None
@@ -86,13 +86,12 @@ def _held(pipe: Pipeline, engine: str, rows: Sequence[Any], expected: np.ndarray
     return StandIn(engine, apart, len(rows), seconds / len(rows))
 
 
-def settled(pipe: Pipeline, by: StandIn, outputs: np.ndarray, values: Sequence[Any]) -> tuple[np.ndarray, int]:
+def settled(pipe: Pipeline, by: StandIn, outputs: Outputs, values: Sequence[Any]) -> tuple[Outputs, int]:
     """The baseline's outputs, made of the stand-in's for the same values: rows with a small margin are asked again. And
     how many these were."""
     near = np.flatnonzero(~(pipe.task.margins(outputs) >= ROOM * by.apart))
     if len(near):
-        outputs = outputs.copy()
-        outputs[near] = sorted_(pipe).outputs([values[i] for i in near.tolist()])
+        outputs = outputs.put(near, sorted_(pipe).outputs([values[i] for i in near.tolist()]))
     return outputs, len(near)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.core import Pipeline
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.evaluate.evaluation import PARTS, Evaluation
 from llm_moments.evaluate.measure import FEWEST, SHORTEST, answered, blocks, run_seconds
 from llm_moments.improve import baseline
@@ -41,7 +41,7 @@ class Beginning:
         self.parts = parts
         self.slow = pipe.task.strategy == "greedy"  # an answer takes seconds
         # Outputs on a split that are known already, by its name and the plan's key.
-        self.told: dict[tuple[str, str], np.ndarray] = {}
+        self.told: dict[tuple[str, str], Outputs] = {}
 
     def left(self) -> float:
         return self.begin + self.budget - time.monotonic()
@@ -63,11 +63,11 @@ class Beginning:
             self.study.note("stand_in", baseline.noted(self.in_its_place(held, outputs, cost)))
         return StandIn(**self.study.notes["stand_in"])
 
-    def sorted_run(self, stock: float) -> tuple[list[Any], np.ndarray, float]:
+    def sorted_run(self, stock: float) -> tuple[list[Any], Outputs | None, float]:
         """Rows of no split that judges, or of the search split where there are too few, the baseline's outputs for them,
         and seconds an example where rows of like length go together."""
         if self.slow and self.pipe.plan.settings("forward").get("streams", 1) == 1:
-            return [], np.empty(0), stock  # one a call: there is nothing to sort
+            return [], None, stock  # one a call: there is nothing to sort
         rows = sorted(self.parts["calibrate"].values, key=lambda value: len(str(value)))
         rows = rows[:: max(len(rows) // baseline.HELD, 1)][: baseline.HELD]
         if self.slow or len(rows) < baseline.LEAST:
@@ -76,11 +76,11 @@ class Beginning:
         outputs, seconds = answered(baseline.sorted_(self.pipe), rows)
         return rows, outputs, seconds / len(rows)
 
-    def in_its_place(self, held: list[Any], outputs: np.ndarray, cost: float) -> StandIn:
+    def in_its_place(self, held: list[Any], outputs: Outputs | None, cost: float) -> StandIn:
         pace = self.pipe.task.sizes
         rows = sum(min(len(self.parts[name]), pace.most[name]) for name in ("search", "certify"))
         few = len(self.parts["calibrate"]) < baseline.LEAST
-        if self.slow or few or rows * cost < max(WORTH * self.budget, BUILT):
+        if outputs is None or self.slow or few or rows * cost < max(WORTH * self.budget, BUILT):
             return StandIn(cost=cost)
         self.tick(0.0, "holding graph engines against the baseline")
         return baseline.stand_in(self.pipe, held, outputs, cost)
@@ -138,7 +138,7 @@ class Beginning:
         if not self.slow:
             self.answers("certify", by)
 
-    def answers(self, name: str, by: StandIn, told: np.ndarray | None = None) -> np.ndarray:
+    def answers(self, name: str, by: StandIn, told: Outputs | None = None) -> Outputs:
         """The baseline's outputs on a split, kept in the study. told: the stand-in's, where they are known."""
         key, part = name, self.parts[name]
         if key in self.study.trials:
@@ -156,7 +156,7 @@ class Beginning:
         self.study.add(Trial({}, key, "baseline", "held out"), outputs)
         return outputs
 
-    def base_rows(self, rows: list[int], at: int) -> np.ndarray:
+    def base_rows(self, rows: list[int], at: int) -> Outputs:
         """The baseline's outputs for the rows of one look at the certification split: no more of them than it takes."""
         key, part = f"certify+{at}" if at else "certify", self.parts["certify"]
         if key not in self.study.trials:

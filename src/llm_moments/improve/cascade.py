@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Plan
+from llm_moments.core import Outputs, Plan
 from llm_moments.improve.prefilter import alone
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Trial
@@ -26,12 +26,12 @@ class Foretold:
     dear: str
     threshold: float
     cost: float
-    outputs: np.ndarray
+    outputs: Outputs
 
 
 def foretell(
-    plans: Sequence[tuple[str, float, np.ndarray]],
-    margins: Callable[[np.ndarray], np.ndarray],
+    plans: Sequence[tuple[str, float, Outputs]],
+    margins: Callable[[Outputs], np.ndarray],
 ) -> Iterator[Foretold]:
     """plans: (key, cost an example, outputs). The merged outputs are those the cascade will give; its
     cost adds the cheap plan's for all rows and the dear plan's for the share that is asked again."""
@@ -48,20 +48,18 @@ def foretell(
                     break
                 threshold = round(float(np.quantile(sure, share)), 4)
                 asked = sure < threshold
-                yield Foretold(
-                    cheap, dear, threshold, low + float(asked.mean()) * high, np.where(asked[:, None], better, outputs)
-                )
+                yield Foretold(cheap, dear, threshold, low + float(asked.mean()) * high, outputs.where(asked, better))
 
 
 def foretell_three(
-    firsts: Sequence[tuple[str, float, np.ndarray]], pair: tuple[str, str, float], middle: tuple[float, np.ndarray],
-    last: tuple[float, np.ndarray], margins: Callable[[np.ndarray], np.ndarray],
+    firsts: Sequence[tuple[str, float, Outputs]], pair: tuple[str, str, float], middle: tuple[float, Outputs],
+    last: tuple[float, Outputs], margins: Callable[[Outputs], np.ndarray],
 ) -> Iterator[tuple[Foretold, float]]:  # fmt: skip
     """One more plan put before a cascade of two. firsts: (key, cost, outputs); pair: keys of the two and the threshold
     between them; middle, last: (cost, outputs). Each comes with the threshold below which the first one asks."""
     (cost, told), (high, better) = middle, last
     unsure = margins(told) < pair[2]
-    both = np.where(unsure[:, None], better, told)
+    both = told.where(unsure, better)
     for key, low, outputs in firsts:
         sure = margins(outputs)
         if low >= 0.6 * cost or not np.isfinite(sure).all():
@@ -70,7 +68,7 @@ def foretell_three(
             threshold = round(float(np.quantile(sure, share)), 4)
             asked = sure < threshold
             whole = low + float(asked.mean()) * cost + float((asked & unsure).mean()) * high
-            merged = np.where(asked[:, None], both, outputs)
+            merged = outputs.where(asked, both)
             yield Foretold(key, pair[1], pair[2], whole, merged), threshold
 
 
@@ -83,7 +81,7 @@ def cascades(search: Search) -> None:
     plans = [(t.key, t.cost or 0.0, search.outputs(t)) for t in front]
     bar = min((t.cost or 0.0 for t in search.good()), default=float("inf"))
     tried = 0
-    for one in sorted(foretell(plans, lambda outputs: task.margins(outputs)), key=lambda f: f.cost):
+    for one in sorted(foretell(plans, task.margins), key=lambda f: f.cost):
         if tried >= 4 or search.late() or one.cost >= 0.97 * bar:
             return
         if search.odds_of(one.outputs) < (0.9 if tried % 2 else 0.75):  # some bold ones, some careful ones
@@ -108,7 +106,7 @@ def threes(search: Search) -> None:
     for key in sorted(known, key=lambda key: trials[key].cost or float("inf"))[:THREES]:
         pair = known[key]
         middle, last = ((trials[k].cost or 0.0, search.outputs(trials[k])) for k in pair[:2])
-        told = foretell_three(firsts, tuple(pair), middle, last, lambda outputs: task.margins(outputs))
+        told = foretell_three(firsts, tuple(pair), middle, last, task.margins)
         found += [(one, threshold, pair) for one, threshold in told if one.cost < 0.95 * bar]
     tried = 0
     for one, threshold, pair in sorted(found, key=lambda f: f[0].cost):

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from llm_moments import schema
-from llm_moments.core import Pipeline, Plan
-from llm_moments.errors import DataError
+from llm_moments.base import schema
+from llm_moments.base.errors import DataError
+from llm_moments.base.views import drawn
+from llm_moments.core import Outputs, Pipeline, Plan
 from llm_moments.evaluate.evaluation import Evaluation, assumption
-from llm_moments.views import drawn
 
 CONFIDENCE = 0.95
 
@@ -129,7 +127,7 @@ class Look:
     assumes: str = ""
 
 
-def look(part: Evaluation, baseline: np.ndarray, outputs: np.ndarray, key: str, max_drop: float) -> Look:
+def look(part: Evaluation, baseline: Outputs, outputs: Outputs, key: str, max_drop: float) -> Look:
     """The test of `drop < max_drop` on examples that nothing was chosen by. outputs: [n, classes]."""
     before, after = part.scores(baseline, baseline), part.scores(outputs, baseline)
     bound = part.drop(before, after)

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from llm_moments.base.errors import EngineError, ModelError, PlanError
 from llm_moments.core import Pipeline
 from llm_moments.core.change import Change, by_step, in_words, plain
 from llm_moments.core.pipeline import chosen, knobs_of
 from llm_moments.engines.base import put_on
-from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.weigh.price import priced
 from llm_moments.weigh.verdict import with_verdicts
@@ -91,5 +91,5 @@ def _engine(rest: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> I
 def _together(names: list[str], new: dict[str, Any], knobs: Any) -> str:
     if len(names) == 1:
         return in_words(names[0], new[names[0]], knobs[names[0]].default)
-    step = names[0].partition(".")[0]
+    step = names[0].rpartition(".")[0]
     return f"{step}: " + ", ".join(f"{name.partition('.')[2].replace('_', ' ')} {plain(new[name])}" for name in names)

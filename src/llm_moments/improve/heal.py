@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_moments.base.errors import EngineError, InputError, ModelError
 from llm_moments.core import Pipeline
-from llm_moments.errors import EngineError, InputError, ModelError
 from llm_moments.improve.heal_images import image_students
 from llm_moments.improve.study import Study
-from llm_moments.model import NOTES, open_model
+from llm_moments.models.model import NOTES
+from llm_moments.models.open import open_model
 from llm_moments.train.data_checks import TrainingStopped, plain
 from llm_moments.train.distill import distill
 from llm_moments.train.distill_images import RATE as FRESH_RATE
@@ -33,7 +34,7 @@ TELLING = 0.1  # of the baseline's time for the same examples: what a fast teach
 
 def students(pipe: Pipeline) -> tuple[dict[str, str], dict[str, float]]:
     """What each student is called, as `distill` takes it, smallest first; and rates of learning that are its own."""
-    if pipe.task.name == "image-classification":
+    if pipe.task.modality == "image":
         return {**image_students(pipe.model), "int8": STUDENTS["int8"]}, {"cnn": FRESH_RATE, "int8": RATES["int8"]}
     return STUDENTS, RATES
 

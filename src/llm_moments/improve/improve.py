@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm_moments.budget import seconds
+from llm_moments.assembly.load import load
+from llm_moments.base.budget import seconds
+from llm_moments.base.errors import InputError
 from llm_moments.core import Pipeline
-from llm_moments.data import Data
-from llm_moments.errors import InputError
+from llm_moments.data.readers import Data
 from llm_moments.evaluate.evaluation import gather, split, split_to_ask
 from llm_moments.evaluate.measure import OBJECTIVES
 from llm_moments.improve import prefilter
@@ -22,7 +23,6 @@ from llm_moments.improve.improvement import Improvement
 from llm_moments.improve.place import STUDY, make_way
 from llm_moments.improve.run import Run
 from llm_moments.improve.study import Study
-from llm_moments.model import load
 
 Tick = Callable[[float | None, str], None]
 

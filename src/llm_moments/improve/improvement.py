@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_moments.artefact import save
+from llm_moments.assembly.artefact import save
+from llm_moments.base.views import drawn
 from llm_moments.core import Pipeline
 from llm_moments.improve.certify import Certificate
 from llm_moments.improve.prefilter import alone
 from llm_moments.improve.study import Trial, Trials
 from llm_moments.record.session import Session
-from llm_moments.views import drawn
 from llm_moments.weigh.worth import Worths
 
 SAID = (

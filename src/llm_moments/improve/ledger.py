@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llm_moments import schema
-from llm_moments.atomic import write_atomic
-from llm_moments.cache import cache_folder
-from llm_moments.errors import DataError, WriteError
+from llm_moments.base import schema
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.cache import cache_folder
+from llm_moments.base.errors import DataError, WriteError
 from llm_moments.improve.certify import Look
 from llm_moments.improve.study import say
 

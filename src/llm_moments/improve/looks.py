@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
+from llm_moments.core import Outputs
+from llm_moments.core.outputs import concat
 from llm_moments.evaluate.evaluation import Evaluation, assumption
 from llm_moments.improve.certify import CONFIDENCE, Look
 from llm_moments.stats.sequential import Looks, boundaries
-from llm_moments.tasks.likelihood import joined
 
 FUTILE = 0.05  # the chance to pass below which no more is answered
-Answer = Callable[[list[int]], np.ndarray]
-Base = Callable[[list[int], int], np.ndarray]
+Answer = Callable[[list[int]], Outputs]
+Base = Callable[[list[int], int], Outputs]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Sequential:
 
     look: Look
     rows: list[int]
-    outputs: np.ndarray
+    outputs: Outputs
     at: int
     why: str
 
@@ -43,12 +44,12 @@ def sequential_look(
     each asked once for each row (the baseline also gets the number of the look); told: rows that are answered, before each look, of how many."""
     plan = boundaries(part.independent, max_drop, looks=looks, confidence=CONFIDENCE)
     rows: list[int] = []
-    made: list[np.ndarray] = []
-    base: list[np.ndarray] = []
+    made: list[Outputs] = []
+    base: list[Outputs] = []
     for at, more in enumerate(portions(part, plan.n)):
-        rows, made, base = rows + more, [*made, np.asarray(answer(more))], [*base, np.asarray(baseline(more, at))]
+        rows, made, base = rows + more, [*made, answer(more)], [*base, baseline(more, at)]
         told(len(rows), len(part))
-        outputs, seen, first = joined(made), part.take(rows), joined(base)
+        outputs, seen, first = concat(made), part.take(rows), concat(base)
         before, after = seen.scores(first, first), seen.scores(outputs, first)
         passed = _passes(seen, plan, at, before, after)
         last = at + 1 == len(plan.n)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NotRequired, TypedDict
 
-from llm_moments import schema
-from llm_moments.errors import DataError
+from llm_moments.base import schema
+from llm_moments.base.errors import DataError
 from llm_moments.improve.certify import Look
 
 

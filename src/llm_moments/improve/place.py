@@ -6,12 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from llm_moments.artefact import MANIFEST, is_artefact, verify, write_into
-from llm_moments.atomic import sibling, writing
-from llm_moments.errors import ArtefactError, MomentsError, OutputExists
+from llm_moments.assembly.artefact import MANIFEST, is_artefact, verify, write_into
+from llm_moments.base.atomic import sibling, writing
+from llm_moments.base.errors import ArtefactError, MomentsError, OutputExists
 from llm_moments.improve.certify import Certificate
 from llm_moments.improve.improvement import Improvement
-from llm_moments.model import _read_json
+from llm_moments.models.model import _read_json
 
 STUDY = "study"  # the folder inside --out that holds the trials
 CERTIFICATE = "certificate.json"

@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.atomic import sibling
-from llm_moments.core import Pipeline
+from llm_moments.base.atomic import sibling
+from llm_moments.base.errors import DataError, InputError
+from llm_moments.core import Outputs, Pipeline
+from llm_moments.data.independent import input_key
+from llm_moments.data.labels import MULTI, SINGLE
 from llm_moments.engines import crossed
-from llm_moments.engines.linear import WEIGHTS, config_of, make_module, save
-from llm_moments.errors import DataError, InputError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.improve.study import Study, Trial
-from llm_moments.independent import input_key
-from llm_moments.labels import MULTI, SINGLE
-from llm_moments.model import open_model
-from llm_moments.steps.vectorize import Vectorizer
+from llm_moments.models.linear import WEIGHTS, config_of, make_module, save
+from llm_moments.models.open import open_model
+from llm_moments.models.vectorizer import Vectorizer
 from llm_moments.train.convex import fitted, table
 
 NAME, NONE = "linear", "none"  # of the weights, and of what may be put first
@@ -38,7 +38,11 @@ MOST = 20_000  # rows that it learns from: more bring little, and the search wai
 def possible(pipe: Pipeline) -> bool:
     """Whether a linear model of words can be put before this one."""
     return (
-        pipe.task.name == "text-classification" and not pipe.model.is_linear and pipe.task.has_margins()
+        pipe.task.classifies
+        and pipe.task.modality == "text"
+        and pipe.task.layered
+        and not pipe.model.is_linear
+        and pipe.task.has_margins()
     )  # a regression says nothing of how sure it is
 
 
@@ -75,7 +79,7 @@ class First:
         self.folder = (folder or Path(self._scratch.name if self._scratch else "")) / "weights" / NAME
         self._known()
 
-    def __call__(self, judged: Evaluation, baseline: np.ndarray, seconds: float = 60.0) -> str:
+    def __call__(self, judged: Evaluation, baseline: Outputs, seconds: float = 60.0) -> str:
         """judged: the rows that the search judges by; baseline: its outputs there, which stand for labels if there are none;
         seconds: what learning may take."""
         begin = time.monotonic()
@@ -88,7 +92,7 @@ class First:
             self.study.note("first", {"seconds": round(time.monotonic() - begin, 1), "examples": many})
         return NAME if self._known() else ""
 
-    def _learnt(self, judged: Evaluation, baseline: np.ndarray, seconds: float) -> int:
+    def _learnt(self, judged: Evaluation, baseline: Outputs, seconds: float) -> int:
         """With the labels of the model that it is put before, in their order, even those that no example has."""
         self.tick(None, "a linear model, to be asked first")
         model = self.pipe.model
@@ -114,7 +118,7 @@ class First:
             save(module, config, vectorizer, made)
         return len(values)
 
-    def _rows(self, judged: Evaluation, baseline: np.ndarray) -> tuple[list[Any], list[Any], np.ndarray]:
+    def _rows(self, judged: Evaluation, baseline: Outputs) -> tuple[list[Any], list[Any], np.ndarray]:
         """Inputs, references and folds; what is not judged is in no fold. Units stay together."""
         values = list(judged.values)
         references = self.pipe.task.as_references(baseline) if not judged.labelled else list(judged.references or ())

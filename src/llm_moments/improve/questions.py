@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.atomic import write_atomic
-from llm_moments.core import Pipeline
-from llm_moments.errors import DataError, InputError
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.errors import DataError, InputError
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.tasks.classification import REGRESSION
 
 FILE = "questions.csv"
@@ -44,7 +44,7 @@ class Question:
 
 def check(pipe: Pipeline) -> None:
     """InputError where there is nothing to ask: every number differs, in its last digit at least."""
-    if getattr(pipe.model, "problem_type", "") == REGRESSION and pipe.task.name.endswith("classification"):
+    if pipe.task.classifies and pipe.model.problem_type == REGRESSION:
         raise InputError(
             f"{pipe.model.name} answers with numbers, which differ on every row: there is no small number of questions "
             "that would do. Give --data with references."
@@ -53,7 +53,7 @@ def check(pipe: Pipeline) -> None:
 
 def makes_texts(pipe: Pipeline) -> bool:
     """Whether the question is which of two answers is better, and not which label is right."""
-    return not pipe.task.name.endswith("classification") and not pipe.task.has_margins()
+    return pipe.task.compared
 
 
 class Questions:
@@ -62,7 +62,7 @@ class Questions:
     come first, and what is beyond stays unasked."""
 
     def __init__(
-        self, pipe: Pipeline, values: Sequence[Any], baseline: np.ndarray, outputs: Mapping[str, np.ndarray], most: int
+        self, pipe: Pipeline, values: Sequence[Any], baseline: Outputs, outputs: Mapping[str, Outputs], most: int
     ):
         self.pipe, self.values, self.baseline, self.outputs = pipe, values, baseline, outputs
         self.texts = makes_texts(pipe)
@@ -82,9 +82,11 @@ class Questions:
         return list(found.values())
 
     def _question(self, row: int, key: str) -> Question:
-        shown = [_said(self.pipe, self.baseline[row]), _said(self.pipe, self.outputs[key][row])]
+        shown = [_said(self.pipe, self.baseline[[row]]), _said(self.pipe, self.outputs[key][[row]])]
         if not self.texts:  # one question a row: its label judges every candidate
-            shown = [_said(self.pipe, o) for o in (self.baseline[row], *(one[row] for one in self.outputs.values()))]
+            shown = [
+                _said(self.pipe, o) for o in (self.baseline[[row]], *(one[[row]] for one in self.outputs.values()))
+            ]
         name = _key(self.values[row], shown if self.texts else ())
         distinct = list(dict.fromkeys(shown))
         random.Random(name).shuffle(distinct)  # drawn by the row itself, so that a second run asks the same
@@ -125,7 +127,7 @@ class Questions:
                 raise DataError(f"{FILE}, question {one.key}: 'better' is {', '.join(BETTER)}, not {told!r:.60}")
             if told.casefold() == "equal":
                 return 0.0
-            return 1.0 if one.shown[int(told) - 1] == _said(self.pipe, self.baseline[row]) else -1.0
+            return 1.0 if one.shown[int(told) - 1] == _said(self.pipe, self.baseline[[row]]) else -1.0
         task = self.pipe.task
         try:
             reference = task.references([told])
@@ -180,8 +182,8 @@ def guessed(differs: np.ndarray) -> np.ndarray:
     return drops
 
 
-def _said(pipe: Pipeline, output: Any) -> str:
-    answer = pipe.task.answers(np.asarray([output]))[0]
+def _said(pipe: Pipeline, output: Outputs) -> str:
+    (answer,) = pipe.task.answers(output)
     label = getattr(answer, "label", None)
     if label is None:
         return str(answer.text)

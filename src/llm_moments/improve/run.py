@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.core import WINDOW, Pipeline, Plan
+from llm_moments.assembly.load import load
+from llm_moments.core import WINDOW, Outputs, Pipeline, Plan
+from llm_moments.data.independent import input_key
 from llm_moments.evaluate.measure import interleaved
 from llm_moments.improve import elsewhere, prefilter, stages
 from llm_moments.improve.asks import Asks
@@ -29,8 +31,6 @@ from llm_moments.improve.place import STUDY, place, standing
 from llm_moments.improve.questions import Questions
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Trial, Trials
-from llm_moments.independent import input_key
-from llm_moments.model import load
 from llm_moments.record.record import observe
 from llm_moments.record.session import Session
 from llm_moments.weigh.worth import Worths
@@ -159,7 +159,7 @@ class Run(Beginning):
         self.ledger().note(self.looks)
         return [(self.study.trials[one.key], one) for one in self.looks if one.passed]
 
-    def held_out(self, pipe: Pipeline) -> np.ndarray:
+    def held_out(self, pipe: Pipeline) -> Outputs:
         """A candidate's outputs on the certification rows, kept in the study: answering questions may take days."""
         key, part = answers_of(pipe.plan.key), self.parts["certify"]
         if key not in self.study.trials:
@@ -181,7 +181,7 @@ class Run(Beginning):
             self.pipe, certificate, trials, spent, self.folder, waiting=asks.waiting, questions=asks.file
         )
 
-    def looked(self, pipe: Pipeline, at: int) -> tuple[Look, np.ndarray]:
+    def looked(self, pipe: Pipeline, at: int) -> tuple[Look, Outputs]:
         """One candidate held against the split; of a model that answers slowly, in thirds."""
         part, key = self.parts["certify"], pipe.plan.key
         said = f"certifying on {len(part):,} examples: candidate {at + 1}"
@@ -303,7 +303,7 @@ class Run(Beginning):
         return self.kept(self.pipe, self.certificate(False, why, seen, plan=self.pipe.plan))
 
     def certificate(self, certified: bool, reason: str, seen: Look | None, **more: Any) -> Certificate:
-        from llm_moments.environment import fingerprint
+        from llm_moments.base.environment import fingerprint
 
         part = self.parts["certify"]
         needs = seen.needs if seen else stats.needed_examples(self.max_drop, 0.0, 0.0)

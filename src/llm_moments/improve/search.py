@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.core import Pipeline, Plan
+from llm_moments.base.environment import usable_cores
+from llm_moments.base.errors import EngineError
+from llm_moments.core import Outputs, Pipeline, Plan
 from llm_moments.engines.base import STREAMS, engine_class, follows, put_on
-from llm_moments.environment import usable_cores
-from llm_moments.errors import EngineError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.evaluate.measure import measure
 from llm_moments.improve.pass_probability import APART, chance, sequence
@@ -39,13 +39,13 @@ class Search:
         self.max_drop, self.n_certify, self.objective = max_drop, n_certify, objective
         self.deadline, self.tick = deadline, tick
         self.started = time.monotonic()
-        self.baseline: np.ndarray = np.empty(0)
+        self.baseline: Outputs | None = None
         self.base_scores: np.ndarray = np.empty(0)
         self.base_cost: float | None = None
         self.quick_rows = QUICK
         self.built = 0.0  # seconds that the dearest graph so far took to build
         self.heal: Callable[[Pipeline, int, float, str], str] | None = None  # of improve.heal; gives a name of weights
-        self.first: Callable[[Evaluation, np.ndarray, float], str] | None = None  # trains a model to put first
+        self.first: Callable[[Evaluation, Outputs, float], str] | None = None  # trains a model to put first
         self.asks = False  # whether what differs will be asked about: without labels, not all of it is harm then
         self._odds: dict[str, float] = {}
 
@@ -82,7 +82,7 @@ class Search:
 
     def _judged(self, plan: Plan, stage: str, part: Evaluation, measured: Any, lossless: bool) -> Trial:
         n = len(part)
-        base = self.baseline[:n] if len(self.baseline) else measured.outputs
+        base = measured.outputs if self.baseline is None else self.baseline[:n]
         before, after = part.scores(base, base), part.scores(measured.outputs, base)
         bound = part.drop(before, after)
         harmful, beneficial = stats.flips(before, after)
@@ -96,8 +96,14 @@ class Search:
     def pipe(self, trial: Trial) -> Pipeline:
         return self.stock.with_(Plan(trial.plan))
 
-    def outputs(self, trial: Trial) -> np.ndarray:
+    def outputs(self, trial: Trial) -> Outputs:
         return self.study.outputs(trial.key)
+
+    @property
+    def known(self) -> Outputs:
+        """The baseline's outputs on the search split."""
+        assert self.baseline is not None, "nothing is judged before the baseline has answered"
+        return self.baseline
 
     # -- what is known of the trials so far
 
@@ -112,7 +118,7 @@ class Search:
             self._odds[trial.key] = self.odds_of(self.outputs(trial))
         return self._odds[trial.key]
 
-    def odds_of(self, outputs: np.ndarray) -> float:
+    def odds_of(self, outputs: Outputs) -> float:
         return chance(self._drops(outputs), self.n_certify, self.max_drop)
 
     def drops(self, trial: Trial) -> np.ndarray:
@@ -123,13 +129,13 @@ class Search:
         """bool [n]: where the plan answers otherwise than the baseline."""
         return self._differs(self.outputs(trial))
 
-    def _differs(self, outputs: np.ndarray) -> np.ndarray:
-        return ~np.asarray(self.stock.task.argmax_equal(outputs, self.baseline), bool)
+    def _differs(self, outputs: Outputs) -> np.ndarray:
+        return ~np.asarray(self.stock.task.argmax_equal(outputs, self.known), bool)
 
-    def _drops(self, outputs: np.ndarray) -> np.ndarray:
+    def _drops(self, outputs: Outputs) -> np.ndarray:
         if self.asks and not self.part.labelled:
             return guessed(self._differs(outputs))
-        return self.part.drops(self.base_scores, self.part.scores(outputs, self.baseline))
+        return self.part.drops(self.base_scores, self.part.scores(outputs, self.known))
 
     def good(self) -> list[Trial]:
         """Plans worth working on, fastest first."""
@@ -138,7 +144,7 @@ class Search:
     def same_answers(self, trial: Trial) -> bool:
         task = self.stock.task
         outputs = self.outputs(trial)
-        base = self.baseline[: len(outputs)]
+        base = self.known[: len(outputs)]
         return bool(task.close(outputs, base, LOSSLESS).all())
 
     def best_lossless(self) -> Trial | None:
@@ -182,7 +188,7 @@ class Search:
             raise EngineError(f"the baseline cannot be run: {trial.reason}")
         self.judge_by(self.outputs(trial), trial.cost or 1.0)
 
-    def judge_by(self, baseline: np.ndarray, cost: float) -> None:
+    def judge_by(self, baseline: Outputs, cost: float) -> None:
         """The baseline's outputs on the search split, and seconds an example of the way they came about."""
         self.baseline = baseline
         self.base_scores = self.part.scores(baseline, baseline)
@@ -193,5 +199,5 @@ class Search:
 
 def _short(changes: dict[str, Any]) -> str:
     hidden = ("batch.", "precut.", "forward.calibration")
-    shown = {k.partition(".")[2]: v for k, v in changes.items() if not k.startswith(hidden)}
+    shown = {k.rpartition(".")[2]: v for k, v in changes.items() if not k.startswith(hidden)}
     return ", ".join(f"{k}={v}" for k, v in shown.items() if k != "cheap")[:90] or "sorted"

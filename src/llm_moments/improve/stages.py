@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import Any
 
+from llm_moments.base.environment import usable_cores
+from llm_moments.base.errors import EngineError
 from llm_moments.core import Plan
 from llm_moments.engines.base import ENGINES, available, engine_class, put_on
-from llm_moments.environment import usable_cores
-from llm_moments.errors import EngineError
 from llm_moments.improve import knobs
 from llm_moments.improve.cascade import cascades, threes
 from llm_moments.improve.heal_images import shares as image_shares
 from llm_moments.improve.prefilter import uses
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
-from llm_moments.train.distill import layers_of
 from llm_moments.train.loop import fast_bf16
+from llm_moments.train.student_spec import share_of as layers_of
 
 SURE = 0.95  # chance to pass from which more length is not needed
 HEALS = {"one": 0.3, "third": 0.4, "half": 0.65}  # of the time that is left, for teaching a model of so many layers
@@ -200,7 +200,7 @@ def first(search: Search) -> None:
     """A model of another kind, for the cheap stage of a cascade; on its own it is a plan like any other."""
     if search.first is None or search.late():
         return
-    if name := search.first(search.part, search.baseline, FIRST * search.left()):
+    if name := search.first(search.part, search.known, FIRST * search.left()):
         sorts = {**search.stock.task.sorts, **put_on("torch", "fp32"), "forward.calibration": None}
         trial = search.try_plan(search.stock.plan.with_(**sorts, **{"forward.weights": name}), "put first")
         told: Any = search.study.notes.get("first")
@@ -352,8 +352,8 @@ def skips(search: Search) -> None:
 
 
 def layer_count(search: Search) -> int:
-    from llm_moments.engines.layers import layer_count as count
     from llm_moments.engines.torch_eager import load_module
+    from llm_moments.models.blocks import layer_count as count
 
     if "layers" not in search.study.notes:
         try:

@@ -10,15 +10,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from llm_moments import schema
-from llm_moments.atomic import write_atomic, writing
-from llm_moments.core import Plan
-from llm_moments.errors import ArtefactError, DataError, OutputExists
-from llm_moments.improve import answers, noted
+from llm_moments.base import schema
+from llm_moments.base.atomic import write_atomic, writing
+from llm_moments.base.errors import ArtefactError, DataError, OutputExists
+from llm_moments.base.views import drawn
+from llm_moments.core import Outputs, Plan
+from llm_moments.core import outputs_file as answers
+from llm_moments.improve import noted
 from llm_moments.improve.certify import Look
-from llm_moments.views import drawn
 
 FORMAT = 2  # each trial tells the digest of its outputs; 1 did not
 ANEW = "Begin anew with --overwrite, or choose another place."
@@ -80,7 +79,7 @@ class Study:
     def __init__(self, folder: Path | None, question: Mapping[str, Any]):
         self.folder = folder
         self.trials: dict[str, Trial] = {}
-        self._outputs: dict[str, np.ndarray] = {}
+        self._outputs: dict[str, Outputs] = {}
         self._digests: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
         if folder is not None:
@@ -143,7 +142,7 @@ class Study:
             raise DataError(error.strerror or str(error)) from error
         if version == 1 and not line.outputs:
             outputs = answers.read(file)
-            if not outputs.ndim or (line.n and len(outputs) != line.n):
+            if line.n and len(outputs) != line.n:
                 raise DataError(f"{file.name} does not hold {line.n} rows")
         elif found != line.outputs:
             raise DataError(f"{file.name} is not what was written")
@@ -165,7 +164,7 @@ class Study:
         if lost:
             del self.notes["sequence"]
 
-    def add(self, trial: Trial, outputs: np.ndarray | None = None) -> Trial:
+    def add(self, trial: Trial, outputs: Outputs | None = None) -> Trial:
         if outputs is not None:
             self._outputs[trial.key] = outputs
         if self.folder is not None:
@@ -174,7 +173,7 @@ class Study:
         self.trials[trial.key] = trial
         return trial
 
-    def _write(self, folder: Path, trial: Trial, outputs: np.ndarray | None) -> None:
+    def _write(self, folder: Path, trial: Trial, outputs: Outputs | None) -> None:
         """The outputs first: a trial that is told without them would not be measured again."""
         line = _Line(**asdict(trial))
         if outputs is not None:
@@ -189,8 +188,8 @@ class Study:
         with (folder / "trials.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(line)) + "\n")
 
-    def outputs(self, key: str) -> np.ndarray:
-        """What the model said under that plan: float32 [n, classes], or texts [n]."""
+    def outputs(self, key: str) -> Outputs:
+        """What the model said under that plan."""
         if key not in self._outputs:
             file = _file(self.folder, key) if self.folder is not None else None
             try:
@@ -207,7 +206,7 @@ class Study:
         """A fact that must survive an interruption; its name and type are in `noted.NOTES`."""
         self._note({name: value})
 
-    def look(self, found: Look, plan: Mapping[str, Any], outputs: np.ndarray) -> None:
+    def look(self, found: Look, plan: Mapping[str, Any], outputs: Outputs) -> None:
         """Notes a look together with the answers that it judged, which are stored with the others."""
         self.add(Trial(plan, noted.answers_of(found.key), "certify", "held out", n=len(outputs)), outputs)
         made = noted.plain(found)

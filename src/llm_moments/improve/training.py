@@ -1,4 +1,4 @@
-"""`improve --train`: the fastest training plan that reaches the validation loss of the usual one, certified by repeats."""
+"""`tune`: the fastest training plan that reaches the validation loss of the usual one, certified by repeats."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.atomic import write_atomic
-from llm_moments.budget import seconds
-from llm_moments.environment import fingerprint
-from llm_moments.errors import DataError, EngineError, InputError
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.budget import seconds
+from llm_moments.base.environment import fingerprint
+from llm_moments.base.errors import DataError, EngineError, InputError
 from llm_moments.evaluate.evaluation import evaluation, gather, opened
 from llm_moments.improve.training_certificate import CONFIDENCE, TrainingCertificate, TrainingLook
 from llm_moments.improve.training_space import BASELINE, Move, moves, toml
@@ -54,7 +54,7 @@ def improve_training(
     if not 0 < max_rise < 1:
         raise InputError(f"the loss may rise by a share between 0 and 1, such as 0.05, not {max_rise!r}")
     if linear.is_linear(model):
-        raise InputError("a linear model trains in seconds; improve --train is for networks")
+        raise InputError("a linear model trains in seconds; tune is for networks")
     begin, allowed = time.monotonic(), seconds(budget)
     tick = progress or (lambda done, message: None)
     data, evaluate = opened(data, **(read or {})), opened(evaluate, **(read or {}))
@@ -93,7 +93,7 @@ class _Run:
 
     def halves(self) -> Sequence[Any]:
         """The evaluation data by a hash: what the search may look at, and what it may not."""
-        from llm_moments import data as readers
+        from llm_moments.data import readers
 
         parts = readers.split(self.course.judged, fractions={"search": 0.5, "certify": 0.5})
         if not all(parts.values()):

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llm_moments import schema
-from llm_moments.errors import DataError
-from llm_moments.views import drawn
+from llm_moments.base import schema
+from llm_moments.base.errors import DataError
+from llm_moments.base.views import drawn
 
 KIND = "training-certificate"
 CONFIDENCE = 0.95

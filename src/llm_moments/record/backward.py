@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from llm_moments.engines.layers import Block, blocks
+from llm_moments.models.blocks import Block, blocks
 from llm_moments.record.probes import place
 from llm_moments.record.session import StepCost
 

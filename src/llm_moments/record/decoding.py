@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from llm_moments.base.errors import EngineError
 from llm_moments.core import Pipeline
-from llm_moments.engines.encoder_decoder_blocks import sides
-from llm_moments.engines.layers import Block
-from llm_moments.errors import EngineError
+from llm_moments.models.blocks import Block
+from llm_moments.models.encoder_decoder_blocks import sides
 from llm_moments.record.encoder_decoder import Halves, encoder_limited, halves, limit_of, precision_of
 from llm_moments.record.limits import PEAK_OF, shapes
 from llm_moments.record.probes import Probe, layer_costs, probed
@@ -162,14 +162,14 @@ def _shapes(model: Any) -> list[tuple[str, Sequence[int]]]:
     """Names and shapes of the model's tensors, from the headers of its files."""
     if model.format != "gguf":
         return list(shapes(model.path))
-    from llm_moments.gguf_header import read_header
+    from llm_moments.models.gguf_header import read_header
 
     return [(tensor.name, tensor.shape) for tensor in read_header(model.weight_files[0])[1]]
 
 
 def _decode_limit(decode: StepCost, moved: float | None) -> Figure:
     """Each step reads all weights once, however many prompts are decoded together (the cache is left out)."""
-    from llm_moments.environment import peaks
+    from llm_moments.base.environment import peaks
 
     copy = peaks().get("copy_gb")
     if not moved or not copy or not decode.calls or decode.wall_s <= 0:
@@ -180,7 +180,7 @@ def _decode_limit(decode: StepCost, moved: float | None) -> Figure:
 
 
 def _prefill_limit(prefill: StepCost, model: Any, settings: Mapping[str, Any]) -> Figure:
-    from llm_moments.environment import peaks
+    from llm_moments.base.environment import peaks
 
     precision = settings.get("precision", "fp32")
     peak = peaks().get(PEAK_OF.get(precision, ""))

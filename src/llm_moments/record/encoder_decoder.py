@@ -135,7 +135,7 @@ def encoder_limited(step: StepCost, known: Halves | None, precision: str) -> Ste
 
 def limit_of(flops: float, weights: float, seconds: float, precision: str) -> Figure:
     """Least seconds for so many operations and weights read, over the seconds it took."""
-    from llm_moments.environment import peaks
+    from llm_moments.base.environment import peaks
 
     peak, copy = peaks().get(PEAK_OF.get(precision, "")), peaks().get("copy_gb")
     if not peak or not copy or seconds <= 0:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llm_moments.errors import MomentsError
+from llm_moments.base.errors import MomentsError
 from llm_moments.record.limits import BYTES, PEAK_OF
 from llm_moments.record.session import Figure, StepCost
 
@@ -27,9 +27,9 @@ def work_of(model: Any, settings: Mapping[str, Any]) -> dict[str, Work]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from llm_moments.engines.export import failing_as
-    from llm_moments.engines.layers import blocks
+    from llm_moments.engines.foreign import failing_as
     from llm_moments.engines.torch_eager import load_module
+    from llm_moments.models.blocks import blocks
 
     module = load_module(model, settings.get("skip_layers", ()))
     found = blocks(module)
@@ -57,7 +57,7 @@ def limited_images(
     forward: StepCost, model: Any, settings: Mapping[str, Any], images: float, batches: float
 ) -> StepCost:
     """The forward step with its share of the machine's measured limit, and so its blocks."""
-    from llm_moments.environment import peaks
+    from llm_moments.base.environment import peaks
 
     precision = settings.get("precision", "fp32")
     try:

@@ -81,7 +81,7 @@ def shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
 
 def limited(forward: StepCost, model: Any, settings: Mapping[str, Any], load: Load) -> StepCost:
     """The forward step with its share of the machine's measured limit, and so its layers."""
-    from llm_moments.environment import peaks
+    from llm_moments.base.environment import peaks
 
     known = sizes(model, settings.get("skip_layers", ()))
     precision = settings.get("precision", "fp32")

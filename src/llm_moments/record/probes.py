@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.engines.layers import Block, blocks
+from llm_moments.models.blocks import Block, blocks
 from llm_moments.record.session import StepCost
 
 ROOM = 1 << 14  # visits of one module that are kept before they are summed up

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llm_moments.assembly.load import load
+from llm_moments.base.environment import fingerprint
+from llm_moments.base.errors import EngineError, InputError
 from llm_moments.core import NULL, Pipeline
-from llm_moments.environment import fingerprint
-from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluate.evaluation import gather
 from llm_moments.evaluate.measure import forget
-from llm_moments.model import load
 from llm_moments.record import decoding
 from llm_moments.record.image_limits import limited_images
 from llm_moments.record.limits import Load, limited
@@ -98,7 +98,7 @@ def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: in
 
 def _read(data: Any, limit: int | None, options: dict[str, Any]) -> tuple[list[Any], float]:
     """The inputs, and the seconds that reading them took."""
-    from llm_moments import data as readers
+    from llm_moments.data import readers
 
     start = time.perf_counter()
     if isinstance(data, str | Path):
@@ -146,8 +146,7 @@ class Stage:
 
 
 def _stages(pipe: Pipeline) -> list[Stage]:
-    last = len(pipe.stages) - 1
-    return [Stage(stage, ("cascade",) * (last - at)) for at, stage in enumerate(pipe.stages)]
+    return [Stage(part, where) for where, part in pipe.parts.items()]
 
 
 def _device(stage: Stage) -> str:

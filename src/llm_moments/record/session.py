@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_moments import schema
-from llm_moments.atomic import write_atomic
-from llm_moments.errors import InputError
-from llm_moments.views import drawn
+from llm_moments.base import schema
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.errors import InputError
+from llm_moments.base.views import drawn
 
 Kind = Literal["measured", "modelled", "unavailable"]
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from llm_moments.base.visible import visible
 from llm_moments.record.session import Session, StepCost
 from llm_moments.render.text import number, percent, plan_in_short, ratio, share
-from llm_moments.visible import visible
 
 INK, FAINT, LINE = "#1c2430", "#5a6675", "#c9d0d8"
 BLUE, SKY, PALE, GREEN = "#0072B2", "#56B4E9", "#A6D8F2", "#009E73"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llm_moments.base.visible import visible
 from llm_moments.record.session import Session
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
@@ -27,7 +28,6 @@ from llm_moments.render.text import (
     value,
 )
 from llm_moments.render.text import verdict as verdict_of
-from llm_moments.visible import visible
 
 __all__ = [
     "number", "figure", "plan_in_short", "show_certificate", "show_comparison", "show_doctor", "show_improvement",

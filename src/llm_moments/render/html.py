@@ -42,7 +42,7 @@ def report(
     title: str = "llm-moments",
 ) -> str:  # fmt: skip
     """The page, from whatever results are given. after: the session of the improved plan; learning and faster: of weigh
-    and of improve with --train."""
+    and of tune."""
     draw = _Pictures()
     parts = []
     if training is not None and title == "llm-moments":

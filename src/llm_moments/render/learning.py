@@ -1,4 +1,4 @@
-"""What `weigh --train` has found, as a table on a terminal, in the report, and as TensorBoard scalars."""
+"""What `tune --weigh` has found, as a table on a terminal, in the report, and as TensorBoard scalars."""
 
 from __future__ import annotations
 

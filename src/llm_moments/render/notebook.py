@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from llm_moments.base.visible import visible
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
     beside_drop,
@@ -23,7 +24,6 @@ from llm_moments.render.text import (
     value,
 )
 from llm_moments.render.text import verdict as verdict_of
-from llm_moments.visible import visible
 
 _NUMBER = re.compile(r"[-+<]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?[%*×]?|-|[-+\d.,]+ (to|/) [-+\d.,]+|[-+\d.,]+ / -")
 INDENT = "\u2003"

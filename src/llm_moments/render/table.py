@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llm_moments import tables
-from llm_moments.atomic import replacing
+from llm_moments.base.atomic import replacing
+from llm_moments.base.visible import visible
+from llm_moments.data import tables
 from llm_moments.record.session import Session, StepCost
-from llm_moments.visible import visible
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a sheet takes for the beginning of one (OWASP, CSV injection)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_moments.errors import EngineMissing
+from llm_moments.base.errors import EngineMissing
+from llm_moments.base.visible import visible
 from llm_moments.record.session import StepCost
 from llm_moments.render.text import value
-from llm_moments.visible import visible
 
 
 def write(

@@ -84,7 +84,13 @@ def label(name: str) -> str:
 
 
 def plan_in_short(plan: Mapping[str, Any]) -> str:
-    """Engine, precision, length and whatever else decides answers, in a few words."""
+    """Engine, precision, length and whatever else decides answers, in a few words; of a chain those of each stage."""
+    stages = dict.fromkeys(step.partition(".")[0] for step in plan if "." in step)
+    if stages:
+        own = {
+            stage: {s[len(stage) + 1 :]: c for s, c in plan.items() if s.startswith(f"{stage}.")} for stage in stages
+        }
+        return "; ".join(f"{stage}: {plan_in_short(section)}" for stage, section in own.items())
     forward, truncate = plan.get("forward", {}), plan.get("truncate", {})
     if forward.get("weights") == "linear" and "cascade" not in plan:
         return "a linear model alone"

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from llm_moments.errors import InputError
+from llm_moments.base.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from llm_moments.errors import EngineMissing, InputError
+from llm_moments.base.errors import EngineMissing, InputError
 
 PIECE = re.compile(r"\S+\s*")  # a word with the space after it
 CURE = "Get them with: python -m nltk.downloader wordnet (or point NLTK_DATA to where they are)"

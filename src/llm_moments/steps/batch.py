@@ -9,7 +9,7 @@ import numpy as np
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
 from llm_moments.engines.padding import NONE, RIGHT, padded
-from llm_moments.steps.tokenize import Encoder
+from llm_moments.models.encoder import Encoder
 
 
 class MakeBatches:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments.core import NULL, Knob, Recorder, one_of
-from llm_moments.steps.audio import RATE, blocks
+from llm_moments.data.audio import RATE, blocks
 from llm_moments.steps.decode import share
 from llm_moments.steps.vad import KINDS, WINDOW, Detector, Spans, detector
 

@@ -6,12 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
+from llm_moments.base.errors import EngineError, Unfinished
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
+from llm_moments.core.outputs import Outputs, texts
 from llm_moments.engines.generator import GENERATORS, Decoding, Generated, Prompt, settle
-from llm_moments.errors import EngineError, Unfinished
-from llm_moments.generation_settings import tell
+from llm_moments.models.generation_settings import tell
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "int4", "as-is")
 
@@ -74,7 +73,11 @@ class Decode:
         return self.engines.get(self.settings)
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        engine, prompts = self.engine, batch["prompts"]
+        with self.engines.lease(self.settings) as engine:
+            return self._by(engine, batch, recorder)
+
+    def _by(self, engine: Any, batch: Batch, recorder: Recorder) -> Batch:
+        prompts = batch["prompts"]
         decoding = settle(self.decoding, engine)
         tell(self.engines.model_for(self.settings), engine, decoding)
         order = sorted(range(len(prompts)), key=lambda i: -size(prompts[i])) if self.by_length else range(len(prompts))
@@ -89,8 +92,8 @@ class Decode:
             made[at] = one
         return batch.with_(outputs=self.texts(made), generated=made)
 
-    def texts(self, made: Sequence[Generated]) -> np.ndarray:
-        return np.array([finished(one, self.text, self.decoding.stop) for one in made], dtype=np.str_)
+    def texts(self, made: Sequence[Generated]) -> Outputs:
+        return texts([finished(one, self.text, self.decoding.stop) for one in made])
 
 
 def size(prompt: Prompt) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llm_moments.base.errors import DataError
 from llm_moments.core import Batch, Knob, Recorder, one_of
-from llm_moments.errors import DataError
-from llm_moments.images import Image, Keeper, decoded
+from llm_moments.data.images import Image, Keeper, decoded
 
 
 class Decode:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from llm_moments.core import Knob
-from llm_moments.steps.audio import RATE
+from llm_moments.data.audio import RATE
 from llm_moments.steps.decode import share
 
 N_FFT, HOP = 400, 160

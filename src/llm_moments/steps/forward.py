@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.base.errors import EngineError, RowsFailed
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
+from llm_moments.core.outputs import filled
 from llm_moments.engines.base import ENGINES, PRECISIONS
-from llm_moments.engines.contract import Engine, need
+from llm_moments.engines.contract import Arrays, Engine, need
 from llm_moments.engines.contract import Forward as ForwardEngine
-from llm_moments.errors import EngineError, RowsFailed
 
 
 def _indices(value: Any) -> bool:
@@ -32,7 +33,7 @@ class Forward:
     reads: tuple[str, ...] = ("batches", "same_as")
     writes: tuple[str, ...] = ("outputs",)
     knobs: tuple[Knob, ...] = (
-        Knob("engine", "torch", tuple(ENGINES), True, one_of(*ENGINES), f"one of {', '.join(ENGINES)}"),
+        Knob("engine", "torch", tuple(ENGINES), True, ENGINES.__contains__, f"one of {', '.join(ENGINES)}"),
         Knob("precision", "fp32", PRECISIONS, False, one_of(*PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
         Knob("threads", 0, (1, 2, 4, 8), True, whole(0, 1024), "threads of one forward pass; 0: all cores"),
         Knob("streams", 1, (1, 2, 4), True, whole(1, 1024), "batches computed at the same time (openvino)"),
@@ -52,18 +53,17 @@ class Forward:
         return found
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        outputs: np.ndarray | None = None
-        for rows, logits in self.answered(batch["batches"], batch["same_as"], recorder):
-            if outputs is None:
-                outputs = np.empty((batch.size, *logits.shape[1:]), np.float32)
-            outputs[rows] = logits
+        outputs = filled(self.answered(batch["batches"], batch["same_as"], recorder), batch.size)
         assert outputs is not None, "a batch without rows never reaches the forward step"
         same_as = batch["same_as"]
         return batch.with_(outputs=outputs if same_as is None else outputs[same_as], batches=None)
 
-    def answered(self, made: Any, same_as: Any, recorder: Recorder) -> list[tuple[Any, np.ndarray]]:
-        """(rows, logits) of each batch. Where the engine fails, each batch and then each of its rows is tried alone."""
-        engine = self.engine
+    def answered(self, made: Any, same_as: Any, recorder: Recorder) -> list[tuple[Any, Arrays]]:
+        """(rows, what the model gives) of each batch. Where the engine fails, each batch and then each of its rows is tried alone."""
+        with self.engines.lease(self.settings) as opened:
+            return self._by(need(opened, ForwardEngine), made, same_as, recorder)
+
+    def _by(self, engine: ForwardEngine, made: Any, same_as: Any, recorder: Recorder) -> list[tuple[Any, Arrays]]:
         try:
             results = engine.forward_all([fields for _, fields in made], recorder)
             return [(rows, _finite(engine, result)) for (rows, _), result in zip(made, results, strict=True)]
@@ -77,11 +77,9 @@ class Forward:
         return found
 
 
-def one_by_one(
-    engine: ForwardEngine, made: Any, recorder: Recorder
-) -> tuple[list[tuple[Any, np.ndarray]], dict[int, str]]:
-    """(rows, logits) of what can be answered, and why each other row cannot."""
-    found: list[tuple[Any, np.ndarray]] = []
+def one_by_one(engine: ForwardEngine, made: Any, recorder: Recorder) -> tuple[list[tuple[Any, Arrays]], dict[int, str]]:
+    """(rows, what the model gives) of what can be answered, and why each other row cannot."""
+    found: list[tuple[Any, Arrays]] = []
     failed: dict[int, str] = {}
     for rows, fields in made:
         try:
@@ -108,8 +106,7 @@ def alone(fields: Mapping[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(a[:, within]) if a.shape == mask.shape else a for name, a in row.items()}
 
 
-def _finite(engine: Engine, result: Mapping[str, np.ndarray]) -> np.ndarray:
-    logits = result["logits"]
-    if not np.isfinite(logits).all():
+def _finite(engine: Engine, result: Arrays) -> Arrays:
+    if not all(np.isfinite(array).all() for array in result.values()):
         raise EngineError(f"{engine.name} gave outputs that are not finite (NaN or infinite) for this model")
-    return logits
+    return result

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_moments.core import Batch, Knob, Recorder, whole
-from llm_moments.steps.tokenize import Encoder
+from llm_moments.models.encoder import Encoder
 
 SLACK = 4  # tokens a shortened text must have beyond the need
 

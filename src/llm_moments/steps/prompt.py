@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from llm_moments.base.errors import DataError, ModelError
 from llm_moments.core import Batch, Knob, Recorder, whole
-from llm_moments.errors import DataError, ModelError
 from llm_moments.steps.template_bounds import bound_templates
 
 Messages = tuple[tuple[str, str], ...]

@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
+from llm_moments.base.errors import PlanError
 from llm_moments.core import Batch, Knob, Recorder, whole
-from llm_moments.engines.export import quiet
+from llm_moments.engines.foreign import quiet
 from llm_moments.engines.generator import Prompt
-from llm_moments.errors import PlanError
 from llm_moments.steps.truncate import LENGTHS
 
 NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from llm_moments.errors import EngineMissing, ModelError, PlanError
+from llm_moments.base.errors import EngineMissing, ModelError, PlanError
 
 TICK_S = 0.02  # seconds from one timestamp token to the next
 ENGLISH_START = 50257  # <|startoftranscript|> of the models that know English only; 50258 in all others

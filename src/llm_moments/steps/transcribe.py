@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
@@ -9,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.base.errors import PlanError
 from llm_moments.core import Batch, Knob, Recorder, one_of
+from llm_moments.core.outputs import Outputs, texts
+from llm_moments.data.audio import RATE
 from llm_moments.engines.generator import Decoding, Generated, Prompt, settle
-from llm_moments.errors import PlanError
-from llm_moments.generation_settings import tell
-from llm_moments.steps.audio import RATE
+from llm_moments.models.generation_settings import tell
 from llm_moments.steps.chunk import Chunk, Chunker
 from llm_moments.steps.fallback import Ladder
 from llm_moments.steps.features import FRAMES, HOP, LogMel
@@ -30,22 +32,15 @@ SPEECH = (
 Segment = dict[str, Any]
 
 
-class Transcript(str):
-    """The text, and what else is known of it. segments: {"start": s, "end": s, "text": …} in seconds of the sound, and
-    where they were asked for "words": [{"start": s, "end": s, "word": …}, …]."""
-
-    segments: tuple[Segment, ...] = ()
-    language: str = ""
-
-    @classmethod
-    def of(cls, segments: Sequence[Segment], text: str, language: str) -> Transcript:
-        made = cls(text)
-        made.segments, made.language = tuple(segments), language
-        return made
+def transcripts(said: Sequence[str], segments: Sequence[Sequence[Segment]], languages: Sequence[str]) -> Outputs:
+    """text: all that is said. segments, as JSON: {"start": s, "end": s, "text": …} in seconds of the sound, and where
+    they were asked for "words": [{"start": s, "end": s, "word": …}, …]. language: a code."""
+    told = [json.dumps(list(some), default=float) for some in segments]  # numpy's numbers among them
+    return texts(said, language=np.array(languages, np.str_), segments=np.array(told, np.str_))
 
 
 class Transcribe:
-    """Writes `outputs`, a Transcript a row (object array [n]).
+    """Writes `outputs`: `text`, `language` and `segments` of each row (`transcripts`).
 
     Sound is read in blocks and chunks are gathered over rows until a portion is full, so that memory has a bound
     and short sounds share batches. The recorder is told the steps of every portion.
@@ -76,7 +71,9 @@ class Transcribe:
 
     @property
     def engine(self) -> Any:
-        engine = self.engines.get(self.settings)
+        return self._able(self.engines.get(self.settings))
+
+    def _able(self, engine: Any) -> Any:
         if self.margin and not engine.hears:
             raise PlanError(
                 f"{engine.name} hears 30 s at a time and no less; take features.margin back or use ctranslate2"
@@ -84,7 +81,10 @@ class Transcribe:
         return engine
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        engine = self.engine
+        with self.engines.lease(self.settings) as engine:
+            return self._by(self._able(engine), batch, recorder)
+
+    def _by(self, engine: Any, batch: Batch, recorder: Recorder) -> Batch:
         settle(self.decoding, engine)
         tell(self.engines.model_for(self.settings), engine, self.decoding)
         found: list[list[tuple[Chunk, list[Segment]]]] = [[] for _ in range(batch.size)]
@@ -92,11 +92,10 @@ class Transcribe:
         for portion in self._portions(batch["input"], recorder):
             for (row, chunk), segments in zip(portion, self._written(portion, spoken, engine, recorder), strict=True):
                 found[row].append((chunk, segments))
-        outputs = np.empty(batch.size, object)
         with recorder.step("detokenize", items=batch.size):
-            for row, parts in enumerate(found):
-                outputs[row] = _whole(parts, spoken[row])
-        return batch.with_(outputs=outputs)
+            whole = [_whole(parts) for parts in found]
+        said = [" ".join(s["text"] for s in segments if s["text"]) for segments in whole]
+        return batch.with_(outputs=transcripts(said, whole, spoken))
 
     def _portions(self, values: Sequence[Any], recorder: Recorder) -> Iterator[list[tuple[int, Chunk]]]:
         portion: list[tuple[int, Chunk]] = []
@@ -204,14 +203,14 @@ def _segment(start: float, end: float, text: str) -> Segment:
     return {"start": round(start, 2), "end": round(end, 2), "text": text}
 
 
-def _whole(parts: Sequence[tuple[Chunk, list[Segment]]], language: str) -> Transcript:
-    """One transcript of a sound's chunks, in order; words that two chunks heard both are written once."""
+def _whole(parts: Sequence[tuple[Chunk, list[Segment]]]) -> list[Segment]:
+    """The segments of all of a sound's chunks, in order; words that two chunks heard both are written once."""
     segments: list[Segment] = []
     for chunk, some in parts:
         if chunk.joined and segments and some:
             segments[-1], some = _merged(segments[-1], some)
         segments += some
-    return Transcript.of(segments, " ".join(s["text"] for s in segments if s["text"]), language)
+    return segments
 
 
 def _merged(last: Segment, some: list[Segment]) -> tuple[Segment, list[Segment]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
-from llm_moments.steps.tokenize import Encoder
+from llm_moments.models.encoder import Encoder
 
 LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 

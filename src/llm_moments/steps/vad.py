@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.errors import EngineMissing
-from llm_moments.steps.audio import RATE
+from llm_moments.base.errors import EngineMissing
+from llm_moments.data.audio import RATE
 
 WINDOW = 512  # samples that get one probability
 CONTEXT = 64  # samples before them that Silero's network sees, too

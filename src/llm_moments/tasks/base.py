@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from llm_moments.base.errors import InputError, ModelError
+from llm_moments.base.registry import resolve
 from llm_moments.core import Task
-from llm_moments.errors import InputError, ModelError
 
 TASKS = {
     "text-classification": "text_classification:TextClassification",
@@ -37,8 +38,7 @@ def task_for(model: Any, name: str | None = None, metric: str | None = None) -> 
     known = {**TASKS, **OF_MODELS}
     if name not in known:
         raise InputError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
-    module, _, cls = known[name].partition(":")
-    made: type[Task] = getattr(importlib.import_module(f"llm_moments.tasks.{module}"), cls)
+    made: type[Task] = resolve(known[name], "tasks")
     if metric in BY_LIKELIHOOD and name in ("chat", "text-generation"):
         return importlib.import_module("llm_moments.tasks.likelihood").judged(name, model, metric)
     return made(model, metric)

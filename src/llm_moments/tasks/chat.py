@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_moments.base.errors import DataError, ModelError
+from llm_moments.base.notes import note
 from llm_moments.core import Batch, Change, Knob, Plan, Recorder, Step
 from llm_moments.engines.generator import Prompt
-from llm_moments.errors import DataError, ModelError
-from llm_moments.generation_settings import asked_by, decoding_of
-from llm_moments.notes import note
+from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
 from llm_moments.tasks.generation import (
@@ -29,6 +29,7 @@ class TextGeneration(Generation):
     """`text-generation`: prompts are gone on with as they are."""
 
     name = "text-generation"
+    prompted = True
     templated = False
 
     def steps(self, plan: Plan, engines: Any) -> list[Step]:

@@ -1,4 +1,4 @@
-"""What classifying texts and classifying images share: outputs `[n, classes]`, their answers and scores."""
+"""What classifying texts and classifying images share: outputs `logits` [n, classes], their answers and scores."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments import labels as meaning
 from llm_moments import stats
-from llm_moments.core import Knob, Task
-from llm_moments.errors import DataError, PlanError
-from llm_moments.labels import MULTI, REGRESSION, SINGLE
+from llm_moments.base.errors import DataError, PlanError
+from llm_moments.core import Knob, Outputs, Task
+from llm_moments.data import labels as meaning
+from llm_moments.data.labels import MULTI, REGRESSION, SINGLE
 
 METRICS = {SINGLE: "accuracy", MULTI: "F1 of each example", REGRESSION: "R²"}
 
@@ -40,6 +40,8 @@ class Answer:
 class Classification(Task):
     """Single label, multi-label, regression, as the model's `problem_type` says. Subclasses add the inputs."""
 
+    classifies = True
+
     def metric(self) -> str:
         return METRICS[self.model.problem_type]
 
@@ -48,10 +50,11 @@ class Classification(Task):
 
     # -- answers
 
-    def answers(self, outputs: np.ndarray) -> list[Answer]:
+    def answers(self, outputs: Outputs) -> list[Answer]:
         labels = self.model.labels
         if self.model.problem_type == REGRESSION:
-            return [Answer(float(row[0]), None, dict(zip(labels, map(float, row), strict=True))) for row in outputs]
+            rows = outputs["logits"]
+            return [Answer(float(row[0]), None, dict(zip(labels, map(float, row), strict=True))) for row in rows]
         probabilities = self.probabilities(outputs)
         best = probabilities.argmax(axis=1)
         answers = []
@@ -62,17 +65,17 @@ class Classification(Task):
             answers.append(Answer(chosen, row[winner], dict(zip(labels, row, strict=True))))
         return answers
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+    def probabilities(self, outputs: Outputs) -> np.ndarray:
         """float64 [n, classes]: softmax, or sigmoid for multi-label; outputs themselves for regression."""
-        outputs = outputs.astype(np.float64)
+        logits = outputs["logits"].astype(np.float64)
         if self.model.problem_type == REGRESSION:
-            return outputs
+            return logits
         if self.model.problem_type == MULTI:
-            return 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
-        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
-    def margins(self, outputs: np.ndarray) -> np.ndarray:
+    def margins(self, outputs: Outputs) -> np.ndarray:
         """Distance of the two best logits; of the least sure logit from 0 for multi-label.
 
         A number has none: nothing in a regression's output says how sure it is.
@@ -81,11 +84,12 @@ class Classification(Task):
             raise PlanError(
                 f"{self.model.name} is a regression: its answers have no margin, so no cascade can be made of it"
             )
+        logits = outputs["logits"]
         if self.model.problem_type == MULTI:
-            return np.abs(outputs).min(axis=1)
-        if outputs.shape[1] == 1:
-            return np.full(len(outputs), np.inf)  # the only answer there is
-        best = np.partition(outputs, -2, axis=1)
+            return np.abs(logits).min(axis=1)
+        if logits.shape[1] == 1:
+            return np.full(len(logits), np.inf)  # the only answer there is
+        best = np.partition(logits, -2, axis=1)
         return best[:, -1] - best[:, -2]
 
     # -- references and scores
@@ -106,55 +110,59 @@ class Classification(Task):
                 raise DataError(f"row {row}: {error}") from None
         return found
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
+    def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:
+        logits = outputs["logits"]
         if self.model.problem_type == SINGLE:
-            return (outputs.argmax(axis=1) == np.asarray(references)).astype(np.float64)
+            return (logits.argmax(axis=1) == np.asarray(references)).astype(np.float64)
         if self.model.problem_type == MULTI:
-            return np.array([_f1(row, ref) for row, ref in zip(outputs > 0, references, strict=True)])
+            return np.array([_f1(row, ref) for row, ref in zip(logits > 0, references, strict=True)])
         truth = np.asarray(references, np.float64)
         spread = float(truth.var()) or 1.0  # the mean of these scores is R² of the set
-        return 1 - (outputs[:, 0].astype(np.float64) - truth) ** 2 / spread
+        return 1 - (logits[:, 0].astype(np.float64) - truth) ** 2 / spread
 
     def bounds(self) -> tuple[float, float]:
         return (-np.inf, 1.0) if self.model.problem_type == REGRESSION else (0.0, 1.0)
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    def agreement(self, outputs: Outputs, baseline: Outputs) -> np.ndarray:
         return self.scores(outputs, self.as_references(baseline))
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def divergence(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         """float64 [n]: how far apart two models' outputs are, example by example.
 
         Jensen-Shannon divergence of the probabilities in nats (mean over the labels where there may be several);
         for numbers the squared difference, as a share of the variance of the first outputs.
         """
         if self.model.problem_type == REGRESSION:
-            spread = float(outputs.var()) or 1.0
-            return np.asarray(((outputs - others).astype(np.float64) ** 2).mean(axis=1) / spread)
+            logits = outputs["logits"]
+            spread = float(logits.var()) or 1.0
+            return np.asarray(((logits - others["logits"]).astype(np.float64) ** 2).mean(axis=1) / spread)
         p, q = (self.probabilities(o) for o in (outputs, others))
         if self.model.problem_type == MULTI:
             pairs = [stats.divergence(np.c_[a, 1 - a], np.c_[b, 1 - b]) for a, b in zip(p.T, q.T, strict=True)]
             return np.asarray(np.mean(pairs, axis=0))
         return stats.divergence(p, q)
 
-    def as_references(self, outputs: np.ndarray) -> list[Any]:
+    def as_references(self, outputs: Outputs) -> list[Any]:
+        logits = outputs["logits"]
         if self.model.problem_type == SINGLE:
-            return list(outputs.argmax(axis=1))
+            return list(logits.argmax(axis=1))
         if self.model.problem_type == MULTI:
-            return [frozenset(np.flatnonzero(row > 0).tolist()) for row in outputs]
-        return outputs[:, 0].tolist()
+            return [frozenset(np.flatnonzero(row > 0).tolist()) for row in logits]
+        return logits[:, 0].tolist()
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+    def close(self, outputs: Outputs, others: Outputs, within: float) -> np.ndarray:
         """bool [n]: the same answer, and no probability further off than that."""
         apart = np.abs(self.probabilities(outputs) - self.probabilities(others)).max(axis=1)
         return (apart <= within) & self.argmax_equal(outputs, others)
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def argmax_equal(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         """bool [n]: whether the answers are the same (within 1e-2 of the spread for regression)."""
+        ours, theirs = outputs["logits"], others["logits"]
         if self.model.problem_type == SINGLE:
-            return outputs.argmax(axis=1) == others.argmax(axis=1)
+            return ours.argmax(axis=1) == theirs.argmax(axis=1)
         if self.model.problem_type == MULTI:
-            return ((outputs > 0) == (others > 0)).all(axis=1)
-        return np.abs(outputs - others)[:, 0] <= 1e-2 * (float(others.std()) or 1.0)
+            return ((ours > 0) == (theirs > 0)).all(axis=1)
+        return np.abs(ours - theirs)[:, 0] <= 1e-2 * (float(theirs.std()) or 1.0)
 
 
 def _f1(predicted: np.ndarray, reference: frozenset[int]) -> float:

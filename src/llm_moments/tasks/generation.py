@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Change, Knob, Plan, SampleSizes, Task, one_of
-from llm_moments.errors import DataError
+from llm_moments.base.errors import DataError
+from llm_moments.core import Change, Knob, Outputs, Plan, SampleSizes, Task, one_of
 from llm_moments.steps.decode import FORWARD, Decode
 from llm_moments.tasks.metrics import common_prefix, text_metric
 
@@ -27,7 +27,7 @@ class TextAnswer:
 
 
 class Generation(Task):
-    """Outputs are an array of texts `[n]`; a score is given for each of them.
+    """Outputs are one `text` a row; a score is given for each of them.
 
     metric_name: how an answer is held against its reference. Without references, an answer is held against the
     baseline's own: the share of its words from the beginning on that are the same.
@@ -38,6 +38,7 @@ class Generation(Task):
     agrees = "share of the words up to the first other one"  # what `agreement` is; '': the metric
     strategy = "greedy"
     streams = True
+    compared = True
     engines_open = 2  # each holds all weights
     sizes = SampleSizes(32, 4, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
     sorts: Mapping[str, Any] = {"batch.order": "length"}
@@ -58,8 +59,8 @@ class Generation(Task):
 
     # -- answers and scores
 
-    def answers(self, outputs: np.ndarray) -> list[Any]:
-        return [TextAnswer(str(text)) for text in outputs]
+    def answers(self, outputs: Outputs) -> list[Any]:
+        return [TextAnswer(str(text)) for text in outputs["text"]]
 
     def references(self, raw: Iterable[Any]) -> list[Any]:
         return [self._reference(value, row) for row, value in enumerate(raw, 1)]
@@ -72,27 +73,31 @@ class Generation(Task):
             raise DataError(f"row {row}: the reference {value!r:.60} is not a text")
         return value
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
+    def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:
         self._score = self._score or text_metric(self.metric_name)
-        return np.array([self._score(str(o), str(r)) for o, r in zip(outputs, references, strict=True)], np.float64)
+        return np.array(
+            [self._score(str(o), str(r)) for o, r in zip(outputs["text"], references, strict=True)], np.float64
+        )
 
     def bounds(self) -> tuple[float, float]:
         return (0.0, 1.0)
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-        return np.array([common_prefix(str(o), str(b)) for o, b in zip(outputs, baseline, strict=True)], np.float64)
+    def agreement(self, outputs: Outputs, baseline: Outputs) -> np.ndarray:
+        return np.array(
+            [common_prefix(str(o), str(b)) for o, b in zip(outputs["text"], baseline["text"], strict=True)], np.float64
+        )
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def divergence(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         """float64 [n]: share of the words that are not part of the beginning both texts have; 0 for the same texts."""
         return 1 - self.agreement(outputs, others)
 
-    def as_references(self, outputs: np.ndarray) -> list[Any]:
-        return [str(text) for text in outputs]
+    def as_references(self, outputs: Outputs) -> list[Any]:
+        return [str(text) for text in outputs["text"]]
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
-        return np.asarray(outputs) == np.asarray(others)
+    def argmax_equal(self, outputs: Outputs, others: Outputs) -> np.ndarray:
+        return np.asarray(outputs["text"] == others["text"])
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+    def close(self, outputs: Outputs, others: Outputs, within: float) -> np.ndarray:
         """bool [n]: whether a change gave the same answer, as a lossless one must."""
         return self.argmax_equal(outputs, others)
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.base.errors import DataError, EngineError
 from llm_moments.core import Batch, Change, Knob, Pipeline, Plan, SampleSizes, Step, one_of, whole
-from llm_moments.errors import DataError, EngineError
-from llm_moments.images import Image, Keeper, image_of, size_of
+from llm_moments.data.images import Image, Keeper, image_of, size_of
+from llm_moments.models.image_processor import Processor
+from llm_moments.models.preprocessing import Preprocessing, affine, preprocessing, write
 from llm_moments.steps.batch_images import BatchImages
 from llm_moments.steps.decode_image import Decode
 from llm_moments.steps.forward import Forward
-from llm_moments.steps.process_image import BatchPrepared, Process, Processor
+from llm_moments.steps.process_image import BatchPrepared, Process
 from llm_moments.steps.resize import Resize
 from llm_moments.tasks.classification import CASCADE, Classification
 from llm_moments.tasks.extents import PIXELS
-from llm_moments.tasks.preprocessing import Preprocessing, affine, preprocessing, write
 
 ROOM = 512 << 20  # bytes of decoded pixels and of arrays that are held at a time
 PEEK = 8  # images whose header is read to know how many may be decoded together
@@ -27,6 +28,8 @@ PEEK = 8  # images whose header is read to know how many may be decoded together
 
 class ImageClassification(Classification):
     name = "image-classification"
+    files = True
+    modality = "image"
     heals = True  # a smaller model can be taught in `improve`
     sizes = SampleSizes(window=1024)
     sorts: Mapping[str, Any] = {"batch.size": 64}

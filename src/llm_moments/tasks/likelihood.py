@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments import labels
-from llm_moments.core import Batch, Change, Example, Knob, Plan, Recorder, Step
-from llm_moments.errors import DataError, PlanError
+from llm_moments.base.errors import DataError, PlanError
+from llm_moments.core import Batch, Change, Example, Knob, Outputs, Plan, Ragged, Recorder, Step
+from llm_moments.data import labels
 from llm_moments.steps.prompt import Dialogue, Messages
 from llm_moments.tasks.chat import Chat, TextGeneration, dialogue_of
 from llm_moments.tasks.generation import whole_text
@@ -28,18 +28,6 @@ from llm_moments.tasks.generation import whole_text
 SAME = 1e-3  # nats per token: differences below are rounding, and the answer counts as the same
 MOST = 1000  # choices of a row
 DECODING = ("decode.", "batch.", "forward.streams", "forward.prefix_reuse", "forward.draft")  # a likelihood takes none
-
-
-ABSENT = (-np.inf, 0.0)  # log-likelihood and tokens of a text that a row does not have
-
-
-def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Outputs for several lots of rows as those of all of them; of choices, lots may differ in the most that a row has."""
-    width = max((part.shape[1] for part in parts if part.ndim == 3), default=0)
-    if all(part.ndim != 3 or part.shape[1] == width for part in parts):
-        return np.concatenate(parts)
-    missing = (np.tile(ABSENT, (len(part), width - part.shape[1], 1)) for part in parts)
-    return np.concatenate([np.concatenate(both, axis=1) for both in zip(parts, missing, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +48,8 @@ class ChoiceAnswer:
 
 
 class LogLikelihood:
-    """Writes `outputs`, float64 [n, most texts, 2]: the sum of the log-probabilities of a text's tokens (nats), and
-    how many tokens those are; (-inf, 0) where a row has fewer texts. A text is cut where the context ends."""
+    """Writes `outputs`, ragged, for each text of a row: `logprob`, the sum of the log-probabilities of its tokens (nats), and
+    `tokens`, how many those are. A text is cut where the context ends."""
 
     name = "likelihood"
     reads: tuple[str, ...] = ("ids", "messages", "text", "given")
@@ -72,17 +60,24 @@ class LogLikelihood:
         self.settings, self.engines, self.dialogue, self.window = dict(settings), engines, dialogue, window
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        engine, rows = self.engines.get(self.settings), batch["given"]
-        outputs = np.tile(ABSENT, (len(rows), max(len(row.texts) for row in rows), 1))
+        with self.engines.lease(self.settings) as engine:
+            return self._by(engine, batch, recorder)
+
+    def _by(self, engine: Any, batch: Batch, recorder: Recorder) -> Batch:
+        rows = batch["given"]
+        sums: list[list[float]] = []
+        counts: list[list[int]] = []
         cut = 0
-        for at, (ids, turns, row) in enumerate(zip(batch["ids"], batch["messages"], rows, strict=True)):
-            for number, text in enumerate(row.texts):
-                told = self.tokens(ids, None if turns is not None else row.input, text)
-                kept = told[: self.window - len(ids)]
-                cut += len(told) - len(kept)
-                outputs[at, number] = likelihood(engine, ids, kept), len(kept)
-        recorder.count(tokens=outputs[:, :, 1].sum(), cut_tokens=cut)
-        return batch.with_(outputs=outputs)
+        for ids, turns, row in zip(batch["ids"], batch["messages"], rows, strict=True):
+            told = [self.tokens(ids, None if turns is not None else row.input, text) for text in row.texts]
+            kept = [tokens[: self.window - len(ids)] for tokens in told]
+            cut += sum(map(len, told)) - sum(map(len, kept))
+            sums.append([likelihood(engine, ids, tokens) if tokens else -np.inf for tokens in kept])
+            counts.append([len(tokens) for tokens in kept])
+        recorder.count(tokens=sum(map(sum, counts)), cut_tokens=cut)
+        return batch.with_(
+            outputs=Outputs({"logprob": Ragged.of(sums, np.float64), "tokens": Ragged.of(counts, np.int64)})
+        )
 
     def tokens(self, ids: list[int], prompt: str | None, text: str) -> list[int]:
         """Token ids of the text where it follows; of a plain prompt that was not cut: those the whole has."""
@@ -126,6 +121,7 @@ class _Likelihood(TextGeneration):
 
     def __init__(self, model: Any, metric: str | None = None):
         super().__init__(model)
+        self.asked_metric = metric or ""
         self.metric_name = metric or self.default_metric
 
     def steps(self, plan: Plan, engines: Any) -> list[Step]:
@@ -149,14 +145,14 @@ class _Likelihood(TextGeneration):
     def alternatives(self, plan: Plan) -> list[Change]:
         return _without_decoding(super().alternatives(plan))
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    def agreement(self, outputs: Outputs, baseline: Outputs) -> np.ndarray:
         return self.argmax_equal(outputs, baseline).astype(np.float64)
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def divergence(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         """float64 [n]: mean distance of the texts' log-probabilities per token, in nats."""
         return np.asarray(np.nanmean(_apart(outputs, others), axis=1))
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+    def close(self, outputs: Outputs, others: Outputs, within: float) -> np.ndarray:
         return np.asarray(np.nanmax(_apart(outputs, others), axis=1) <= max(within, SAME))
 
 
@@ -164,17 +160,15 @@ def _without_decoding(changes: list[Change]) -> list[Change]:
     return [one for one in changes if not any(name.startswith(DECODING) for name in one.choices)]
 
 
-def per_token(outputs: np.ndarray) -> np.ndarray:
+def per_token(outputs: Outputs) -> np.ndarray:
     """float64 [n, texts]: log-probability per token; NaN where there is no text."""
-    sums, tokens = outputs[:, :, 0], outputs[:, :, 1]
+    sums, tokens = outputs["logprob"].filled(-np.inf), outputs["tokens"].filled(0)
     return np.divide(sums, tokens, out=np.full(sums.shape, np.nan), where=tokens > 0)
 
 
-def _apart(outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """float64 [n, texts]: how far log-probabilities per token are apart. The same rows are wider where they were among
-    others with more texts; what is over holds nothing."""
-    width = min(outputs.shape[1], others.shape[1])
-    return np.abs(per_token(outputs[:, :width]) - per_token(others[:, :width]))
+def _apart(outputs: Outputs, others: Outputs) -> np.ndarray:
+    """float64 [n, texts]: how far log-probabilities per token are apart."""
+    return np.abs(per_token(outputs) - per_token(others))
 
 
 class _OfReference(_Likelihood):
@@ -199,16 +193,16 @@ class _OfReference(_Likelihood):
     def bounds(self) -> tuple[float, float]:
         return (-np.inf, 0.0)
 
-    def answers(self, outputs: np.ndarray) -> list[Any]:
+    def answers(self, outputs: Outputs) -> list[Any]:
         return [float(value) for value in per_token(outputs)[:, 0]]
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
+    def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:
         return per_token(outputs)[:, 0]
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def argmax_equal(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         return self.close(outputs, others, SAME)
 
-    def as_references(self, outputs: np.ndarray) -> list[Any]:
+    def as_references(self, outputs: Outputs) -> list[Any]:
         raise PlanError("likelihoods are no references; choose another metric")
 
 
@@ -240,31 +234,33 @@ class _OfChoices(_Likelihood):
                 raise DataError(f"row {row}: the answer {value!r:.60} is no number of a choice")
         return found
 
-    def best(self, outputs: np.ndarray) -> np.ndarray:
+    def best(self, outputs: Outputs) -> np.ndarray:
         """int [n]: the chosen one, by the sum or, where so named, per token."""
-        by = per_token(outputs) if self.metric_name.startswith("normalised") else outputs[:, :, 0]
+        sums = outputs["logprob"].filled(-np.inf)
+        by = per_token(outputs) if self.metric_name.startswith("normalised") else sums
         return np.asarray(np.where(np.isnan(by), -np.inf, by).argmax(axis=1))
 
-    def answers(self, outputs: np.ndarray) -> list[Any]:
-        return [_choice(row, int(best)) for row, best in zip(outputs, self.best(outputs), strict=True)]
+    def answers(self, outputs: Outputs) -> list[Any]:
+        sums = outputs["logprob"]
+        return [_choice(sums.row(at), int(best)) for at, best in enumerate(self.best(outputs))]
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
+    def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:
         return np.asarray(self.best(outputs) == np.asarray(references), np.float64)
 
-    def as_references(self, outputs: np.ndarray) -> list[Any]:
+    def as_references(self, outputs: Outputs) -> list[Any]:
         return [int(best) for best in self.best(outputs)]
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def argmax_equal(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         return self.best(outputs) == self.best(others)
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+    def close(self, outputs: Outputs, others: Outputs, within: float) -> np.ndarray:
         return super().close(outputs, others, within) & self.argmax_equal(outputs, others)
 
 
-def _choice(row: np.ndarray, best: int) -> ChoiceAnswer:
-    sums = row[row[:, 1] > 0, 0]
-    shares = np.exp(sums - np.logaddexp.reduce(sums))
-    return ChoiceAnswer(str(best), float(shares[best]), {str(i): float(s) for i, s in enumerate(sums)})
+def _choice(sums: np.ndarray, best: int) -> ChoiceAnswer:
+    whole = np.logaddexp.reduce(sums)
+    share = float(np.exp(sums[best] - whole)) if np.isfinite(whole) else None
+    return ChoiceAnswer(str(best), share, {str(i): float(s) for i, s in enumerate(sums)})
 
 
 def _texts(choices: Any) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.core import Change, Knob, Pipeline, Plan, Step
+from llm_moments.models.vectorizer import words
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.sparse import SparseBatches, linear_steps
-from llm_moments.steps.vectorize import Vectorize, words
+from llm_moments.steps.vectorize import Vectorize
 from llm_moments.tasks.extents import TOKEN_RUNGS, WORDS
 from llm_moments.tasks.text_classification import CASCADE, TextClassification
 
@@ -37,6 +38,9 @@ class LinearText(TextClassification):
             "batch": {"order": "input", "size": 32},
             "forward": {"engine": "torch", "precision": "fp32"},
         }
+
+    def changes(self, plan: Plan) -> list[Change]:
+        return [Change(f"the first {n} words", {WORDS.knob: n}) for n in (256, 128, 64, 32, 16)]
 
     def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
         """Numbers of words that cut some of these rows, fewest first, and 0 for all of them."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.errors import EngineMissing, InputError
+from llm_moments.base.errors import EngineMissing, InputError
 
 Score = Callable[[str, str], float]
 METRICS = ("exact match", "token F1", "chrF", "BLEU")

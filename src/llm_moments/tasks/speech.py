@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Change, Knob, Plan, SampleSizes, Step
-from llm_moments.errors import EngineMissing, InputError, ModelError
-from llm_moments.generation_settings import asked_by, decoding_of
-from llm_moments.steps.audio import Held, check, source_of
+from llm_moments.base.errors import EngineMissing, InputError, ModelError
+from llm_moments.core import Change, Knob, Outputs, Plan, SampleSizes, Step
+from llm_moments.data.audio import Held, check, source_of
+from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.chunk import CHUNK, VAD
 from llm_moments.steps.fallback import FALLBACK
 from llm_moments.steps.features import FEATURES
@@ -43,7 +43,7 @@ class SpeechAnswer:
 
 
 class SpeechRecognition(Generation):
-    """`automatic-speech-recognition`. Outputs are an array of Transcripts (texts that know their segments).
+    """`automatic-speech-recognition`. Outputs: `text`, `language`, `segments` (steps/transcribe.py).
 
     An example's score is 1 - errors / mean errors there could be: word (or character) edits to the reference, over
     the mean words of all references. So the mean of the scores is exactly 1 - WER of the whole, as WER is usually
@@ -53,12 +53,15 @@ class SpeechRecognition(Generation):
 
     name = "automatic-speech-recognition"
     default_metric = "WER"
+    files = True
+    modality = "audio"
     agrees = ""
     # Eight clips at a time, since fewer do not show what hearing several together saves.
     sizes = SampleSizes(64, 8, 1, {"search": 24, "certify": 48}, {"calibrate": 32, "search": 200, "certify": 1000})
 
     def __init__(self, model: Any, metric: str | None = None):
         super().__init__(model)
+        self.asked_metric = metric or ""
         chosen = (metric or self.default_metric).upper().removeprefix("1 - ")
         if chosen not in METRICS:
             raise InputError(f"unknown metric {metric!r}; speech is judged by {' or '.join(METRICS)}")
@@ -101,35 +104,37 @@ class SpeechRecognition(Generation):
 
     # -- answers and scores
 
-    def answers(self, outputs: np.ndarray) -> list[Any]:
+    def answers(self, outputs: Outputs) -> list[Any]:
         return [
-            SpeechAnswer(str(text), getattr(text, "language", ""), list(getattr(text, "segments", ())))
-            for text in outputs
+            SpeechAnswer(str(text), str(language), json.loads(segments))
+            for text, language, segments in zip(*(outputs[n] for n in ("text", "language", "segments")), strict=True)
         ]
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
-        found = [self._errors(o, r) for o, r in zip(outputs, references, strict=True)]
+    def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:
+        said = zip(outputs["text"], outputs["language"], references, strict=True)
+        found = [self._errors(text, language, reference) for text, language, reference in said]
         errors, sizes = np.array(found, np.float64).reshape(-1, 2).T
         return 1 - errors / max(float(sizes.mean()) if len(sizes) else 1.0, 1e-9 if sizes.any() else 1.0)
 
-    def _errors(self, answer: Any, reference: Any) -> tuple[int, int]:
-        plain = normaliser(getattr(answer, "language", "") or "en")
+    def _errors(self, answer: Any, language: Any, reference: Any) -> tuple[int, int]:
+        plain = normaliser(str(language) or "en")
         return METRICS[self.kind](plain(str(answer)), plain(str(reference)))
 
     def bounds(self) -> tuple[float, float]:
         """A transcript may hold any number of words too many."""
         return (-math.inf, 1.0)
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    def agreement(self, outputs: Outputs, baseline: Outputs) -> np.ndarray:
         """float64 [n]: the score with the baseline's transcripts as references."""
-        return self.scores(outputs, list(baseline))
+        return self.scores(outputs, baseline["text"].tolist())
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def divergence(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         """float64 [n]: edits between both texts, over those of the longer one; 0 for the same, 1 for nothing shared."""
-        return np.array([self._apart(a, b) for a, b in zip(outputs, others, strict=True)], np.float64)
+        pairs = zip(outputs["text"], outputs["language"], others["text"], others["language"], strict=True)
+        return np.array([self._apart(*pair) for pair in pairs], np.float64)
 
-    def _apart(self, one: Any, other: Any) -> float:
-        (errors, size), (_, own) = self._errors(one, other), self._errors(other, one)
+    def _apart(self, one: Any, language: Any, other: Any, its: Any) -> float:
+        (errors, size), (_, own) = self._errors(one, language, other), self._errors(other, its, one)
         return errors / max(size, own, 1)
 
     # -- what a search tries and weigh prices

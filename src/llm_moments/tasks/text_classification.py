@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llm_moments.base.errors import DataError
 from llm_moments.core import Change, Knob, Pipeline, Plan, Step, whole
+from llm_moments.engines.base import available, engine_class, put_on
 from llm_moments.engines.padding import side_of
-from llm_moments.errors import DataError
 from llm_moments.steps.batch import MakeBatches
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.precut import Precut
 from llm_moments.steps.sparse import linear_steps
-from llm_moments.steps.tokenize import Encoder, Tokenize
+from llm_moments.steps.tokenize import Tokenize
 from llm_moments.steps.truncate import Truncate
 from llm_moments.tasks.classification import CASCADE, Answer, Classification
 from llm_moments.tasks.extents import TOKEN_RUNGS, TOKENS, shorter
@@ -37,7 +38,7 @@ class TextClassification(Classification):
         forward = plan.settings("forward")
         if forward.get("weights") and (own := engines.model_for(forward)).is_linear:  # with features of its own
             return linear_steps(own, plan, engines)
-        encoder = encoder_of(self.model)
+        encoder = self.model.encoder
         cut = plan.settings("truncate")
         length, side = int(cut.get("max_length", self.model.max_length)), cut.get("side", kept_side(self.model))
         return [
@@ -83,10 +84,20 @@ class TextClassification(Classification):
 
     # -- what a search tries
 
+    def changes(self, plan: Plan) -> list[Change]:
+        """As a stage of a chain, whose search is greedy; alone it is searched along its lengths."""
+        found = [Change("rows of like length together", dict(self.sorts), True)]
+        for engine in [name for name in available() if name != "torch.compile"]:
+            kinds = [kind for kind in engine_class(engine).precisions if kind in ("fp32", "bf16")]
+            found += [Change(f"{engine} {kind}", put_on(engine, kind), kind == "fp32") for kind in kinds]
+        now = TOKENS.of(plan) if plan.get_choice(TOKENS.knob) else self.model.max_length
+        found += [Change(f"cut at {n} tokens", {TOKENS.knob: n}) for n in (256, 128, 64, 32, 16) if n < now]
+        return found
+
     def rungs(self, pipe: Any, values: Sequence[Any]) -> list[int]:
         """Lengths below the model's limit that cut some of these rows, shortest first, and the limit."""
         texts = [v if isinstance(v, str) else " ".join(v) for v in values]
-        longest = max(map(len, encoder_of(pipe.model).encode(texts))) + 4
+        longest = max(map(len, pipe.model.encoder.encode(texts))) + 4
         most = pipe.model.max_length
         return sorted({n for n in TOKEN_RUNGS if n < min(most, longest)} | {most})
 
@@ -138,13 +149,6 @@ def _whole_text(text: str) -> str:
     return text
 
 
-def encoder_of(model: Any) -> Encoder:
-    """One encoder a model: probing the template takes a moment."""
-    if "_encoder" not in model.__dict__:
-        model.__dict__["_encoder"] = Encoder(model.tokenizer, model.config)
-    return model.__dict__["_encoder"]
-
-
 def kept_side(model: Any) -> str:
     """What the tokenizer keeps of a text that is too long, as its truncation_side says."""
-    return "tail" if encoder_of(model).keeps_end else "head"
+    return "tail" if model.encoder.keeps_end else "head"

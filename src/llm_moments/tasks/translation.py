@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from llm_moments.core import Change, Knob, Pipeline, Plan, SampleSizes, Step, whole
-from llm_moments.errors import DataError
-from llm_moments.generation_settings import asked_by, decoding_of
+from llm_moments.base.errors import DataError
+from llm_moments.core import Change, Knob, Outputs, Pipeline, Plan, SampleSizes, Step, whole
+from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
 from llm_moments.steps.source import CutSource, SourcePrompts, TokenizeSource, Translate, languages_of
 from llm_moments.tasks.extents import shorter
@@ -113,11 +111,11 @@ class Translation(Generation):
     def inputs(self, pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
         return shorter(pipe, max(len(self.model.tokenizer(str(v))["input_ids"]) for v in values))
 
-    def beside(self, outputs: np.ndarray, references: Sequence[Any]) -> dict[str, float]:
+    def beside(self, outputs: Outputs, references: Sequence[Any]) -> dict[str, float]:
         """Figures of all answers together, as papers give them: chrF and BLEU of the corpus, exact matches."""
         from llm_moments.tasks.metrics import corpus_scores
 
-        return corpus_scores([str(o) for o in outputs], [str(r) for r in references])
+        return corpus_scores([str(o) for o in outputs["text"]], [str(r) for r in references])
 
 
 def forced_language(model: Any, asked: Mapping[str, Any]) -> str:

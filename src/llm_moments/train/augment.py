@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.base.errors import InputError
 from llm_moments.core import Batch
-from llm_moments.errors import InputError
 from llm_moments.steps import augment_image, augment_text
 from llm_moments.steps.augment import IMAGE, TEXT, Change, checked, drawn
 
@@ -20,7 +20,7 @@ MIXES = ("mixup", "cutmix")
 
 
 def priced_texts(translators: bool) -> dict[str, dict[str, Any]]:
-    """What `weigh --train` prices of a training on texts, settings by name: what needs a word net or two translating
+    """What `tune --weigh` prices of a training on texts, settings by name: what needs a word net or two translating
     models only where they are there."""
     names = ["word-dropout", "swap"]
     names += ["synonym"] * augment_text.has_synonyms() + ["back-translation"] * translators
@@ -34,7 +34,7 @@ def priced_images(height: int) -> dict[str, dict[str, Any]]:
 
 
 def known_for(task: Any) -> Mapping[str, Change]:
-    return IMAGE if task.name == "image-classification" else TEXT
+    return IMAGE if task.modality == "image" else TEXT
 
 
 class Augment:
@@ -51,7 +51,7 @@ class Augment:
         """reworded: what texts become by back-translation, made ahead."""
         self.spec, self.seed, self.classes = checked(spec, known_for(task)), seed, classes
         self.reworded = reworded or {}
-        self.images = task.name == "image-classification"
+        self.images = task.modality == "image"
         self.before = "batch" if self.images else ""  # texts: before the first step
         self.rows = any(name not in MIXES for name in self.spec)
         self.mixes = any(name in MIXES for name in self.spec)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_moments import schema
-from llm_moments.atomic import write_atomic
+from llm_moments.base import schema
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.errors import DataError, InputError, MomentsError
 from llm_moments.core import NULL, Recorder
-from llm_moments.errors import DataError, InputError, MomentsError
 from llm_moments.train.data_checks import plain
 
 NAME = "back-translation"
@@ -116,7 +116,7 @@ class BackTranslation:
             sentences = [s for s in dict.fromkeys(mapped.values()) if s.strip()]
             over = set(too_long(pipe, sentences))
             fits = [s for s in sentences if s not in over]
-            said = dict(zip(fits, map(str, pipe.outputs(fits, recorder)), strict=True)) if fits else {}
+            said = dict(zip(fits, pipe.outputs(fits, recorder)["text"].tolist(), strict=True)) if fits else {}
             long |= {s for s, now in mapped.items() if now in over}
             mapped = {s: said.get(now, "").strip() for s, now in mapped.items()}
         for text in texts:
@@ -151,7 +151,7 @@ def _checked(data: Any) -> dict[str, tuple[str, str]]:
 
 def _translator(folder: str, pair: Sequence[str]) -> Any:
     """A pipeline whose rows are sorted by length. InputError where the folder is no translating model."""
-    from llm_moments.model import load
+    from llm_moments.assembly.load import load
 
     plan = {"translate.source_lang": pair[0], "translate.target_lang": pair[1]} if pair else None
     try:

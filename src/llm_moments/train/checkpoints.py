@@ -13,9 +13,9 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from llm_moments import schema
-from llm_moments.atomic import remove, sibling, sync
-from llm_moments.errors import ArtefactError, DataError, WriteError
+from llm_moments.base import schema
+from llm_moments.base.atomic import remove, sibling, sync
+from llm_moments.base.errors import ArtefactError, DataError, WriteError
 
 STATE, WEIGHTS, OPTIMISER = "state.json", "weights.safetensors", "optimiser.safetensors"
 KEPT = 2  # the last ones; should one be damaged, the one before it is gone on from

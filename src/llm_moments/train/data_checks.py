@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-from llm_moments.errors import MomentsError
+from llm_moments.base.errors import MomentsError
 
 EXPLODES = 20.0  # times the usual loss
 FIRST = 10  # losses that a run begins with

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Pipeline, Plan
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import EngineError, InputError
+from llm_moments.core import Outputs, Pipeline, Plan
 from llm_moments.engines.base import Engines, put_on
-from llm_moments.errors import EngineError, InputError
 from llm_moments.evaluate.evaluation import evaluation, gather, judging, opened
-from llm_moments.model import Model, load
+from llm_moments.models.model import Model
 from llm_moments.train import distill_images
 from llm_moments.train.data_checks import leaks
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
@@ -66,7 +67,7 @@ def distill(
     base = base.with_(**base.task.sorts)
     if base.model.is_linear:
         raise InputError(f"{base.model.name} is a linear model: nothing smaller can be made of it")
-    images = base.task.name == distill_images.NAME
+    images = base.task.modality == "image"
     if "truncate" not in base.plan and not images:
         raise InputError(f"a student can be taught by a classifier of texts or images, not by one of {base.task.name}")
     examples, _ = gather(data)
@@ -140,13 +141,15 @@ def distill(
     return fit(job, out, progress=progress, device=device, on_update=on_update)
 
 
-def distillation(base: Pipeline, told: np.ndarray, temperature: float, hidden: float, kept: Sequence[int]) -> Any:
+def distillation(base: Pipeline, told: Outputs, temperature: float, hidden: float, kept: Sequence[int]) -> Any:
     """The loss against what the teacher said, once, of every row; hidden states need the teacher itself."""
     from llm_moments.engines.torch_eager import load_module
 
     teacher = load_module(base.model) if hidden else None
-    kind = distill_images.ImageDistillation if base.task.name == distill_images.NAME else Distillation
-    return kind(base.model.problem_type, told, teacher, temperature=temperature, hidden=hidden, stands_for=kept)
+    kind = distill_images.ImageDistillation if base.task.modality == "image" else Distillation
+    return kind(
+        base.model.problem_type, told["logits"], teacher, temperature=temperature, hidden=hidden, stands_for=kept
+    )
 
 
 def _rows(count: int) -> Any:
@@ -157,14 +160,14 @@ def _rows(count: int) -> Any:
 
 
 def made_of(
-    base: Pipeline, parts: Parts, values: Sequence[Any], told: np.ndarray, length: int, tick: Tick
+    base: Pipeline, parts: Parts, values: Sequence[Any], told: Outputs, length: int, tick: Tick
 ) -> tuple[Any, Model, list[int]]:
     """The student before it learns, its description, and the teacher's layers that its own stand for.
 
     Everything is chosen at the student's own length: that is where it is to serve, and it takes less time.
     """
-    from llm_moments.engines.layers import layer_count
     from llm_moments.engines.torch_eager import load_module
+    from llm_moments.models.blocks import layer_count
     from llm_moments.train.prune import narrowed
 
     short = base.with_(**{"truncate.max_length": min(length, base.settled().plan["truncate"]["max_length"])})
@@ -187,10 +190,10 @@ def made_of(
     return module, described, kept
 
 
-def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, count: str, tick: Tick) -> list[int]:
+def chosen_layers(base: Pipeline, values: Sequence[Any], told: Outputs, count: str, tick: Tick) -> list[int]:
     """The layers to keep: one after the other is left out whose loss changes the answers least. count: a number, half, third."""
-    from llm_moments.engines.layers import layer_count
     from llm_moments.engines.torch_eager import load_module
+    from llm_moments.models.blocks import layer_count
 
     total = layer_count(load_module(base.model))
     keep = layers_of(total, count)
@@ -212,8 +215,8 @@ def smaller(teacher: Model, keep: Sequence[int]) -> tuple[Any, Model]:
     """The teacher's module with only these layers, and its description; EngineError where none can be left out."""
     import torch
 
-    from llm_moments.engines.layers import layer_count, layer_list
     from llm_moments.engines.torch_eager import load_module
+    from llm_moments.models.blocks import layer_count, layer_list
 
     module = load_module(teacher)
     path, layers = layer_list(module)

@@ -9,14 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
-from llm_moments.core import NULL, Pipeline, Plan, Recorder
-from llm_moments.errors import InputError
-from llm_moments.model import Model, checked_config
-from llm_moments.nets.architectures import fitted, is_image_model
+from llm_moments.base.errors import InputError
+from llm_moments.core import NULL, Outputs, Pipeline, Plan, Recorder
+from llm_moments.models.model import Model, checked_config
+from llm_moments.models.nets.architectures import fitted, is_image_model
+from llm_moments.models.preprocessing import preprocessing
 from llm_moments.tasks.extents import PIXELS
-from llm_moments.tasks.preprocessing import preprocessing
 from llm_moments.train.fit import Tick
 from llm_moments.train.image_students import chosen_layers, fewer, stages_of
 from llm_moments.train.loop import Settings
@@ -26,7 +24,6 @@ from llm_moments.train.problem import with_head
 from llm_moments.train.start import checked_options
 from llm_moments.train.student_spec import Parts
 
-NAME = "image-classification"
 FRESH = "cnn"
 RATE = 1e-3  # of learning, at its peak, for a network that begins with random weights
 
@@ -67,7 +64,7 @@ def plan_for(base: Pipeline, described: Model, settings: Settings) -> Plan:
 
 
 def made(
-    base: Pipeline, student: str, parts: Parts | None, values: Sequence[Any], told: np.ndarray,
+    base: Pipeline, student: str, parts: Parts | None, values: Sequence[Any], told: Outputs,
     wanted: Settings, judges: int, tick: Tick,
 ) -> tuple[Any, Model, list[int]]:  # fmt: skip
     """The student's module, its description, and the teacher's layers that it is made of, if it is made of layers.
@@ -87,7 +84,7 @@ def made(
 
 
 def _kept(
-    base: Pipeline, parts: Parts, values: Sequence[Any], told: np.ndarray, wanted: Settings, judges: int, tick: Tick
+    base: Pipeline, parts: Parts, values: Sequence[Any], told: Outputs, wanted: Settings, judges: int, tick: Tick
 ) -> tuple[Any, Model, list[int]]:
     """The teacher with some of its layers, or of each layer's heads and neurons."""
     from llm_moments.engines.torch_eager import load_module
@@ -109,10 +106,10 @@ def _kept(
 
 
 def _chosen(
-    base: Pipeline, values: Sequence[Any], told: np.ndarray, count: str, wanted: Settings, judges: int, tick: Tick
+    base: Pipeline, values: Sequence[Any], told: Outputs, count: str, wanted: Settings, judges: int, tick: Tick
 ) -> list[int]:
     from llm_moments.engines.torch_eager import load_module
-    from llm_moments.train.distill import layers_of
+    from llm_moments.train.student_spec import share_of as layers_of
 
     total = sum(len(stage.layers) for stage in stages_of(load_module(base.model)))
     small = base.with_(**{PIXELS.knob: wanted.image_size})
@@ -123,7 +120,7 @@ def _fresh(base: Pipeline, wanted: Settings) -> tuple[Any, Model]:
     """A network of its own that is given what the teacher is given: so it can take the teacher's place in a plan."""
     import torch
 
-    from llm_moments.nets.cnn import CnnConfig, MomentsCnnForImageClassification
+    from llm_moments.models.nets.cnn import CnnConfig, MomentsCnnForImageClassification
 
     names = dict(enumerate(base.model.labels))
     options = checked_options(wanted.model_options)
@@ -149,7 +146,7 @@ def _resized(model: Model, size: int) -> Any:
 
 def frozen(module: Any) -> tuple[str, ...]:
     """The embeddings of a student of layers: they are the teacher's own, and stay as they are where there are any."""
-    from llm_moments.engines.layers import blocks
+    from llm_moments.models.blocks import blocks
 
     return ("embeddings",) if any(block.name == "embeddings" for block in blocks(module)) else ()
 
@@ -175,7 +172,7 @@ class ImageDistillation(Distillation):
 
 def check(base: Pipeline, student: str, wanted: Settings, hidden: float) -> None:
     """InputError for what does not go together, before the teacher is asked anything."""
-    images = base.task.name == NAME
+    images = base.task.modality == "image"
     if wanted.model_options and not (images and is_fresh(student)):
         raise InputError("model options are for a student that begins fresh: --student cnn")
     if not images:

@@ -12,15 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llm_moments import schema
-from llm_moments.atomic import held, recover, remove, sibling, sync, write_atomic, writing
+from llm_moments.base import schema
+from llm_moments.base.atomic import held, recover, remove, sibling, sync, write_atomic, writing
+from llm_moments.base.environment import fingerprint
+from llm_moments.base.errors import DataError, EngineMissing, InputError, OutputExists
+from llm_moments.base.views import drawn
 from llm_moments.core import Pipeline
 from llm_moments.engines.padding import note_side
-from llm_moments.environment import fingerprint
-from llm_moments.errors import DataError, EngineMissing, InputError, OutputExists
 from llm_moments.evaluate.evaluation import Evaluation
-from llm_moments.model import NOTES
-from llm_moments.nets.pruned import told_of
+from llm_moments.models.model import NOTES
+from llm_moments.models.nets.pruned import told_of
 from llm_moments.record.meters import peak_memory
 from llm_moments.record.probes import layer_costs
 from llm_moments.record.recorder import Recorder
@@ -29,7 +30,6 @@ from llm_moments.train import checkpoints
 from llm_moments.train.back_translation import BackTranslation, reworded
 from llm_moments.train.loop import Loop, Settings
 from llm_moments.train.losses import Loss
-from llm_moments.views import drawn
 
 Tick = Callable[[float | None, str], None]
 RUN = "training.json"  # what is being trained, and in a finished model what came of it
@@ -169,7 +169,7 @@ def _fitted(
     job: Job, changed: Any, out: Path, tick: Tick, device: str, on_update: Callable[[Loop], None] | None
 ) -> Training:
     write_atomic(run_folder(out) / RUN, json.dumps({"question": dict(job.question)}))
-    if job.pipe.task.name == "text-classification" and not job.pipe.model.is_linear:
+    if job.pipe.task.classifies and job.pipe.task.modality == "text" and not job.pipe.model.is_linear:
         note_side(job.module, job.pipe.model)
     recorder = Recorder()
     words = reworded(job.back, job.settings, job.values, recorder, tick)
@@ -225,7 +225,7 @@ def placed(module: Any, device: str) -> None:
 def prepared(module: Any, wanted: Settings) -> Any:
     """The module with some blocks frozen, adapters put in or activations recomputed, as the settings say."""
     if wanted.freeze:
-        from llm_moments.engines.layers import blocks
+        from llm_moments.models.blocks import blocks
 
         known = {block.name: block for block in blocks(module)}
         if missing := [name for name in wanted.freeze if name not in known]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llm_moments.errors import InputError
+from llm_moments.base.errors import InputError
 
 LIMITS = {
     "vocabulary": (300, 64_000), "width": (16, 2048), "encoder_layers": (1, 48), "decoder_layers": (1, 48),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llm_moments.engines.layers import blocks
+from llm_moments.models.blocks import blocks
 
 EVERY = 5  # updates from one look to the next
 

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from llm_moments.core import Pipeline
+from llm_moments.base.errors import EngineError, InputError
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.engines.base import put_on
-from llm_moments.errors import EngineError, InputError
-from llm_moments.model import Model
+from llm_moments.models.model import Model
 from llm_moments.train.fit import Tick
 from llm_moments.train.reloaded import reloaded
 
@@ -33,7 +31,7 @@ def stages_of(module: Any) -> list[Stage]:
 
     EngineError where no layer can be left out, or where the configuration has no word for how many there are.
     """
-    from llm_moments.engines.layers import RESHAPES, _forms, layer_count, layer_run
+    from llm_moments.models.blocks import RESHAPES, _forms, layer_count, layer_run
 
     run = layer_run(module)
     name = type(module).__name__
@@ -92,7 +90,7 @@ def _open(stages: Sequence[Stage], gone: Sequence[int]) -> list[Unit]:
     return found
 
 
-def chosen_layers(base: Pipeline, values: Sequence[Any], told: np.ndarray, keep: int, tick: Tick) -> list[int]:
+def chosen_layers(base: Pipeline, values: Sequence[Any], told: Outputs, keep: int, tick: Tick) -> list[int]:
     """At most `keep` layers: one after the other is left out whose loss changes the answers least.
 
     base: at the size of image that the student is to serve at. told: the teacher's outputs of the values.

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llm_moments.base.errors import InputError
 from llm_moments.core import Plan
-from llm_moments.engines.linear import config_of, load_linear, make_module
-from llm_moments.errors import InputError
-from llm_moments.model import LINEAR, Model, checked_config
-from llm_moments.steps.vectorize import Vectorizer
+from llm_moments.models.linear import LINEAR, config_of, load_linear, make_module
+from llm_moments.models.model import Model, checked_config
+from llm_moments.models.vectorizer import Vectorizer
 from llm_moments.tasks.linear_text import LinearText
 from llm_moments.tasks.text_classification import text_input
 

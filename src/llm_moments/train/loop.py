@@ -12,8 +12,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from llm_moments.core import NULL, Batch, Pipeline, Recorder
-from llm_moments.errors import ArtefactError, EngineError, InputError
+from llm_moments.base.errors import ArtefactError, EngineError, InputError
+from llm_moments.core import NULL, Batch, Outputs, Pipeline, Recorder
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.train import checkpoints
 from llm_moments.train.augment import Augment, oversampled
@@ -155,7 +155,7 @@ class Loop:
         self.total = max(settings.epochs * -(-self.batches_of_an_epoch() // settings.accumulate), 1)
         self.schedule = schedule(settings.schedule, self.optimizer, self.total, settings.warm_up)
         self.marks: Any = None
-        self.vitals: Any = None  # of train.vitals, where `weigh --train` wants to see gradients and updates
+        self.vitals: Any = None  # of train.vitals, where `tune --weigh` wants to see gradients and updates
         self.batch_rows = np.empty(0, np.int64)
 
     # -- data
@@ -342,7 +342,7 @@ class Loop:
         outputs = self.outputs(part.values)
         return float(part.scores(outputs, outputs).mean())
 
-    def outputs(self, values: Sequence[Any]) -> np.ndarray:
+    def outputs(self, values: Sequence[Any]) -> Outputs:
         pipe = Pipeline(self.pipe.task, self.pipe.plan, engines=_Live(self.module, self.device))
         self.module.eval()
         try:
@@ -374,7 +374,7 @@ class Loop:
     def save_best(self) -> None:
         from safetensors.torch import save_model
 
-        from llm_moments.atomic import sibling
+        from llm_moments.base.atomic import sibling
 
         assert self.folder is not None
         with sibling(self.folder / "best") as made:
@@ -443,6 +443,9 @@ class _Live:
     def get(self, settings: Any) -> Any:
         return self.engine
 
+    def lease(self, settings: Any) -> Any:
+        return nullcontext(self.engine)
+
     def model_for(self, settings: Any) -> Any:
         return None
 
@@ -452,7 +455,7 @@ def fast_bf16(device: str) -> bool:
 
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    from llm_moments.environment import cpu_flags
+    from llm_moments.base.environment import cpu_flags
 
     fast = {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags()
     return device == "cpu" and torch.backends.mkldnn.is_available() and bool(fast)

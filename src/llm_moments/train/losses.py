@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.base.errors import InputError
 from llm_moments.core import NULL, Recorder
-from llm_moments.errors import InputError
 
 LOSSES = ("cross-entropy", "binary-cross-entropy", "mean-squared-error")
 USUAL = {

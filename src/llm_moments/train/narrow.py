@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llm_moments.errors import InputError
-from llm_moments.model import Model
-from llm_moments.nets.architectures import CNN, fitted
+from llm_moments.base.errors import InputError
+from llm_moments.models.model import Model
+from llm_moments.models.nets.architectures import CNN, fitted
 
 WIDTHS = {"half": 2, "third": 3, "quarter": 4}  # so many channels to one of the student's
 
@@ -17,7 +17,7 @@ def narrower(teacher: Model, word: str) -> tuple[Any, Model]:
     import torch
 
     from llm_moments.engines.torch_eager import load_module
-    from llm_moments.nets.cnn import CnnConfig, MomentsCnnForImageClassification
+    from llm_moments.models.nets.cnn import CnnConfig, MomentsCnnForImageClassification
 
     if teacher.config.get("model_type") != CNN:
         raise InputError(

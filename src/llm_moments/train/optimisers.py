@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from llm_moments.errors import InputError
+from llm_moments.base.errors import InputError
 
 KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {}),

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_moments.base.errors import DataError
 from llm_moments.core import Example
-from llm_moments.errors import DataError
-from llm_moments.evaluate.evaluation import refuse
-from llm_moments.labels import (
+from llm_moments.data.labels import (
     MULTI,
     REGRESSION,
     SEPARATOR,
@@ -27,7 +26,8 @@ from llm_moments.labels import (
     places,
     text_of,
 )
-from llm_moments.model import Model, checked_config
+from llm_moments.evaluate.evaluation import refuse
+from llm_moments.models.model import Model, checked_config
 
 MOST_CLASSES = 10_000
 
@@ -195,8 +195,8 @@ def with_head(path: Path, labels: list[str], problem: str, seed: int, *, own_lab
     and names, unless own_labels is false."""
     import torch
 
-    from llm_moments.engines.loading import loaded
-    from llm_moments.nets.architectures import auto_class, fitted
+    from llm_moments.models.loading import loaded
+    from llm_moments.models.nets.architectures import auto_class, fitted
 
     config = checked_config(path, False)
     old = Model(path, config)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.errors import EngineError, InputError
-from llm_moments.model import Model
-from llm_moments.nets.pruned import (
+from llm_moments.base.errors import EngineError, InputError
+from llm_moments.models.model import Model
+from llm_moments.models.nets.pruned import (
     HEADS,
     Heads,
     Neurons,
@@ -156,7 +156,7 @@ def log_odds(logits: Any, problem: str) -> Any:
 
 def _alike(module: Any, weights: list[np.ndarray]) -> list[np.ndarray]:
     """Where all layers read one table of positions by head, each head is worth what it is worth in all of them."""
-    from llm_moments.nets.pruned import SHARED
+    from llm_moments.models.nets.pruned import SHARED
 
     shared = any(name.endswith(SHARED) for name, _ in module.named_modules())
     return [np.sum(weights, 0)] * len(weights) if shared else weights
@@ -212,7 +212,7 @@ def _check(module: Any, described: Model, told: Mapping[str, Any], wanted: Any) 
     """What is computed with smaller matrices, and again by what a folder of it gives, is what it was to be."""
     import torch
 
-    from llm_moments.engines.export import first_line
+    from llm_moments.engines.foreign import first_line
 
     name = type(module).__name__
     try:

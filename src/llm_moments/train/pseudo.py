@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.assembly.load import load
+from llm_moments.base.errors import DataError, InputError
 from llm_moments.core import Example, Pipeline
-from llm_moments.errors import DataError, InputError
 from llm_moments.evaluate.evaluation import gather
-from llm_moments.model import load
 from llm_moments.train.data_checks import plain
 from llm_moments.train.fit import run_folder
 

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from llm_moments.errors import EngineError
-from llm_moments.nets.pruned import heads_of
+from llm_moments.base.errors import EngineError
+from llm_moments.models.nets.pruned import heads_of
 
 LEAST = 1e-8  # a step of a range that holds nothing but zeros
 

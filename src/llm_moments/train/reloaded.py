@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from llm_moments.model import Model, open_model
-from llm_moments.nets.architectures import is_image_model
+from llm_moments.models.model import Model
+from llm_moments.models.nets.architectures import is_image_model
+from llm_moments.models.open import open_model
 
 
 def reloaded(module: Any, described: Model) -> Any:
@@ -17,7 +18,7 @@ def reloaded(module: Any, described: Model) -> Any:
         module.save_pretrained(folder)
         saved = open_model(folder)
         if is_image_model(saved.config):
-            from llm_moments.tasks.preprocessing import preprocessing
+            from llm_moments.models.preprocessing import preprocessing
 
             saved.__dict__["_preprocessing"] = preprocessing(described)
         return load_module(saved)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Batch, Knob, Plan, Recorder, Step, Task, one_of, whole
-from llm_moments.errors import DataError, ModelError, PlanError
+from llm_moments.base.errors import DataError, ModelError, PlanError
+from llm_moments.core import Batch, Knob, Outputs, Plan, Recorder, Step, Task, one_of, whole
 from llm_moments.steps.prompt import Dialogue
 from llm_moments.steps.source import CutSource, Translate, languages_of
 from llm_moments.train.token_loss import IGNORED
@@ -86,28 +86,28 @@ class Learning(Task):
     def references(self, raw: Iterable[Any]) -> list[Any]:
         return list(raw)
 
-    def scores(self, outputs: np.ndarray, references: Sequence[Any]) -> np.ndarray:
-        return np.asarray(outputs, np.float64)
+    def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:
+        return np.asarray(outputs["likelihood"])
 
-    def agreement(self, outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    def agreement(self, outputs: Outputs, baseline: Outputs) -> np.ndarray:
         return self.scores(outputs, ())
 
-    def answers(self, outputs: np.ndarray) -> list[Any]:
-        return [float(x) for x in outputs]
+    def answers(self, outputs: Outputs) -> list[Any]:
+        return outputs["likelihood"].tolist()
 
     def stock(self) -> Mapping[str, Mapping[str, Any]]:
         return self.task.stock()
 
-    def divergence(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
-        return np.abs(outputs - others)
+    def divergence(self, outputs: Outputs, others: Outputs) -> np.ndarray:
+        return np.abs(outputs["likelihood"] - others["likelihood"])
 
-    def as_references(self, outputs: np.ndarray) -> list[Any]:
+    def as_references(self, outputs: Outputs) -> list[Any]:
         raise PlanError("log-likelihoods are no references")
 
-    def argmax_equal(self, outputs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def argmax_equal(self, outputs: Outputs, others: Outputs) -> np.ndarray:
         return self.close(outputs, others, 0.0)
 
-    def close(self, outputs: np.ndarray, others: np.ndarray, within: float) -> np.ndarray:
+    def close(self, outputs: Outputs, others: Outputs, within: float) -> np.ndarray:
         return self.divergence(outputs, others) <= within
 
     def save_inputs(self, plan: Plan, folder: Path) -> None:
@@ -335,4 +335,4 @@ class Likelihood:
                     logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
                 )
                 told[part] = -(loss.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)).cpu().numpy()
-        return batch.with_(outputs=told)
+        return batch.with_(outputs=Outputs({"likelihood": told}))

@@ -1,4 +1,4 @@
-"""Short real trainings with one change each, kept as plain data: what `weigh --train` and `improve --train` measure by."""
+"""Short real trainings with one change each, kept as plain data: what `tune --weigh` and `tune` measure by."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments import schema
-from llm_moments.atomic import write_atomic
-from llm_moments.core import Example, Pipeline
-from llm_moments.data import Data
+from llm_moments.base import schema
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.errors import DataError, EngineError, InputError, OutputExists
+from llm_moments.core import Example, Outputs, Pipeline
+from llm_moments.data.readers import Data
 from llm_moments.engines.base import Engines
-from llm_moments.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, judging
 from llm_moments.train import back_translation, linear
 from llm_moments.train.augment import check as check_augment
@@ -262,12 +262,12 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         raise InputError(str(error).replace("Settings.__init__() ", "train ")) from error
 
 
-def example_losses(outputs: np.ndarray, references: Sequence[Any], problem: str) -> np.ndarray:
+def example_losses(outputs: Outputs, references: Sequence[Any], problem: str) -> np.ndarray:
     """float64 [n]: cross-entropy of single labels, mean binary cross-entropy of several, squared error of numbers.
 
-    outputs: logits [n, classes]. The loss that is compared is always this one, whatever is trained by.
+    outputs: with `logits` [n, classes]. The loss that is compared is always this one, whatever is trained by.
     """
-    logits = np.asarray(outputs, np.float64)
+    logits = outputs["logits"].astype(np.float64)
     if problem == "regression":
         return (logits[:, 0] - np.asarray(references, np.float64)) ** 2
     if problem == "multi_label_classification":
@@ -281,7 +281,7 @@ def example_losses(outputs: np.ndarray, references: Sequence[Any], problem: str)
 
 
 def _has_layers(module: Any) -> bool:
-    from llm_moments.engines.layers import layer_list
+    from llm_moments.models.blocks import layer_list
 
     try:
         layer_list(module)

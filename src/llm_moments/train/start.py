@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_moments.base.errors import InputError
 from llm_moments.core import Plan
-from llm_moments.errors import InputError
-from llm_moments.model import Model, checked_config
-from llm_moments.nets.architectures import is_image_model
+from llm_moments.models.model import Model, checked_config
+from llm_moments.models.nets.architectures import is_image_model
 from llm_moments.train import linear
 from llm_moments.train.loop import Settings
 from llm_moments.train.problem import with_head
@@ -76,8 +76,8 @@ def _images(module: Any, described: Model, settings: Settings) -> Start:
 def _fresh_cnn(inputs: Sequence[Any], labels: list[str], problem: str, settings: Settings) -> Start:
     import torch
 
-    from llm_moments.nets.architectures import fitted
-    from llm_moments.nets.cnn import CnnConfig, MomentsCnnForImageClassification
+    from llm_moments.models.nets.architectures import fitted
+    from llm_moments.models.nets.cnn import CnnConfig, MomentsCnnForImageClassification
 
     channels, size = looked_at(inputs)
     if settings.image_size:
@@ -98,7 +98,7 @@ def _fresh_cnn(inputs: Sequence[Any], labels: list[str], problem: str, settings:
 
 def looked_at(inputs: Sequence[Any]) -> tuple[int, list[int]]:
     """Channels, height and width that suit these images: their own where they are small and all alike."""
-    from llm_moments.images import decoded, image_of, size_of
+    from llm_moments.data.images import decoded, image_of, size_of
 
     few = [image_of(value) for value in inputs[:: max(len(inputs) // SEEN, 1)][:SEEN]]
     sizes = Counter(map(size_of, few))

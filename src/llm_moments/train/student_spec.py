@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_moments.errors import InputError
+from llm_moments.base.errors import InputError
 
 SHARES = {"half": 2, "third": 3}  # so many of the teacher's to one of the student's
 WHOLE = "as-is"

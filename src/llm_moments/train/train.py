@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llm_moments.base.errors import DataError, InputError
 from llm_moments.core import Pipeline
 from llm_moments.engines.base import Engines
-from llm_moments.errors import DataError, InputError
 from llm_moments.evaluate.evaluation import evaluation, gather, judging, opened
-from llm_moments.model import Model
+from llm_moments.models.model import Model
 from llm_moments.train import back_translation, linear, pseudo
 from llm_moments.train.augment import check as check_augment
 from llm_moments.train.data_checks import warnings

@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from llm_moments.base.errors import DataError, InputError, ModelError
 from llm_moments.core import Example, Pipeline, Plan
-from llm_moments.data import source_of
+from llm_moments.data.labels import missing
+from llm_moments.data.readers import source_of
 from llm_moments.engines.base import Engines
-from llm_moments.errors import DataError, InputError, ModelError
 from llm_moments.evaluate.evaluation import Evaluation, refuse
-from llm_moments.labels import missing
-from llm_moments.model import Model, checked_config
+from llm_moments.models.model import Model, checked_config
 from llm_moments.tasks.base import MEANT, task_for
 from llm_moments.train.fit import Job, Training, digest_of, fit, made_way, plain
 from llm_moments.train.loop import Settings
@@ -151,7 +151,7 @@ def begun(model: str | Path, examples: Sequence[Example], wanted: Settings) -> t
     path = Path(model)
     config = checked_config(path, False, weights=False)
     if list(path.glob("*.safetensors")):
-        from llm_moments.engines.transformers_generate import load_generating
+        from llm_moments.engines.generating import load_generating
 
         described = Model(path, config)
         return load_generating(described), described

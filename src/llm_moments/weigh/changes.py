@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llm_moments.base.environment import usable_cores
 from llm_moments.core import Knob, Pipeline
 from llm_moments.core.change import Change, in_words
 from llm_moments.core.pipeline import chosen, knobs_of
 from llm_moments.engines.base import PLAIN, available, engine_class, follows, put_on
 from llm_moments.engines.generator import GENERATORS, Decoding
-from llm_moments.environment import usable_cores
 from llm_moments.tasks.extents import PIXELS
 
 __all__ = ["Change", "every_change", "others", "parts", "precisions", "skips"]
@@ -71,14 +71,15 @@ def parts(pipe: Pipeline, layers: int) -> Iterator[Change]:
             yield Change(f"{name} kept in float", {"forward.keep_float": [*kept, name]})
 
 
-def _engine(pipe: Pipeline) -> tuple[str, str]:
+def _engine(pipe: Pipeline, stage: str = "") -> tuple[str, str]:
+    """stage: of a chain, with its dot."""
     now = chosen(pipe, knobs_of(pipe))
-    return now["forward.engine"], now["forward.precision"]
+    return now[f"{stage}forward.engine"], now[f"{stage}forward.precision"]
 
 
 def _blocks(pipe: Pipeline) -> list[str]:
-    from llm_moments.engines.layers import blocks
     from llm_moments.engines.torch_eager import load_module
+    from llm_moments.models.blocks import blocks
 
     return [block.name for block in blocks(load_module(pipe.model))]
 
@@ -93,7 +94,7 @@ def others(pipe: Pipeline, known: Sequence[Change]) -> Iterator[Change]:
     if extent := pipe.task.extent:
         told |= {extent.knob, *(name for choices in extent.others for name in choices)}
     for name, knob in knobs.items():
-        if name in told or name in AMOUNTS or name in ("forward.engine", "forward.precision"):
+        if name in told or _apart(name)[1] in (*AMOUNTS, "forward.engine", "forward.precision"):
             continue
         if _says_something(pipe, name, knob, now):
             for value in _values(name, knob, now[name]):
@@ -101,23 +102,31 @@ def others(pipe: Pipeline, known: Sequence[Change]) -> Iterator[Change]:
                 yield Change(words, {name: value}, knob.lossless)
 
 
+def _apart(name: str) -> tuple[str, str]:
+    """The stage of a chain with its dot, '' without one, and the rest: `asr.forward.threads` is of asr."""
+    section, _, knob = name.rpartition(".")
+    stage, dot, step = section.rpartition(".")
+    return f"{stage}{dot}", f"{step}.{knob}"
+
+
 def _says_something(pipe: Pipeline, name: str, knob: Knob, now: Mapping[str, Any]) -> bool:
     """Whether the engine follows it, and no other choice of its step makes it idle."""
-    step, _, bare = name.partition(".")
-    engine, precision = _engine(pipe)
+    stage, plain = _apart(name)
+    step, _, bare = plain.partition(".")
+    engine, precision = _engine(pipe, stage)
     if step == "forward" and bare in PLAIN and not follows(engine_class(engine), bare, precision):
         return False
     if step == "decode" and engine in GENERATORS and bare in Decoding.__dataclass_fields__:
         cls: Any = engine_class(engine)
         if bare not in cls.decodes:
             return False
-    return all(now.get(f"{step}.{other}") != value for other, value in knob.idle.items())
+    return all(now.get(f"{stage}{step}.{other}") != value for other, value in knob.idle.items())
 
 
 def _values(name: str, knob: Knob, now: Any) -> list[Any]:
     """Of amounts that change no answer only the next lower and the next higher one: they are many."""
     values = [value for value in knob.values if value != now and knob.valid(value)]
-    if name == "forward.threads":
+    if name.endswith("forward.threads"):
         values = [value for value in values if value < usable_cores()]
     if not knob.lossless or not all(isinstance(v, int) and not isinstance(v, bool) for v in [now, *values]):
         return values

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.core import Pipeline
+from llm_moments.base.errors import EngineError, ModelError
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.change import Change
-from llm_moments.errors import EngineError, ModelError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.weigh.changes import skips
 from llm_moments.weigh.clock import Clock, Tick
@@ -45,7 +45,7 @@ class Layers:
 
 
 def weigh_layers(
-    base: Pipeline, part: Evaluation, outputs: np.ndarray, *, exhaustive: bool = False, timed: bool = True,
+    base: Pipeline, part: Evaluation, outputs: Outputs, *, exhaustive: bool = False, timed: bool = True,
     seed: int = 0, tick: Tick = lambda done, message: None, weighing: Weighing | None = None,
 ) -> Layers:  # fmt: skip
     """outputs: of the base on the part, [n, classes]. exhaustive: leave out every layer on all examples.
@@ -78,7 +78,7 @@ def _told(clock: Clock, one: Callable[[Change], Worth], change: Change) -> Worth
 
 
 def _deep(
-    base: Pipeline, part: Evaluation, outputs: np.ndarray, todo: list[Change], order: list[int],
+    base: Pipeline, part: Evaluation, outputs: Outputs, todo: list[Change], order: list[int],
     one: Callable[[Change], Worth], clock: Clock, cost: float, seed: int,
 ) -> Layers:  # fmt: skip
     rows = sample_rows(len(part), seed)

@@ -1,4 +1,4 @@
-"""What `weigh --train` gives: the blocks along a run, what each change of the training costs, and the learning curve."""
+"""What `tune --weigh` gives: the blocks along a run, what each change of the training costs, and the learning curve."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llm_moments import schema
-from llm_moments.atomic import write_atomic
-from llm_moments.errors import DataError
+from llm_moments.base import schema
+from llm_moments.base.atomic import write_atomic
+from llm_moments.base.errors import DataError
+from llm_moments.base.views import drawn
 from llm_moments.train.gradient_stats import BlockVitals
-from llm_moments.views import drawn
 from llm_moments.weigh.worth import Worths
 
 KIND = "training-worth"
@@ -105,7 +105,7 @@ class TrainingWorth:
     @classmethod
     def load(cls, path: str | Path) -> TrainingWorth:
         """DataError if the file is no such result."""
-        return schema.read(Path(path), "a result of weigh --train", cls.from_dict)
+        return schema.read(Path(path), "a result of tune --weigh", cls.from_dict)
 
     def report(self) -> str:
         return drawn("report", learning=self, title="llm-moments: what the steps of the training are worth")

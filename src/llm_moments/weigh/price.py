@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.core import Pipeline
+from llm_moments.base.errors import EngineError, ModelError, PlanError
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.change import Change
-from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.evaluate.measure import run_seconds
 from llm_moments.weigh.worth import Worth
@@ -19,7 +19,7 @@ ROUNDS = 3  # pairs of times for each change
 
 
 def priced(
-    base: Pipeline, part: Evaluation, outputs: np.ndarray, change: Change, *, timed: bool = True,
+    base: Pipeline, part: Evaluation, outputs: Outputs, change: Change, *, timed: bool = True,
     spread: np.ndarray | None = None, block: int | None = None,
 ) -> Worth:  # fmt: skip
     """outputs: of the base on the part, [n, classes]. A change that cannot be made is `unavailable`.

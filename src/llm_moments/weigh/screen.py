@@ -27,8 +27,8 @@ def skip_scores(pipe: Pipeline, values: Sequence[Any]) -> np.ndarray:
     """
     import torch
 
-    from llm_moments.engines.layers import layer_run
     from llm_moments.engines.torch_eager import load_module
+    from llm_moments.models.blocks import layer_run
 
     module = load_module(pipe.model)
     layers = [layer for _, layer in layer_run(module)]

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.core import Pipeline
+from llm_moments.base.errors import EngineError, InputError, ModelError
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.change import Change
 from llm_moments.engines.base import engine_class, follows
-from llm_moments.errors import EngineError, InputError, ModelError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.evaluate.token_divergence import divergence_of, told_after
 from llm_moments.tasks.chat import dialogue_of
@@ -49,7 +49,7 @@ class Seen:
 
 
 def weigh_text_layers(
-    base: Pipeline, part: Evaluation, outputs: np.ndarray, *, exhaustive: bool = False, timed: bool = True,
+    base: Pipeline, part: Evaluation, outputs: Outputs, *, exhaustive: bool = False, timed: bool = True,
     seed: int = 0, tick: Tick = lambda done, message: None, weighing: Weighing | None = None,
 ) -> Layers:  # fmt: skip
     """outputs: the base's texts on the part. exhaustive: answers are made anew without each of the layers.
@@ -59,7 +59,7 @@ def weigh_text_layers(
     one = weighing.one if weighing else partial(priced, base, part, outputs, timed=timed)
     if why := _why_not(base):
         return Layers([], f"none: {why}")
-    if np.asarray(outputs).dtype.kind != "U":
+    if "text" not in outputs:
         return _one_by_one(base, weighing, one)
     along: dict[int, list[Seen]] = {}
     try:
@@ -96,7 +96,7 @@ def weigh_text_layers(
 
 
 def _why_not(base: Pipeline) -> str:
-    if base.model.format not in ("transformers", "gguf") or base.task.name not in ("chat", "text-generation"):
+    if base.model.format not in ("transformers", "gguf") or not base.task.prompted:
         return f"the layers of a {base.model.format} model for {base.task.name} are not weighed"
     if base.plan.settings("forward").get("skip_layers"):
         return "the plan leaves out layers already"
@@ -105,8 +105,8 @@ def _why_not(base: Pipeline) -> str:
 
 def _one_by_one(base: Pipeline, weighing: Weighing | None, one: Callable[[Change], Worth]) -> Layers:
     """Where likelihoods are judged there is no answer to go along: one pass without the layer tells all there is."""
-    from llm_moments.engines.layers import layer_count
     from llm_moments.engines.sharing import shared
+    from llm_moments.models.blocks import layer_count
 
     settings = base.plan.settings("forward")
     engine, precision = settings.get("engine", "transformers"), settings.get("precision", "fp32")
@@ -118,7 +118,7 @@ def _one_by_one(base: Pipeline, weighing: Weighing | None, one: Callable[[Change
     return Layers([one(change) for change in todo], "every layer left out on all examples")
 
 
-def _worth(base: Pipeline, part: Evaluation, outputs: np.ndarray, along: dict[int, list[Seen]], at: int) -> Worth:
+def _worth(base: Pipeline, part: Evaluation, outputs: Outputs, along: dict[int, list[Seen]], at: int) -> Worth:
     """By what was seen along the texts. The drop is known without references only: then an answer counts as far as
     it is the baseline's, and where that ends is where another token is the likeliest."""
     change, rows = skips(at + 1)[at], list(along)
@@ -131,7 +131,7 @@ def _worth(base: Pipeline, part: Evaluation, outputs: np.ndarray, along: dict[in
         )
     few = part.take(rows)
     before = np.ones(len(rows))
-    after = np.array([common_prefix(along[row][at].start, str(outputs[row])) for row in rows])
+    after = np.array([common_prefix(along[row][at].start, str(outputs["text"][row])) for row in rows])
     found = judged(few, before, after)
     return Worth(
         change.name, change.step, dict(change.choices), "unclear", kl=kl, nll=nll, ablated=False,
@@ -145,7 +145,7 @@ def _greedy(base: Pipeline) -> bool:
 
 
 def _along(
-    base: Pipeline, part: Evaluation, outputs: np.ndarray, found: dict[int, list[Seen]], clock: Clock, cost: float
+    base: Pipeline, part: Evaluation, outputs: Outputs, found: dict[int, list[Seen]], clock: Clock, cost: float
 ) -> None:
     """Puts into `found`, for some rows of the part, what was seen without each of the layers.
 
@@ -154,7 +154,9 @@ def _along(
 
     module = shared(base.engines.model_for(base.plan.settings("forward")))
     dialogue, tokens, seconds = dialogue_of(base.model), 0, cost
-    for row, (ids, told) in enumerate(told_after(base, part.values[:TEXTS], [str(text) for text in outputs[:TEXTS]])):
+    for row, (ids, told) in enumerate(
+        told_after(base, part.values[:TEXTS], [str(text) for text in outputs["text"][:TEXTS]])
+    ):
         if tokens >= TOKENS:
             return
         if told:
@@ -167,7 +169,7 @@ def _along(
 
 
 def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[Seen]:
-    from llm_moments.engines.layers import layer_run
+    from llm_moments.models.blocks import layer_run
 
     found = []
     with _held(module, [*ids, *told]) as run:
@@ -187,7 +189,7 @@ def _held(module: Any, ids: Sequence[int]) -> Iterator[Callable[[int | None, int
     the last tokens, without that layer. What comes before the layer is taken from the pass of the whole model."""
     import torch
 
-    from llm_moments.engines.layers import layer_run
+    from llm_moments.models.blocks import layer_run
 
     layers = [layer for _, layer in layer_run(module)]
     hidden: list[Any] = [None] * len(layers)  # what goes into each layer of the whole model

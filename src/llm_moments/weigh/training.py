@@ -1,4 +1,4 @@
-"""`weigh --train`: what each block, each augmentation and the amount of data are worth to a training, by short real runs."""
+"""`tune --weigh`: what each block, each augmentation and the amount of data are worth to a training, by short real runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
-from llm_moments.budget import seconds
-from llm_moments.errors import DataError, EngineError, InputError, OutputExists
+from llm_moments.base.budget import seconds
+from llm_moments.base.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluate.evaluation import gather, opened
 from llm_moments.train.augment import priced_images, priced_texts
 from llm_moments.train.gradient_stats import BlockVitals, mean_vitals
@@ -69,11 +69,11 @@ def _folder(out: Path) -> Path:
     try:
         return room_for(out)
     except OutputExists as error:
-        raise InputError(f"{out} holds something else than an earlier weigh --train; choose another --out") from error
+        raise InputError(f"{out} holds something else than an earlier tune --weigh; choose another --out") from error
 
 
 def _parts(data: Any, evaluate: Any) -> tuple[list[Any], list[Any], str]:
-    from llm_moments import data as readers
+    from llm_moments.data import readers
 
     examples, name = gather(data)
     if evaluate is not None:
@@ -106,7 +106,7 @@ def augmentations(course: Course) -> dict[str, dict[str, Any]]:
     """Each augmentation that is usual for this task, and that can be had here, alone."""
     if course.problem == "regression":
         return {}
-    images = course.task.name == "image-classification"
+    images = course.task.modality == "image"
     height = course.task.shape(course.pipe.plan)[1] if images else 0
     known = priced_images(height) if images else priced_texts(course.back is not None)
     return {f"augment {name}": choices for name, choices in known.items()}

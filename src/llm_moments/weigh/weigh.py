@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from llm_moments.budget import seconds
-from llm_moments.core import Pipeline
+from llm_moments.assembly.load import load
+from llm_moments.base.budget import seconds
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.change import Change
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, gather
-from llm_moments.model import load
 from llm_moments.weigh.changes import every_change, skips
 from llm_moments.weigh.clock import Clock, Tick, in_words
 from llm_moments.weigh.layers import FEW, Layers, weigh_layers
@@ -49,7 +47,7 @@ def weigh(
     examples, _ = gather(data, judge=base, **read)
     part = evaluation(base, examples[: limit or MOST])
     there = len(part)
-    if not base.task.streams:
+    if base.task.layered and not base.task.streams:
         base.engines.calibration = base.engines.calibration or base.arrays(part.values[:CALIBRATION])
     costs, some = costs_of(base, part, clock.left), part.values[:SEEN]
     layers = _layers(base)
@@ -76,12 +74,16 @@ def weigh(
 
 
 def _all(
-    base: Pipeline, part: Evaluation, outputs: np.ndarray, weighing: Weighing, todo: tuple[list[Change], list[Change]],
+    base: Pipeline, part: Evaluation, outputs: Outputs, weighing: Weighing, todo: tuple[list[Change], list[Change]],
     exhaustive: bool, seed: int,
 ) -> tuple[Layers, list[Worth]]:  # fmt: skip
     """What may save much first, then the layers, then the rest."""
     first, after = todo
     changed = weighing.all(first)
+    if not base.task.layered:
+        return Layers([], "none: the layers of a chain's models are weighed stage by stage"), [
+            *changed, *weighing.all(after)
+        ]  # fmt: skip
     by_layer = weigh_text_layers if base.task.streams else weigh_layers
     layers = by_layer(base, part, outputs, exhaustive=exhaustive, seed=seed, weighing=weighing)
     return layers, [*changed, *weighing.all(after)]
@@ -93,11 +95,11 @@ def _look(base: Pipeline, part: Evaluation, block: int, change: Change) -> tuple
 
 def _layers(base: Pipeline) -> int:
     """How many layers the model has, of which parts may be computed otherwise; 0 for models that make texts."""
-    from llm_moments.engines.layers import layer_count
+    from llm_moments.base.errors import EngineError, ModelError
     from llm_moments.engines.torch_eager import load_module
-    from llm_moments.errors import EngineError, ModelError
+    from llm_moments.models.blocks import layer_count
 
-    if base.task.streams or base.model.is_linear:
+    if base.task.streams or base.model.is_linear or not base.task.layered:
         return 0
     try:
         return layer_count(load_module(base.model))
@@ -114,7 +116,7 @@ def affordable(costs: Costs, there: int, changes: int, left: float) -> int:
 
 def _result(
     part: Evaluation,
-    outputs: np.ndarray,
+    outputs: Outputs,
     worths: list[Worth],
     layers: Layers,
     max_drop: float,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from llm_moments.base.errors import EngineError, ModelError, PlanError
 from llm_moments.core import Pipeline
 from llm_moments.core.change import Change
 from llm_moments.engines.base import engine_class
-from llm_moments.errors import EngineError, ModelError, PlanError
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.weigh.clock import Clock
 from llm_moments.weigh.price import ROUNDS, look_at

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from llm_moments import schema
-from llm_moments.views import drawn
+from llm_moments.base import schema
+from llm_moments.base.views import drawn
 
 Verdict = Literal["free", "cheap", "needed", "harmful", "helps", "unclear", "unavailable"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)

@@ -1,0 +1,1 @@
+"""A model, its task, a plan and engines put together; saved as an artefact and opened again."""

@@ -1,0 +1,79 @@
+"""The file that says which models make a chain:
+
+[[stage]]
+name = "asr"
+model = "whisper-tiny"    # a folder, an artefact or a hub id; a folder is looked for beside this file first
+
+[[stage]]
+name = "intent"
+model = "intents"
+plan = { "forward.engine" = "openvino" }    # may be left out, as may task and metric
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from llm_moments.base import schema
+from llm_moments.base.errors import DataError, ModelError
+from llm_moments.core import Pipeline
+from llm_moments.tasks.chain import chain
+
+FILE = "chain.toml"
+LARGEST = 1 << 20  # bytes
+
+
+class _Stage(TypedDict):
+    name: str
+    model: str
+    task: NotRequired[str]
+    metric: NotRequired[str]
+    plan: NotRequired[dict[str, Any]]
+
+
+class _File(TypedDict):
+    stage: list[_Stage]
+
+
+def file_of(ref: Any) -> Path | None:
+    """The file of a chain, if that is what is named: the file, or a folder with one."""
+    path = Path(ref).expanduser()
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    return path / FILE if (path / FILE).is_file() else None
+
+
+def open_chain(file: Path, load: Callable[..., Pipeline], source: str = "", **options: Any) -> Pipeline:
+    """Each stage by `load`; ModelError for a file that is no chain."""
+    parts: dict[str, Pipeline] = {}
+    for stage in _told(file)["stage"]:
+        if stage["name"] in parts:
+            raise ModelError(f"{file}: two stages are named {stage['name']!r}")
+        beside = file.parent / stage["model"]
+        parts[stage["name"]] = load(
+            beside if beside.exists() else stage["model"], task=stage.get("task"), metric=stage.get("metric"),
+            plan=stage.get("plan"), **options,
+        )  # fmt: skip
+    return chain(parts, source=source or str(file), path=file.parent)
+
+
+def _told(file: Path) -> _File:
+    try:
+        if file.stat().st_size > LARGEST:
+            raise DataError(f"it is larger than {LARGEST:,} bytes")
+        return schema.convert(tomllib.loads(file.read_text(encoding="utf-8")), _File)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, DataError, RecursionError) as error:
+        raise ModelError(f"{file} is no chain of models, with [[stage]], name and model: {error!s:.200}") from error
+
+
+def write(pipe: Pipeline, folder: Path, put: Callable[[Pipeline, Path], None]) -> None:
+    """The stages as artefacts of their own, and the file that names them. put: writes one."""
+    lines = []
+    for name, part in pipe.task.parts(pipe.plan).items():
+        (folder / name).mkdir(parents=True)
+        put(part, folder / name)
+        lines.append(f'[[stage]]\nname = "{name}"\nmodel = "{name}"\n')
+    (folder / FILE).write_text("\n".join(lines), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Where a pipeline's inputs are answered: by worker processes here (`local`)."""

@@ -1,0 +1,1 @@
+"""What every room uses: errors, files written whole, the machine, the budget of a run."""
