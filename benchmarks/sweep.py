@@ -26,10 +26,11 @@ from llm_moments import stats
 from llm_moments.core import Plan
 from llm_moments.evaluate.evaluation import gather
 from llm_moments.evaluate.measure import interleaved
-from llm_moments.improve import cascade, stages
+from llm_moments.improve import cascade
 from llm_moments.improve.cascade import foretell
 from llm_moments.improve.run import Run
 from llm_moments.improve.search import GOOD, Search
+from llm_moments.improve.strategies import ladder as stages
 from llm_moments.improve.study import Study
 
 GRID = (8, 16, 32, 64, 128, 256)  # and the model's own limit; coarser than the ladder that `improve` climbs

@@ -11,10 +11,10 @@ from llm_moments.assembly.load import load
 from llm_moments.base.errors import EngineError, InputError
 from llm_moments.data.readers import read
 from llm_moments.evaluate.evaluation import split
-from llm_moments.improve import stages
 from llm_moments.improve.heal import STUDENTS, Healer, name_of
 from llm_moments.improve.search import Search
-from llm_moments.improve.stages import HEALS
+from llm_moments.improve.strategies import ladder as stages
+from llm_moments.improve.strategies.ladder import HEALS
 from llm_moments.improve.study import Study
 from llm_moments.train import distill as distilling
 from llm_moments.train.distill import chosen_layers, distill

@@ -13,9 +13,9 @@ from llm_moments.assembly.load import load
 from llm_moments.core import Pipeline
 from llm_moments.data.readers import read
 from llm_moments.evaluate.evaluation import split
-from llm_moments.improve import stages
 from llm_moments.improve.heal import STUDENTS, Healer
 from llm_moments.improve.search import Search
+from llm_moments.improve.strategies import ladder as stages
 from llm_moments.improve.study import Study, Trial
 from llm_moments.train import distill as distilling
 from tests.fakes import logits, make_texts

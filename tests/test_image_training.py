@@ -14,10 +14,10 @@ from llm_moments.assembly.load import load
 from llm_moments.base.errors import InputError
 from llm_moments.core import Example
 from llm_moments.evaluate.evaluation import split
-from llm_moments.improve import stages
 from llm_moments.improve.heal import Healer, extent
 from llm_moments.improve.heal_images import image_students, shares
 from llm_moments.improve.search import Search
+from llm_moments.improve.strategies import ladder as stages
 from llm_moments.improve.study import Study
 from llm_moments.improve.training import improve_training
 from llm_moments.improve.training_space import BASELINE, moves

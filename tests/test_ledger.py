@@ -113,7 +113,7 @@ def test_improve_tells_of_looks_from_another_folder(
     made = []
     for folder, length in (("one", 12), ("one", 12), ("two", 12), ("three", 10)):
         monkeypatch.setattr(
-            "llm_moments.improve.run.stages.run",
+            "llm_moments.improve.run.strategies.run",
             lambda search, n=length: [search.try_plan(search.stock.plan.with_(**{"truncate.max_length": n}), "cut")],
         )
         made.append(lm.improve(tiny_model, make_texts(200), objective="size", budget="60s", out=tmp_path / folder))

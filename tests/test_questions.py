@@ -181,7 +181,7 @@ def test_questions_are_answered_and_the_same_call_goes_on(
         return [search.try_plan(search.plan_of("torch", "fp32", n), "lossy") for n in (36, 30)]
 
     twice = Timed(stats.Bound(2.0, 1.9, 2.1, 0.95, "made up", 7), None, None, 0.01)
-    monkeypatch.setattr("llm_moments.improve.run.stages.run", run)
+    monkeypatch.setattr("llm_moments.improve.run.strategies.run", run)
     monkeypatch.setattr("llm_moments.improve.run.timed", lambda *_: twice)  # how fast a tiny model is, is chance
     rows = list(read(toy_csv))
     known, bare = rows[:250], [Example(e.input) for e in rows[250:]]

@@ -303,7 +303,7 @@ def held_to(monkeypatch: pytest.MonkeyPatch, quick: int, **changes: Any) -> None
         search.try_plan(plan, "quick", lossless=True, rows=quick)
         return [search.try_plan(plan, "whole", lossless=True)]
 
-    monkeypatch.setattr("llm_moments.improve.run.stages.run", run)
+    monkeypatch.setattr("llm_moments.improve.run.strategies.run", run)
 
 
 def gone_on_with(pipe: Any, rows: list[Any], out: Path, monkeypatch: pytest.MonkeyPatch) -> Study:

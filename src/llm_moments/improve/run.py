@@ -14,7 +14,7 @@ from llm_moments.assembly.load import load
 from llm_moments.core import WINDOW, Outputs, Pipeline, Plan
 from llm_moments.data.independent import input_key
 from llm_moments.evaluate.measure import interleaved
-from llm_moments.improve import elsewhere, prefilter, stages
+from llm_moments.improve import elsewhere, prefilter
 from llm_moments.improve.asks import Asks
 from llm_moments.improve.baseline import StandIn
 from llm_moments.improve.beginning import Beginning
@@ -130,7 +130,7 @@ class Run(Beginning):
         """The candidates that pass, in an order fixed before the first look; each look is noted before its result is
         used, and nothing after the first failure is looked at."""
         if "sequence" not in self.study.notes:
-            keys = self.in_time(stages.run(search))
+            keys = self.in_time(strategies.run(search))
             if self.asks is not None:
                 keys = self.asks.within(search, keys, len(self.parts["certify"]))
             self.study.note("sequence", keys)

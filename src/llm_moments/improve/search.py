@@ -29,7 +29,7 @@ GOOD = 0.6  # chance to pass the certification from which a plan is worth workin
 
 
 class Search:
-    """Every plan that is tried becomes a Trial of the study. What is tried is in `stages.py`."""
+    """Every plan that is tried becomes a Trial of the study. What is tried is in `strategies/`."""
 
     def __init__(
         self, stock: Pipeline, part: Evaluation, study: Study, *, max_drop: float, n_certify: int,

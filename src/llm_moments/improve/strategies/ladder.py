@@ -9,7 +9,6 @@ from llm_moments.base.environment import usable_cores
 from llm_moments.base.errors import EngineError
 from llm_moments.core import Plan
 from llm_moments.engines.base import ENGINES, available, engine_class, put_on
-from llm_moments.improve import knobs
 from llm_moments.improve.cascade import cascades, threes
 from llm_moments.improve.heal_images import shares as image_shares
 from llm_moments.improve.prefilter import uses
@@ -31,15 +30,6 @@ NEAR_INT8 = 1.5  # int8 gains on it in longer batches than those of a first try
 SOON = 150.0  # seconds for int8 and students together
 FIRST = 0.15  # of the time that is left, for learning a model to put first
 COMPILE_SECONDS = 60.0  # what torch.compile may take before its first answer
-
-
-def run(search: Search) -> list[Trial]:
-    """All stages, as far as the time allows. The candidates, in the order of their certification."""
-    for stage in knobs.STAGES if search.stock.task.strategy == "greedy" else STAGES:
-        if search.late():
-            break
-        stage(search)
-    return search.candidates()
 
 
 def lossless(search: Search) -> None:
