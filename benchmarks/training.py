@@ -25,9 +25,10 @@ import llm_moments as lm
 from llm_moments.evaluate.evaluation import gather
 from llm_moments.record.overhead import median_interval
 from llm_moments.record.recorder import Recorder
-from llm_moments.train.loop import Loop, Settings
+from llm_moments.train.loop import Loop
 from llm_moments.train.losses import loss_for
 from llm_moments.train.problem import labels_of, targets_of, with_head
+from llm_moments.train.settings import Settings
 from llm_moments.train.train import train
 
 # Twice the batch makes half the updates; with the rate grown by as much as the batch squared they reach at least as far.

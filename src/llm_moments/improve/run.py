@@ -14,7 +14,7 @@ from llm_moments.assembly.load import load
 from llm_moments.core import WINDOW, Outputs, Pipeline, Plan
 from llm_moments.data.independent import input_key
 from llm_moments.evaluate.measure import interleaved
-from llm_moments.improve import elsewhere, prefilter
+from llm_moments.improve import elsewhere, prefilter, strategies
 from llm_moments.improve.asks import Asks
 from llm_moments.improve.baseline import StandIn
 from llm_moments.improve.beginning import Beginning

@@ -21,7 +21,7 @@ from llm_moments.evaluate.evaluation import evaluation, gather, opened
 from llm_moments.improve.training_certificate import CONFIDENCE, TrainingCertificate, TrainingLook
 from llm_moments.improve.training_space import BASELINE, Move, moves, toml
 from llm_moments.train import linear
-from llm_moments.train.loop import fast_bf16
+from llm_moments.train.settings import fast_bf16
 from llm_moments.train.short_runs import LEAST_ROWS, Course, Run, room_for, settings_of
 
 Tick = Callable[[float | None, str], None]

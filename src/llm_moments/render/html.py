@@ -237,7 +237,7 @@ def _chosen(name: str, fact: Any) -> bool:
     """Whether a setting is worth a line: it is not as it would be by itself, or every run is told by it."""
     from dataclasses import asdict
 
-    from llm_moments.train.loop import Settings
+    from llm_moments.train.settings import Settings
 
     usual = asdict(Settings()).get(name)
     usual = list(usual) if isinstance(usual, tuple) else usual

@@ -20,10 +20,11 @@ from llm_moments.models.model import Model
 from llm_moments.train import distill_images
 from llm_moments.train.data_checks import leaks
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain
-from llm_moments.train.loop import Loop, Settings
+from llm_moments.train.loop import Loop
 from llm_moments.train.losses import Distillation
 from llm_moments.train.problem import with_head
 from llm_moments.train.reloaded import reloaded
+from llm_moments.train.settings import Settings
 from llm_moments.train.student_spec import Parts, parts_of
 from llm_moments.train.student_spec import share_of as layers_of
 

@@ -17,10 +17,10 @@ from llm_moments.models.preprocessing import preprocessing
 from llm_moments.tasks.extents import PIXELS
 from llm_moments.train.fit import Tick
 from llm_moments.train.image_students import chosen_layers, fewer, stages_of
-from llm_moments.train.loop import Settings
 from llm_moments.train.losses import Distillation
 from llm_moments.train.narrow import WIDTHS, narrower
 from llm_moments.train.problem import with_head
+from llm_moments.train.settings import Settings
 from llm_moments.train.start import checked_options
 from llm_moments.train.student_spec import Parts
 

@@ -28,8 +28,9 @@ from llm_moments.record.recorder import Recorder
 from llm_moments.record.session import Figure, Session, StepCost
 from llm_moments.train import checkpoints
 from llm_moments.train.back_translation import BackTranslation, reworded
-from llm_moments.train.loop import Loop, Settings
+from llm_moments.train.loop import Loop
 from llm_moments.train.losses import Loss
+from llm_moments.train.settings import Settings
 
 Tick = Callable[[float | None, str], None]
 RUN = "training.json"  # what is being trained, and in a finished model what came of it

@@ -24,8 +24,9 @@ from llm_moments.train import back_translation, linear
 from llm_moments.train.augment import check as check_augment
 from llm_moments.train.fit import digest_of, placed, plain, prepared
 from llm_moments.train.gradient_stats import BlockVitals, Vitals
-from llm_moments.train.loop import Loop, Settings
+from llm_moments.train.loop import Loop
 from llm_moments.train.problem import lesson_of, targets_of
+from llm_moments.train.settings import Settings
 from llm_moments.train.start import Start, head_of, start
 from llm_moments.train.train import loss_of
 

@@ -15,8 +15,8 @@ from llm_moments.core import Plan
 from llm_moments.models.model import Model, checked_config
 from llm_moments.models.nets.architectures import is_image_model
 from llm_moments.train import linear
-from llm_moments.train.loop import Settings
 from llm_moments.train.problem import with_head
+from llm_moments.train.settings import Settings
 
 FRESH = ("cnn",)  # networks that begin without a folder
 SEEN = 64  # images that a fresh network's size and channels are taken from

@@ -17,9 +17,10 @@ from llm_moments.train import back_translation, linear, pseudo
 from llm_moments.train.augment import check as check_augment
 from llm_moments.train.data_checks import warnings
 from llm_moments.train.fit import Job, Tick, Training, digest_of, fit, made_way, plain, run_folder
-from llm_moments.train.loop import Loop, Settings
+from llm_moments.train.loop import Loop
 from llm_moments.train.losses import Loss, balanced, loss_for
 from llm_moments.train.problem import lesson_of, targets_of
+from llm_moments.train.settings import Settings
 from llm_moments.train.start import head_of, start
 from llm_moments.train.train_sequences import TASKS as SEQUENCES
 from llm_moments.train.train_sequences import is_sequences, train_sequences

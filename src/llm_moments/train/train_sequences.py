@@ -18,8 +18,8 @@ from llm_moments.evaluate.evaluation import Evaluation, refuse
 from llm_moments.models.model import Model, checked_config
 from llm_moments.tasks.base import MEANT, task_for
 from llm_moments.train.fit import Job, Training, digest_of, fit, made_way, plain
-from llm_moments.train.loop import Settings
 from llm_moments.train.sequences import Learning, Row, packed, padded
+from llm_moments.train.settings import Settings
 from llm_moments.train.token_loss import TokenLoss
 
 TASKS = ("translation", "chat", "text-generation")

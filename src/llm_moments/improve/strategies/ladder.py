@@ -14,7 +14,7 @@ from llm_moments.improve.heal_images import shares as image_shares
 from llm_moments.improve.prefilter import uses
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
-from llm_moments.train.loop import fast_bf16
+from llm_moments.train.settings import fast_bf16
 from llm_moments.train.student_spec import share_of as layers_of
 
 SURE = 0.95  # chance to pass from which more length is not needed
