@@ -19,7 +19,7 @@ from llm_moments.base.errors import WriteError
 from llm_moments.core import Plan
 from llm_moments.data.output import AnswerWriter
 from llm_moments.improve.study import Study, Trial
-from tests.fakes import make_texts
+from tests.fakes import logits, make_texts
 
 
 def _python(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -168,11 +168,11 @@ def test_a_full_disk_leaves_the_old_artefact(tiny_model: Path, tmp_path: Path, m
 def test_a_full_disk_keeps_the_trials_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(tmp_path / "study", {"q": 1})
     one, two = Plan(), Plan({"truncate": {"max_length": 8}})
-    study.add(Trial(one.to_dict(), one.key, "s"), np.zeros((2, 2)))
+    study.add(Trial(one.to_dict(), one.key, "s"), logits(np.zeros((2, 2))))
     with monkeypatch.context() as patch:
         patch.setattr("llm_moments.improve.study.os.replace", _full)
         with pytest.raises(WriteError, match=r"study.*disk is full.*kept"):
-            study.add(Trial(two.to_dict(), two.key, "s"), np.zeros((2, 2)))
+            study.add(Trial(two.to_dict(), two.key, "s"), logits(np.zeros((2, 2))))
     monkeypatch.setattr("llm_moments.base.atomic.os.fsync", _full)
     with pytest.raises(WriteError, match=r"notes.json.*unchanged"):
         study.note("a", 1)

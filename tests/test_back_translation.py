@@ -12,7 +12,8 @@ import pytest
 
 from llm_moments.assembly.load import load
 from llm_moments.base.errors import InputError
-from llm_moments.core import Batch, Example, Pipeline, Plan
+from llm_moments.core import Batch, Example, Outputs, Pipeline, Plan
+from llm_moments.core.outputs import texts as outputs_of
 from llm_moments.train import back_translation
 from llm_moments.train.augment import Augment
 from llm_moments.train.back_translation import BackTranslation
@@ -47,9 +48,9 @@ class Fake:
         self.model = SimpleNamespace(digest="fake", max_length=6, _languages=languages)
         self.plan, self.engines = Plan({}), SimpleNamespace(close=lambda: None)
 
-    def outputs(self, texts: list[str], recorder: Any) -> np.ndarray:
+    def outputs(self, texts: list[str], recorder: Any) -> Outputs:
         self.asked += texts
-        return np.array([self.change(text) for text in texts], dtype=object)
+        return outputs_of([self.change(text) for text in texts])
 
 
 def faked(monkeypatch: pytest.MonkeyPatch, there: Callable[[str], str], back: Callable[[str], str], **more: Any) -> Any:

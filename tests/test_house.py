@@ -4,6 +4,7 @@ may only shrink."""
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -19,7 +20,7 @@ ROOMS = (
     "improve", "render", "integrations", "cli", "house",
 )  # fmt: skip
 # Files that lie beside the rooms: what the package offers by name.
-BELONGS = {"_verb": "base", "version": "base", "": "house"}
+BELONGS = {"_verb": "base", "version": "base", "errors": "house", "": "house"}
 # Arrows that go up today: by file, the rooms.
 EXCEPTIONS: dict[str, set[str]] = {}
 
@@ -125,3 +126,19 @@ def test_every_view_is_there() -> None:
     for place in VIEWS.values():
         module, _, name = place.partition(":")
         assert callable(getattr(import_module(f"llm_moments.render.{module}"), name))
+
+
+def test_no_file_is_long() -> None:
+    long = {module: lines for module, path in modules().items() if (lines := path.read_text("utf-8").count("\n")) > 400}
+    assert not long
+
+
+def test_nobody_asks_whether_a_task_an_engine_or_a_loss_can_do_something() -> None:
+    """What they can do is in their contracts, with a plain default."""
+    probe = re.compile(r"(?:hasattr|getattr)\((?:\w+\.)*(?:task|engine|loss|step)\b,")
+    assert not [(module, m[0]) for module, path in modules().items() for m in probe.finditer(path.read_text("utf-8"))]
+
+
+def test_nothing_is_pickled_and_no_array_holds_objects() -> None:
+    wrong = re.compile(r"import pickle|allow_pickle=True|dtype=object|dtype=\"object\"|, object\)")
+    assert not [(module, m[0]) for module, path in modules().items() for m in wrong.finditer(path.read_text("utf-8"))]

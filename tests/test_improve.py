@@ -225,7 +225,9 @@ def test_divergence_is_nought_for_the_same_and_bounded(tmp_path: Path, problem: 
     assert apart.shape == (30,)
     assert (apart > 0).all()
     if problem == "regression":
-        assert apart.mean() == pytest.approx(((one - two) ** 2).mean() / one.var(), rel=1e-4)
+        assert apart.mean() == pytest.approx(
+            ((one["logits"] - two["logits"]) ** 2).mean() / one["logits"].var(), rel=1e-4
+        )
     else:
         assert (apart <= np.log(2)).all()
 

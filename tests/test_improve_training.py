@@ -65,7 +65,7 @@ class FakeCourse:
     def __init__(self, world: Any, n: int = 200):
         self.world, self.base = world, settings_of({**BASELINE, "max_length": 64})
         self.described = SimpleNamespace(max_length=64)
-        self.task = SimpleNamespace(extent=TOKENS)
+        self.task = SimpleNamespace(extent=TOKENS, ladder=TOKENS)
         self.values = list(range(100))
         self.ran: list[tuple[dict[str, Any], int]] = []
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from llm_moments.assembly.artefact import save
 from llm_moments.assembly.load import load
 from llm_moments.base.errors import ModelError, MomentsError, WriteError
-from llm_moments.engines import export
+from llm_moments.engines import export, foreign
 from llm_moments.engines.base import Engines, available
 from llm_moments.engines.sharing import shared
 from llm_moments.models.model import INDEX
@@ -125,12 +125,12 @@ def test_a_full_disk_is_not_the_models_fault(tmp_path: Path, monkeypatch: pytest
         raise RuntimeError("Could not save the graph")
 
     monkeypatch.setattr(export.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    with pytest.raises(WriteError, match="disk is full"), export.failing_as("OpenVINO cannot take this model"):
+    with pytest.raises(WriteError, match="disk is full"), foreign.failing_as("OpenVINO cannot take this model"):
         export.build(tmp_path / "store", make)
     monkeypatch.undo()
     with (
         pytest.raises(MomentsError, match="cannot take this model"),
-        export.failing_as("OpenVINO cannot take this model"),
+        foreign.failing_as("OpenVINO cannot take this model"),
     ):
         export.build(tmp_path / "store", make)
 

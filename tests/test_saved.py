@@ -26,6 +26,7 @@ from llm_moments.record.session import Session
 from llm_moments.train.fit import RUN, Training
 from llm_moments.train.gradient_stats import BlockVitals
 from llm_moments.weigh.learning import LearningCurve, Point, TrainingWorth
+from tests.fakes import logits
 from tests.test_html import CERTIFICATE, SESSION, WORTHS
 
 ABOUT = {"metric": "accuracy", "rows": 100, "of_rows": 200, "epochs": 1, "updates": 13, "n": 50, "seeds": 2}
@@ -174,7 +175,7 @@ def test_an_artefact_shows_what_of_its_study_can_be_read(
     folder = load(tiny_model).save(tmp_path / "a")
     study = Study(folder / "study", {})
     plan = Plan({"truncate": {"max_length": 8}})
-    study.add(Trial(plan.to_dict(), plan.key, "cut", n=2, gain=2.0, drop=0.0), np.zeros((2, 2)))
+    study.add(Trial(plan.to_dict(), plan.key, "cut", n=2, gain=2.0, drop=0.0), logits(np.zeros((2, 2))))
     with (folder / "study" / "trials.jsonl").open("a") as stream:
         stream.write("garbage\n")
     (folder / "certificate.json").write_text(json.dumps(SAVED["certificate"]))

@@ -36,7 +36,7 @@ def test_figures_are_those_of_the_model_without_the_layer(pipe: Any) -> None:
     for at, worth in enumerate(found):
         without = pipe.with_(**{"forward.skip_layers": [at]})
         kl, nll = [], []
-        for ids, told in told_after(pipe, texts, outputs):
+        for ids, told in told_after(pipe, texts, outputs["text"].tolist()):
             engines = [one.engines.get(one.engine_settings) for one in (pipe, without)]
             whole, now = (engine.logprobs([*ids, *told], len(ids)) for engine in engines)
             kl += divergence_of(whole, now).tolist()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
+from llm_moments.base import budget
 from llm_moments.cli.main import main
 from llm_moments.core.change import Change
 from llm_moments.evaluate.evaluation import evaluation
@@ -75,7 +76,7 @@ def test_with_less_what_saves_most_is_priced_first_and_the_budget_is_kept(allowe
     assert all(f"the budget of {allowed:.0f}s was used up" in w.reason for w in missing)
     said = bench.clock.summary()
     assert sorted(said["not_measured"]) == sorted(w.name for w in missing)
-    enough = Bench(lm.budget.seconds(said["budget_that_would_do"]), SHARES)
+    enough = Bench(budget.seconds(said["budget_that_would_do"]), SHARES)
     assert all(w.verdict == "free" for w in enough.all())
 
 
@@ -110,7 +111,7 @@ def test_as_many_examples_are_used_as_fit() -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "1s"), (59.2, "60s"), (91, "2m"), (3600, "60m"), (5401, "2h")])
 def test_a_time_in_words_is_a_budget_that_is_no_shorter(seconds: float, said: str) -> None:
     assert in_words(seconds) == said
-    assert lm.budget.seconds(said) >= seconds
+    assert budget.seconds(said) >= seconds
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_a_classifier_keeps_its_budget_and_says_what_would_do(model: Path, rows:
     assert found.about["seconds"] < 6  # one long change on a busy machine
     assert found.about["n"] < found.about["of_examples"]
     assert found.about["not_measured"]
-    assert lm.budget.seconds(found.about["budget_that_would_do"]) > 3
+    assert budget.seconds(found.about["budget_that_would_do"]) > 3
     assert all("left" in said for said in told)
 
 

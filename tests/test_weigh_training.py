@@ -18,6 +18,7 @@ from llm_moments.train.short_runs import Course, example_losses
 from llm_moments.weigh.learning import TrainingWorth
 from llm_moments.weigh.training import freezes, weigh_training
 from tests.fakes import label_of, make_model, make_texts
+from tests.fakes import logits as outputs_of
 
 QUICK = {"max_length": 24, "batch_size": 16, "learning_rate": 3e-3, "dropout": 0.0, "precision": "fp32"}
 
@@ -98,7 +99,7 @@ def test_losses_of_examples_are_torch_s(problem: str) -> None:
         references = [{0, 2}, set(), {1}, {0}]
         rows = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]], dtype=torch.float64)
         wanted = functional.binary_cross_entropy_with_logits(logits, rows, reduction="none").mean(1)
-    assert np.allclose(example_losses(logits.numpy(), references, problem), wanted.numpy())
+    assert np.allclose(example_losses(outputs_of(logits.numpy()), references, problem), wanted.numpy())
 
 
 def test_rows_are_nested_and_the_same_for_every_change(course: Course) -> None:

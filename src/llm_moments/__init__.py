@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"llm_moments.{_PUBLIC[name]}"), name)
-    if name in _VERBS:
+    if name in _VERBS or name == "errors":
         return importlib.import_module(f"llm_moments.{name}")
     raise AttributeError(f"module 'llm_moments' has no attribute {name!r}")
 

@@ -12,7 +12,7 @@ import pytest
 
 from llm_moments.assembly.load import load
 from llm_moments.base.errors import EngineError, PlanError
-from llm_moments.core import Pipeline
+from llm_moments.core import Outputs, Pipeline
 from llm_moments.engines.base import (
     ENGINES,
     PLAIN,
@@ -44,7 +44,8 @@ def _changed(base: Pipeline, engine: str, precision: str, **more: object) -> Pip
     return base.with_(**{"forward.engine": engine, "forward.precision": precision, **more})
 
 
-def _check(found: np.ndarray, expected: np.ndarray, precision: str) -> None:
+def _check(told: Outputs, wanted: Outputs, precision: str) -> None:
+    found, expected = told["logits"], wanted["logits"]
     assert found.shape == expected.shape
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= TOLERANCE[precision] * max(float(np.ptp(expected)), 1e-3)
@@ -77,7 +78,7 @@ def test_streams_and_threads_change_nothing(base: Pipeline, engine: str) -> None
 def test_skipped_layers_are_left_out(base: Pipeline, engine: str) -> None:
     texts = make_texts(8, seed=6)
     expected = base.with_(**{"forward.skip_layers": [1]}).outputs(texts)
-    assert np.abs(expected - base.outputs(texts)).max() > 1e-3
+    assert np.abs(expected["logits"] - base.outputs(texts)["logits"]).max() > 1e-3
     np.testing.assert_allclose(
         _changed(base, engine, "fp32", **{"forward.skip_layers": [1]}).outputs(texts), expected, atol=1e-4
     )
@@ -87,7 +88,7 @@ def test_skipped_layers_are_left_out(base: Pipeline, engine: str) -> None:
 def test_one_layer_in_bf16(base: Pipeline, name: str) -> None:
     texts = make_texts(8, seed=6)
     found = base.with_(**{"forward.bf16_layers": [name]}).outputs(texts)
-    assert np.abs(found - base.outputs(texts)).max() > 0
+    assert np.abs(found["logits"] - base.outputs(texts)["logits"]).max() > 0
     _check(found, base.outputs(texts), "bf16")
 
 

@@ -94,7 +94,7 @@ class Generator(Engine):
 
     does_not = "makes no texts"
     decodes: ClassVar[tuple[str, ...]]  # of the `decode` section (fields of Decoding) what it can follow
-    rules: ClassVar[tuple[str, ...]]  # of what a folder asks for (generation_settings.RULES) what it follows
+    rules: ClassVar[tuple[str, ...]] = ()  # of what a folder asks for (generation_settings.RULES) what it follows
     formats: ClassVar[tuple[str, ...]]  # of Model.format
     hears: ClassVar[bool] = False  # features shorter than 30 s
     encodes = False  # an encoder and a decoder

@@ -178,7 +178,7 @@ def decoding_of(asked: Mapping[str, Any]) -> dict[str, Any]:
 def tell(model: Any, engine: Any, decoding: Any) -> None:
     """Notes of what this engine, or nobody here, follows of what the folder says. decoding: of the plan."""
     asked = asked_by(model)
-    drawn, follows = decoding.temperature > 0, getattr(engine, "rules", ())
+    drawn, follows = decoding.temperature > 0, engine.rules
     rules = [name for name in RULES if name in asked and name not in follows]
     rules = [n for n in rules if (drawn or n not in DRAWING) and (decoding.beams > 1 or n not in OF_BEAMS)]
     if rules:
