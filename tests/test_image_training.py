@@ -179,7 +179,7 @@ def test_improve_heals_images_and_certifies(tmp_path: Path, monkeypatch: pytest.
     big = {"model_options": {"channels": [32, 64, 64], "hidden": 256}}
     start = lm.train("cnn", pictures, tmp_path / "m", epochs=4, learning_rate=2e-3, batch_size=16, **big).folder
     done = lm.improve(
-        start, make_pictures(1500, seed=7, size=32), budget="30s", max_drop=0.05, heal=True, out=tmp_path / "better"
+        start, make_pictures(1500, seed=7, size=32), budget="60s", max_drop=0.05, heal=True, out=tmp_path / "better"
     )
     assert isinstance(done.healing, dict), done.healing
     assert done.certified, done.certificate.reason

@@ -18,9 +18,9 @@ from llm_moments.core import Example
 from llm_moments.engines import crossed
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, split
 from llm_moments.improve import prefilter
-from llm_moments.improve.strategies import ladder as stages
 from llm_moments.improve.improve import improve
 from llm_moments.improve.improvement import front
+from llm_moments.improve.strategies import ladder as stages
 from llm_moments.improve.study import Study
 from llm_moments.models.vectorizer import Vectorizer
 from llm_moments.train import convex
