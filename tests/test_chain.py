@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,18 @@ def test_it_is_run_from_the_command_line(room: Path, sounds: list[str], tmp_path
     told = moments("run", room / "chain.toml", *sounds[:2], "--set", "asr.decode.max_new_tokens=6").stdout
     assert len(told.splitlines()) == 2
     assert {line.split("\t")[0] for line in told.splitlines()} <= {"on", "off", "stop"}
+
+
+def test_an_artefact_opens_no_model_from_elsewhere(pipe: Any, room: Path, tmp_path: Path) -> None:
+    pipe.save(tmp_path / "a")
+    file = tmp_path / "a" / "model" / "chain.toml"
+    file.write_text(file.read_text().replace('model = "intent"', f'model = "{room / "mind"}"'))
+    manifest = tmp_path / "a" / "MANIFEST.json"
+    told = json.loads(manifest.read_text())
+    told["files"]["model/chain.toml"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(told))
+    with pytest.raises(ModelError, match="outside its artefact"):
+        lm.load(tmp_path / "a")
 
 
 @pytest.mark.parametrize(

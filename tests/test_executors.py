@@ -65,6 +65,17 @@ def test_a_worker_that_is_killed_is_told(trained_model: Path) -> None:
             list(rows)
 
 
+def test_a_fault_of_the_program_is_raised_and_not_waited_for(
+    trained_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Worker, values: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Worker, "outputs", broken)
+    with Local(load(trained_model), 1) as workers, pytest.raises(ZeroDivisionError):
+        list(workers.map([["a"]]))
+
+
 def test_a_pipeline_that_does_not_open_is_an_error(trained_model: Path) -> None:
     spec = PipelineSpec.of(load(trained_model))
     with pytest.raises(EngineError, match="no such folder"):

@@ -46,12 +46,16 @@ def file_of(ref: Any) -> Path | None:
     return path / FILE if (path / FILE).is_file() else None
 
 
-def open_chain(file: Path, load: Callable[..., Pipeline], source: str = "", **options: Any) -> Pipeline:
-    """Each stage by `load`; ModelError for a file that is no chain."""
+def open_chain(
+    file: Path, load: Callable[..., Pipeline], source: str = "", *, inside: bool = False, **options: Any
+) -> Pipeline:
+    """Each stage by `load`; ModelError for a file that is no chain. inside: of an artefact, which brings its models along."""
     parts: dict[str, Pipeline] = {}
     for stage in _told(file)["stage"]:
         if stage["name"] in parts:
             raise ModelError(f"{file}: two stages are named {stage['name']!r}")
+        if inside and stage["model"] != stage["name"]:
+            raise ModelError(f"{file} names a model outside its artefact, {stage['model']!r:.200}; refused")
         beside = file.parent / stage["model"]
         parts[stage["name"]] = load(
             beside if beside.exists() else stage["model"], task=stage.get("task"), metric=stage.get("metric"),

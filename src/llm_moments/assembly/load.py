@@ -57,6 +57,6 @@ def load(
 def load_chain_artefact(path: Path, plan: Any, device: str, trust_remote_code: bool) -> Pipeline:
     """A chain that was saved as one artefact: its plan is the artefact's."""
     file = path / "model" / chain.FILE
-    whole = chain.open_chain(file, load, str(path), device=device, trust_remote_code=trust_remote_code)
+    whole = chain.open_chain(file, load, str(path), inside=True, device=device, trust_remote_code=trust_remote_code)
     stored = Plan.from_toml((path / PLAN).read_text(encoding="utf-8"))
     return whole.with_(plan if isinstance(plan, Plan) else stored.with_(**(plan or {})))

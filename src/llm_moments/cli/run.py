@@ -257,9 +257,7 @@ def _answers(pipe: Any, examples: Iterator[Any], source: Any, workers: int) -> I
     with Local(pipe, workers) as executor:
         for outputs in executor.map(values()):
             chunk = sent.popleft()
-            if isinstance(
-                outputs, RowsFailed
-            ):  # which of them is told, and what then happens, is the same for both ways
+            if isinstance(outputs, RowsFailed):  # told, or left out and counted, as in one process
                 yield answered(pipe, chunk, source)
             else:
                 yield zip(chunk, pipe.task.answers(outputs), strict=True)

@@ -13,7 +13,7 @@ from typing import Any
 from llm_moments.assembly.executors import frames
 from llm_moments.assembly.spec import PipelineSpec
 from llm_moments.base.environment import usable_cores
-from llm_moments.base.errors import EngineError, InputError, MomentsError, RowsFailed
+from llm_moments.base.errors import EngineError, InputError, RowsFailed
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.engines.base import engine_class
 
@@ -132,7 +132,7 @@ class Local:
                 try:
                     worker = worker or Worker(self.spec)
                     job[1].put(worker.outputs(job[0]))
-                except MomentsError as error:
+                except Exception as error:  # whoever waits for the answer raises it
                     job[1].put(error)
         finally:
             if worker is not None:
