@@ -98,6 +98,11 @@ def test_it_is_run_from_the_command_line(room: Path, sounds: list[str], tmp_path
     assert {line.split("\t")[0] for line in told.splitlines()} <= {"on", "off", "stop"}
 
 
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(room: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        lm.load(room / "gone.toml")
+
+
 def test_an_artefact_opens_no_model_from_elsewhere(pipe: Any, room: Path, tmp_path: Path) -> None:
     pipe.save(tmp_path / "a")
     file = tmp_path / "a" / "model" / "chain.toml"

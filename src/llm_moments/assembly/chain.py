@@ -41,7 +41,9 @@ class _File(TypedDict):
 def file_of(ref: Any) -> Path | None:
     """The file of a chain, if that is what is named: the file, or a folder with one."""
     path = Path(ref).expanduser()
-    if path.suffix == ".toml" and path.is_file():
+    if path.suffix == ".toml" and "://" not in str(ref):
+        if not path.is_file():
+            raise ModelError(f"{ref}: there is no such file")
         return path
     return path / FILE if (path / FILE).is_file() else None
 
