@@ -5,20 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-VERBS = (
-    "run",
-    "chat",
-    "record",
-    "weigh",
-    "improve",
-    "certify",
-    "train",
-    "tune",
-    "distill",
-    "compare",
-    "doctor",
-    "show",
-)
+from llm_moments.cli.main import app
+
+VERBS = [str(verb.name) for verb in app.registered_commands]
 FOLDER = Path(__file__).parent.parent / "docs" / "verbs"
 
 

@@ -10,25 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from llm_moments.cli.main import app
 from llm_moments.engines.base import ENGINES
 from llm_moments.engines.generator import GENERATORS
 from tests.cli.command import moments, process
 from tests.fakes import make_texts
 
-VERBS = (
-    "run",
-    "chat",
-    "record",
-    "weigh",
-    "improve",
-    "certify",
-    "train",
-    "tune",
-    "distill",
-    "compare",
-    "doctor",
-    "show",
-)
+VERBS = [str(verb.name) for verb in app.registered_commands]
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
