@@ -217,3 +217,11 @@ def test_settings_that_cannot_be_taken(text: str | None, said: str, trained_mode
         config.write_text(text)
     failed = moments("run", trained_model, "--data", data, "--config", config, code=2)
     assert said in failed.stderr, failed.stderr
+
+
+def test_an_interruption_is_told(trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_moments.cli.run._show", stopped)
+    assert "interrupted" in moments("run", trained_model, "a film", code=130).stderr

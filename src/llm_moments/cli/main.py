@@ -46,6 +46,8 @@ def _code() -> int:
             app(standalone_mode=True)
         except SystemExit as stop:
             code = stop.code
+            if code == INTERRUPTED:  # which typer makes of Ctrl-C without a word
+                print("interrupted", file=sys.stderr)
         sys.stdout.flush()
     except MomentsError as error:
         return _said(error, error.exit_code)
