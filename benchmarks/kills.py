@@ -50,7 +50,7 @@ def campaign(model: Path, data: list[Any], judged: list[Any], folder: Path, kill
     its threads do not live on in a fork."""
     from llm_moments.assembly.load import load
     from llm_moments.train import checkpoints
-    from llm_moments.train.fit import CHECKPOINTS, run_folder
+    from llm_moments.train.place import CHECKPOINTS, run_folder
 
     found, rng, begin = Campaign(), random.Random(seed), time.monotonic()
     start = time.monotonic()

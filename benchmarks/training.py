@@ -25,11 +25,13 @@ import llm_moments as lm
 from llm_moments.evaluate.evaluation import gather
 from llm_moments.record.overhead import median_interval
 from llm_moments.record.recorder import Recorder
-from llm_moments.train.loop import Loop
+from llm_moments.train.feed import Rows
+from llm_moments.train.lesson import labels_of, targets_of, with_head
 from llm_moments.train.losses import loss_for
-from llm_moments.train.problem import labels_of, targets_of, with_head
+from llm_moments.train.observers import watch_layers
 from llm_moments.train.settings import Settings
 from llm_moments.train.train import train
+from llm_moments.train.trainer import Trainer
 
 # Twice the batch makes half the updates; with the rate grown by as much as the batch squared they reach at least as far.
 OURS: dict[str, Any] = {"batch_size": 16, "learning_rate": 2e-4}
@@ -85,15 +87,13 @@ def overhead(wanted: Any, rows: list[Any], pairs: int = 60) -> str:
     task = TextClassification(described)
     pipe = Pipeline(task, Plan({"truncate": {"max_length": wanted.tokens}}), engines=Engines(described))
     targets = targets_of(task.references([e.reference for e in rows]), described)
-    values = [e.input for e in rows]
+    feed = Rows([e.input for e in rows], targets)
     loops = {
-        "bare": Loop(module, pipe, values, targets, Settings(batch_size=16), loss_for(problem)),
-        "recorded": Loop(
-            module, pipe, values, targets, Settings(batch_size=16), loss_for(problem), recorder=Recorder()
-        ),
+        "bare": Trainer(module, pipe, feed, Settings(batch_size=16), loss_for(problem)),
+        "recorded": Trainer(module, pipe, feed, Settings(batch_size=16), loss_for(problem), recorder=Recorder()),
     }
     module.train()
-    group = sorted(loops["bare"].groups(0), key=lambda g: g[0][1]["input_ids"].shape[1])
+    group = sorted(loops["bare"].groups(0), key=lambda g: g[0].arrays["input_ids"].shape[1])
     group = group[len(group) // 2]
     logs, spent = [], []
     for turn in range(pairs + 2):
@@ -101,7 +101,7 @@ def overhead(wanted: Any, rows: list[Any], pairs: int = 60) -> str:
         for name in ("bare", "recorded")[:: 1 if turn % 2 else -1]:
             with ExitStack() as stack:
                 if name == "recorded":
-                    loops[name].watched(stack)
+                    watch_layers(loops[name], stack)
                 start = time.perf_counter()
                 loops[name].update(group, 0)
                 seconds[name] = time.perf_counter() - start

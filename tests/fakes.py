@@ -295,12 +295,12 @@ def logits(array: Any) -> Outputs:
 
 def spoil_loss(monkeypatch: Any, update: int, times: float) -> None:
     """From then on, trainings have a loss that is so many times itself at that update."""
-    from llm_moments.train.losses import _Named
+    from llm_moments.train.losses import OfReferences
 
-    usual, calls = _Named.__call__, []
+    usual, calls = OfReferences.__call__, []
 
     def spoilt(self: Any, *args: Any) -> Any:
         calls.append(1)
         return usual(self, *args) * (times if len(calls) == update else 1.0)
 
-    monkeypatch.setattr(_Named, "__call__", spoilt)
+    monkeypatch.setattr(OfReferences, "__call__", spoilt)

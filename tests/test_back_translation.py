@@ -17,9 +17,9 @@ from llm_moments.core.outputs import texts as outputs_of
 from llm_moments.train import back_translation
 from llm_moments.train.augment import Augment
 from llm_moments.train.back_translation import BackTranslation
-from llm_moments.train.fit import run_folder
-from llm_moments.train.loop import Loop
+from llm_moments.train.place import run_folder
 from llm_moments.train.train import train
+from llm_moments.train.trainer import Trainer
 from llm_moments.weigh.training import weigh_training
 from tests import fakes_seq
 from tests.fakes import label_of, make_model, make_texts
@@ -132,8 +132,8 @@ def test_a_training_is_repeatable_and_only_its_own_texts_change(
     data = [Example(t, label_of(t)) for t in make_texts(24, longest=8)]
     judged = [Example(t, label_of(t)) for t in make_texts(20, seed=9, longest=8)]
     asked: list[Any] = []
-    outputs = Loop.outputs
-    monkeypatch.setattr(Loop, "outputs", lambda self, values: (asked.extend(values), outputs(self, values))[1])
+    outputs = Trainer.outputs
+    monkeypatch.setattr(Trainer, "outputs", lambda self, values: (asked.extend(values), outputs(self, values))[1])
     settings = {
         **QUICK, "augment": {"back-translation": 0.7}, "translate_there": models[0], "translate_back": models[1],
         "checkpoint_every": 2,
@@ -150,7 +150,7 @@ def test_a_training_is_repeatable_and_only_its_own_texts_change(
     class Ended(Exception):
         pass
 
-    def end(loop: Loop) -> None:
+    def end(loop: Trainer) -> None:
         if loop.position.updates == 3:
             raise Ended
 

@@ -17,8 +17,8 @@ from llm_moments.base.errors import DataError, InputError, WriteError
 from llm_moments.core import Example
 from llm_moments.train import checkpoints
 from llm_moments.train.data_checks import TrainingStopped
-from llm_moments.train.fit import run_folder
 from llm_moments.train.losses import Distillation, balanced, loss_for
+from llm_moments.train.place import run_folder
 from llm_moments.train.train import train
 from tests.fakes import label_of, make_model, make_texts, spoil_loss
 

@@ -16,9 +16,11 @@ from llm_moments.improve.search import Search
 from llm_moments.improve.strategies import ladder as stages
 from llm_moments.improve.strategies.ladder import HEALS
 from llm_moments.improve.study import Study
-from llm_moments.train import distill as distilling
-from llm_moments.train.distill import chosen_layers, distill
-from llm_moments.train.student_spec import share_of as layers_of
+from llm_moments.train.distill import distill
+from llm_moments.train.problems import imitation
+from llm_moments.train.students import kept
+from llm_moments.train.students.spec import share_of as layers_of
+from llm_moments.train.students.stages import chosen_layers
 from tests.fakes import make_model, make_texts
 
 
@@ -55,7 +57,7 @@ def test_layers_are_chosen_at_the_student_s_own_length(tmp_path: Path, monkeypat
         seen.append(base.plan["truncate"]["max_length"])  # type: ignore[attr-defined]
         return chosen_layers(base, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(distilling, "chosen_layers", watched)
+    monkeypatch.setattr(kept, "chosen_layers", watched)
     teacher = make_model(tmp_path / "t")
     done = distill(teacher, make_texts(16), tmp_path / "s", student="layers=third", epochs=1, max_length=16)
     assert seen == [16]
@@ -78,7 +80,7 @@ def test_the_stage_teaches_one_layer_and_tries_it_at_its_lengths(
     stages.heal(search)  # without a healer nothing is done
     assert "layers" not in study.notes
     monkeypatch.setattr(stages, "variants", lambda search, *_: [("torch", "fp32")])
-    monkeypatch.setattr(distilling, "MOST_EPOCHS", 1)
+    monkeypatch.setattr(imitation, "MOST_EPOCHS", 1)
     search.try_plan(search.plan_of("torch", "fp32", 64), "lossy")
     search.heal = Healer(pipe, study, make_texts(60), tmp_path, search.tick)
     stages.heal(search)

@@ -15,8 +15,8 @@ from llm_moments.engines.torch_eager import load_module
 from llm_moments.models.blocks import skip
 from llm_moments.models.open import open_model
 from llm_moments.train.distill import distill
-from llm_moments.train.image_students import chosen_layers, fewer, least_layers, stages_of
-from llm_moments.train.narrow import narrower
+from llm_moments.train.students.stages import chosen_layers, fewer, least_layers, stages_of
+from llm_moments.train.students.width import narrower
 from tests.fakes import make_model, make_texts
 from tests.image_fakes import encoded, make_arrays, make_image_model, make_pictures, with_processor
 

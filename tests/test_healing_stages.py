@@ -17,7 +17,7 @@ from llm_moments.improve.heal import STUDENTS, Healer
 from llm_moments.improve.search import Search
 from llm_moments.improve.strategies import ladder as stages
 from llm_moments.improve.study import Study, Trial
-from llm_moments.train import distill as distilling
+from llm_moments.train.problems import imitation
 from tests.fakes import logits, make_texts
 
 Asked = list[tuple[str, int]]
@@ -116,7 +116,7 @@ def test_without_a_healer_nothing_is_done(given: Given) -> None:
 
 
 def test_the_healer_makes_each_of_them(trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distilling, "MOST_EPOCHS", 1)
+    monkeypatch.setattr(imitation, "MOST_EPOCHS", 1)
     pipe, study = load(trained_model), Study(None, {})
     study.note("stock_cost", {"stock": 1e-3, "sorted": 1e-3})
     healer = Healer(pipe, study, make_texts(40), tmp_path, lambda done, said: None)

@@ -23,7 +23,7 @@ from llm_moments.improve.training import improve_training
 from llm_moments.improve.training_space import BASELINE, moves
 from llm_moments.models.open import open_model
 from llm_moments.train.augment import priced_images
-from llm_moments.train.short_runs import Course
+from llm_moments.train.short_runs import ShortRuns
 from llm_moments.weigh.training import weigh_training
 from tests.image_fakes import encoded, make_image_model, make_pictures
 
@@ -58,10 +58,10 @@ def test_each_augmentation_block_and_amount_of_images_has_its_price(arch: str, t
 
 
 def test_two_layers_are_not_frozen_twice(tmp_path: Path) -> None:
-    from llm_moments.train.gradient_stats import BlockVitals
+    from llm_moments.train.gradient_stats import BlockGradients
     from llm_moments.weigh.training import freezes
 
-    cnn = [BlockVitals(name, 10, 1.0, 0.1, 1.0, 1) for name in ("layer 0", "layer 1", "head")]
+    cnn = [BlockGradients(name, 10, 1.0, 0.1, 1.0, 1) for name in ("layer 0", "layer 1", "head")]
     assert list(freezes(cnn)) == ["freeze layer 0", "freeze layer 1", "freeze head"]
 
 
@@ -72,12 +72,12 @@ def test_a_crop_grows_with_the_image() -> None:
 
 
 def test_a_short_run_lays_images_out_as_a_training_does(tmp_path: Path) -> None:
-    course = Course(
+    course = ShortRuns(
         make_image_model(tmp_path / "r", "resnet", size=16), make_pictures(20), make_pictures(20, seed=1), SMALL
     )
     weights = [
         p
-        for p in course.loop({}, 0, range(8)).module.parameters()
+        for p in course.trainer({}, 0, range(8)).module.parameters()
         if p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1
     ]
     assert weights
@@ -140,7 +140,7 @@ def test_which_students_a_search_teaches(tmp_path: Path) -> None:
 def test_the_stage_teaches_smaller_classifiers_of_images(
     arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_moments.train import distill as distilling
+    from llm_moments.train.problems import imitation
 
     start = "cnn" if arch == "cnn" else make_image_model(tmp_path / arch, arch, size=16)
     settings = {**SMALL, **(CNN if arch == "cnn" else {}), "epochs": 3}
@@ -153,7 +153,7 @@ def test_the_stage_teaches_smaller_classifiers_of_images(
     study.note("stock_cost", {"stock": 1e-3, "sorted": 1e-3})
     search.answer_as_stock()
     monkeypatch.setattr(stages, "variants", lambda search, *_: [("torch", "fp32")])
-    monkeypatch.setattr(distilling, "MOST_EPOCHS", 1)
+    monkeypatch.setattr(imitation, "MOST_EPOCHS", 1)
     search.try_plan(search.plan_of("torch", "fp32", 16), "lossy")
     search.heal = Healer(pipe, study, [pipe.task.normalise(e.input) for e in files(60, seed=9)], tmp_path, search.tick)
     stages.heal(search)

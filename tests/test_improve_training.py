@@ -17,7 +17,8 @@ from llm_moments.improve.training import SEEDS, _Run, improve_training, sequence
 from llm_moments.improve.training_certificate import TrainingCertificate
 from llm_moments.improve.training_space import BASELINE, moves, toml
 from llm_moments.tasks.extents import TOKENS
-from llm_moments.train.short_runs import Run, settings_of
+from llm_moments.train.settings import settings_of
+from llm_moments.train.short_runs import Run
 from tests.fakes import make_model
 from tests.test_weigh_training import labelled
 

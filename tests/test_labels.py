@@ -29,7 +29,7 @@ from llm_moments.models.model import Model
 from llm_moments.tasks.image_classification import ImageClassification
 from llm_moments.tasks.likelihood import TextChoice
 from llm_moments.tasks.text_classification import TextClassification
-from llm_moments.train.problem import lesson_of
+from llm_moments.train.lesson import lesson_of
 
 FOUR = ["toxic", "insult", "spam", "ok"]
 

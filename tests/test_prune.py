@@ -19,8 +19,8 @@ from llm_moments.models.model import NOTES
 from llm_moments.models.nets.pruned import HEADS, heads_of, neurons_of, shares
 from llm_moments.models.open import open_model
 from llm_moments.train.distill import distill
-from llm_moments.train.prune import importance, log_odds, narrowed
-from llm_moments.train.student_spec import Parts, parts_of
+from llm_moments.train.students.prune import importance, log_odds, narrowed
+from llm_moments.train.students.spec import Parts, parts_of
 from tests.fakes import make_model, make_texts
 
 BOTH = (

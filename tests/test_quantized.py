@@ -14,7 +14,7 @@ from llm_moments.base.errors import InputError
 from llm_moments.engines.base import put_on
 from llm_moments.models.model import NOTES
 from llm_moments.train.distill import distill
-from llm_moments.train.quantized import rounded_input, rounded_weight, rounding
+from llm_moments.train.students.quantized import rounded_input, rounded_weight, rounding
 from tests.fakes import make_model, make_texts
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from llm_moments.core import NULL
 from llm_moments.record.session import Session, StepCost
 from llm_moments.render import console
 from llm_moments.render.chrome_trace import chrome_trace
@@ -147,9 +148,11 @@ def test_a_disk_that_fills_up_ends_the_view_and_not_the_training(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    loop = SimpleNamespace(position=SimpleNamespace(history=[{"update": 1, "loss": 0.5}], epoch=0))
+    trainer: Any = SimpleNamespace(
+        position=SimpleNamespace(history=[{"update": 1, "loss": 0.5}], epoch=0), recorder=NULL
+    )
     with Live(tmp_path / "tb", {}) as live:
         monkeypatch.setattr(live.writer, "add_scalar", full)
         for _ in range(3):
-            live.update(loop)
+            live.updated(trainer)
     assert capsys.readouterr().err.count("No space left") == 1

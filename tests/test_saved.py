@@ -23,15 +23,15 @@ from llm_moments.core import Plan
 from llm_moments.improve.study import Study, Trial
 from llm_moments.improve.training_certificate import TrainingCertificate, TrainingLook
 from llm_moments.record.session import Session
-from llm_moments.train.fit import RUN, Training
-from llm_moments.train.gradient_stats import BlockVitals
+from llm_moments.train.gradient_stats import BlockGradients
+from llm_moments.train.training import RUN, Training
 from llm_moments.weigh.learning import LearningCurve, Point, TrainingWorth
 from tests.fakes import logits
 from tests.test_html import CERTIFICATE, SESSION, WORTHS
 
 ABOUT = {"metric": "accuracy", "rows": 100, "of_rows": 200, "epochs": 1, "updates": 13, "n": 50, "seeds": 2}
 LEARNING = TrainingWorth(
-    (BlockVitals("embeddings", 100, 0.1, 0.01, 0.2, 3), BlockVitals("head", 4)), WORTHS,
+    (BlockGradients("embeddings", 100, 0.1, 0.01, 0.2, 3), BlockGradients("head", 4)), WORTHS,
     LearningCurve((Point(50, 0.7, 0.6, 0.8, 2), Point(100, 0.8, 0.7, 0.9, 2)), 2.0, 0.02, 0.0, 0.04, "a power law"), ABOUT,
 )  # fmt: skip
 LOOK = TrainingLook("larger batches", {"batch_size": 32}, True, 0.4, 0.41, 0.0, 0.01, 0.02, 1.5, 1.2, 0.9, 0.9, 4, 100)
@@ -282,7 +282,7 @@ def test_a_checkpoint_that_is_wrong_in_any_value_is_not_gone_on_from(tmp_path: P
     import torch
 
     from llm_moments.train import checkpoints
-    from llm_moments.train.loop import Place
+    from llm_moments.train.trainer import Place
 
     module = torch.nn.Linear(3, 2)
     step = torch.optim.AdamW(module.parameters(), 0.1)
@@ -310,39 +310,39 @@ def test_damaged_weights_of_the_best_epoch_are_told(tmp_path: Path) -> None:
 
     import torch
 
-    from llm_moments.train.loop import Loop
+    from llm_moments.train.trainer import Trainer
 
     loop: Any = SimpleNamespace(
         folder=tmp_path, module=torch.nn.Linear(2, 2), settings=SimpleNamespace(early_stopping=1)
     )
-    Loop.save_best(loop)
-    Loop.take_best(loop)
+    Trainer.save_best(loop)
+    Trainer.take_best(loop)
     file = tmp_path / "best" / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-4] + b"abcd")
     with pytest.raises(ArtefactError, match="best epoch, is damaged"):
-        Loop.take_best(loop)
+        Trainer.take_best(loop)
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"rows": "x", "judged": 5}', '{"rows": 5}', '{"rows": 0, "judged": 5}'])
 def test_what_was_decided_for_runs_is_read_as_it_was_written(text: str, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from llm_moments.train.short_runs import Course
+    from llm_moments.train.short_runs import ShortRuns
 
     course: Any = SimpleNamespace(folder=tmp_path, question={})
-    made = Course.kept(course, "improve", {}, lambda: {"rows": 5, "judged": 6}, ("rows", "judged"))
-    assert Course.kept(course, "improve", {}, dict, ("rows", "judged")) == made
+    made = ShortRuns.kept(course, "improve", {}, lambda: {"rows": 5, "judged": 6}, ("rows", "judged"))
+    assert ShortRuns.kept(course, "improve", {}, dict, ("rows", "judged")) == made
     next(tmp_path.iterdir()).write_text(text)
     with pytest.raises(DataError, match="is not what was decided"):
-        Course.kept(course, "improve", {}, dict, ("rows", "judged"))
+        ShortRuns.kept(course, "improve", {}, dict, ("rows", "judged"))
 
 
 def test_a_damaged_run_is_made_again(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from llm_moments.train.short_runs import Course, Run
+    from llm_moments.train.short_runs import Run, ShortRuns
 
-    run = Run({}, 0, 8, 1, 1.0, 0.1, (1.0,), (0.5,), (BlockVitals("head", 4),))
+    run = Run({}, 0, 8, 1, 1.0, 0.1, (1.0,), (0.5,), (BlockGradients("head", 4),))
     file, said = tmp_path / "run.json", []
     course: Any = SimpleNamespace(part=None, _file=lambda *_: file, _made=lambda *_: run)
     for text in (
@@ -353,7 +353,7 @@ def test_a_damaged_run_is_made_again(tmp_path: Path) -> None:
         json.dumps({**run.to_dict(), "blocks": [5]}),
     ):
         file.write_text(text)
-        assert Course.run(course, {}, 0, 8, tick=lambda done, message: said.append(message)) == run
+        assert ShortRuns.run(course, {}, 0, 8, tick=lambda done, message: said.append(message)) == run
         assert Run.from_dict(json.loads(file.read_text())) == run
     assert all("made again" in message for message in said)
     assert len(said) == 5

@@ -12,10 +12,10 @@ import torch
 from llm_moments.assembly.load import load
 from llm_moments.base.errors import DataError, InputError
 from llm_moments.core import NULL, Batch
-from llm_moments.train.fit import Training
 from llm_moments.train.sequences import MakeRows, Row, packed, padded
 from llm_moments.train.token_loss import IGNORED, TokenLoss
 from llm_moments.train.train import train
+from llm_moments.train.training import Training
 from tests import fakes_seq as fakes
 
 SMALL = {

@@ -15,13 +15,15 @@ from llm_moments.assembly.load import load
 from llm_moments.base.errors import ArtefactError, DataError, EngineError, InputError, OutputExists
 from llm_moments.core import Example
 from llm_moments.train import checkpoints
-from llm_moments.train.data_checks import Barometer, TrainingStopped, leaks, warnings
-from llm_moments.train.distill import distill, smaller
-from llm_moments.train.fit import Training, run_folder
+from llm_moments.train.data_checks import LossMonitor, TrainingStopped, leaks, warnings
+from llm_moments.train.distill import distill
+from llm_moments.train.lesson import labels_of
 from llm_moments.train.losses import Distillation, balanced, loss_for
 from llm_moments.train.optimisers import optimiser, schedule
-from llm_moments.train.problem import labels_of
+from llm_moments.train.place import run_folder
+from llm_moments.train.students.stages import fewer
 from llm_moments.train.train import train
+from llm_moments.train.training import Training
 from tests.fakes import ARCHITECTURES, OTHERS, label_of, make_model, make_texts, spoil_loss
 
 SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"
@@ -347,7 +349,7 @@ def test_a_student_learns_hidden_states_and_may_be_another_model(trained_model: 
 def test_smaller_models_answer_after_saving_as_before_it(arch: str, tmp_path: Path) -> None:
     model = load(make_model(tmp_path / "model", arch))
     try:
-        module, described = smaller(model.model, [0, 2])
+        module, described = fewer(model.model, [0, 2])
     except EngineError as error:
         assert arch in ("albert", "modernbert"), error
         return
@@ -396,11 +398,11 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(
 
 
 def test_an_exploding_loss_is_seen_and_a_noisy_one_is_not() -> None:
-    watch = Barometer()
+    watch = LossMonitor()
     assert not any(watch.see(1.0 + 0.5 * (i % 3), 1.0) for i in range(30))
     assert "jumped" in watch.see(90.0, 1.0)
     assert "norm" in watch.see(1.0, float("inf"))
-    near = Barometer(least=0.05)  # a student that begins as its teacher
+    near = LossMonitor(least=0.05)  # a student that begins as its teacher
     assert not any(near.see(0.001, 1.0) for _ in range(30))
     assert not near.see(0.9, 1.0)
     assert "jumped" in near.see(1.1, 1.0)
@@ -465,10 +467,10 @@ def test_steps_of_training_are_recorded_forward_and_backward(tiny_model: Path, t
 
 
 def test_recording_changes_no_weight(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llm_moments.train.loop import Loop
+    from llm_moments.train import fit
 
     seen = train(tiny_model, labelled(64), tmp_path / "a", epochs=1)
-    monkeypatch.setattr(Loop, "watched", lambda self, stack: {})
+    monkeypatch.setattr(fit, "watch_layers", lambda trainer, stack: {})
     bare = train(tiny_model, labelled(64), tmp_path / "b", epochs=1)
     assert load(seen.folder).model.digest == load(bare.folder).model.digest
     assert lm.load(bare.folder)("good").label

@@ -1,4 +1,4 @@
-"""`weigh --train`: vitals against a reference by hand, short runs that are kept, prices, the curve, bad input."""
+"""`weigh --train`: gradients against a reference by hand, short runs that are kept, prices, the curve, bad input."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 from llm_moments.base.errors import DataError, InputError
 from llm_moments.core import Example
-from llm_moments.train.gradient_stats import BlockVitals, Vitals, mean_vitals
-from llm_moments.train.loop import Loop
-from llm_moments.train.short_runs import Course, example_losses
+from llm_moments.train.gradient_stats import BlockGradients, GradientStats, mean_gradients
+from llm_moments.train.short_runs import ShortRuns, example_losses
+from llm_moments.train.trainer import Trainer
 from llm_moments.weigh.learning import TrainingWorth
 from llm_moments.weigh.training import freezes, weigh_training
 from tests.fakes import label_of, make_model, make_texts
@@ -33,21 +33,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def course(model: Path) -> Course:
-    return Course(model, labelled(120), labelled(60, 5), QUICK)
+def course(model: Path) -> ShortRuns:
+    return ShortRuns(model, labelled(120), labelled(60, 5), QUICK)
 
 
-# ---------------------------------------------------------------------------------- vitals
+# ---------------------------------------------------------------------------------- gradients
 
 
-def test_vitals_are_what_one_update_does(course: Course) -> None:
-    loop = course.loop({"clip": 0.0, "weight_decay": 0.0}, 0, course.rows(0, 16))
-    loop.vitals = Vitals(loop.module, every=1)
-    before = {name: p.detach().clone() for name, p in loop.module.named_parameters()}
-    loop.module.train()
-    loop.update(next(iter(loop.groups(0))), 0)
-    seen = {b.name: b for b in loop.vitals.seen()}
-    layer = [(n, p) for n, p in loop.module.named_parameters() if ".layer.0." in n]
+def test_gradients_are_what_one_update_does(course: ShortRuns) -> None:
+    trainer = course.trainer({"clip": 0.0, "weight_decay": 0.0}, 0, course.rows(0, 16))
+    trainer.observers.append(gradients := GradientStats(trainer.module, every=1))
+    before = {name: p.detach().clone() for name, p in trainer.module.named_parameters()}
+    trainer.module.train()
+    trainer.update(next(iter(trainer.groups(0))), 0)
+    seen = {b.name: b for b in gradients.seen()}
+    layer = [(n, p) for n, p in trainer.module.named_parameters() if ".layer.0." in n]
     squares = sum(float(p.grad.square().sum()) for _, p in layer)
     moved = sum(float((p.detach() - before[n]).square().sum()) for n, p in layer) ** 0.5
     size = sum(float(p.detach().square().sum()) for _, p in layer) ** 0.5
@@ -56,30 +56,35 @@ def test_vitals_are_what_one_update_does(course: Course) -> None:
     assert found.norm == pytest.approx(squares**0.5, rel=1e-4)
     assert found.ratio == pytest.approx(moved / size, rel=1e-3)
     assert found.fisher == pytest.approx(16 * squares / found.parameters, rel=1e-4)
-    assert sum(b.parameters for b in seen.values()) == sum(p.numel() for p in loop.module.parameters())
+    assert sum(b.parameters for b in seen.values()) == sum(p.numel() for p in trainer.module.parameters())
 
 
-def test_vitals_look_now_and_then_and_change_nothing(course: Course) -> None:
+def test_gradients_look_now_and_then_and_change_nothing(course: ShortRuns) -> None:
     ends = []
     for watch in (False, True):
-        loop = course.loop({}, 0, course.rows(0, 120))
+        trainer = course.trainer({}, 0, course.rows(0, 120))
+        gradients = GradientStats(trainer.module, every=3)
         if watch:
-            loop.vitals = Vitals(loop.module, every=3)
-        loop.run(lambda done, message: None)
-        ends.append(torch.cat([p.detach().reshape(-1) for p in loop.module.parameters()]))
+            trainer.observers.append(gradients)
+        trainer.run(lambda done, message: None)
+        ends.append(torch.cat([p.detach().reshape(-1) for p in trainer.module.parameters()]))
         if watch:
-            assert {b.looks for b in loop.vitals.seen()} == {-(-loop.position.updates // 3)}
+            assert {b.looks for b in gradients.seen()} == {-(-trainer.position.updates // 3)}
     assert torch.equal(*ends)
 
 
-def test_a_frozen_block_has_no_gradient_and_means_are_weighed_by_looks(course: Course) -> None:
-    loop = course.loop({"freeze": ["layer 0"]}, 0, course.rows(0, 32))
-    loop.vitals = Vitals(loop.module)
-    loop.run(lambda done, message: None)
-    frozen = next(b for b in loop.vitals.seen() if b.name == "layer 0")
+def test_a_frozen_block_has_no_gradient_and_means_are_weighed_by_looks(course: ShortRuns) -> None:
+    trainer = course.trainer({"freeze": ["layer 0"]}, 0, course.rows(0, 32))
+    trainer.observers.append(gradients := GradientStats(trainer.module))
+    trainer.run(lambda done, message: None)
+    frozen = next(b for b in gradients.seen() if b.name == "layer 0")
     assert (frozen.norm, frozen.ratio, frozen.fisher) == (0, 0, 0)
-    runs = [[BlockVitals("a", 5, 1.0, 1.0, 1.0, 1)], [BlockVitals("a", 5, 4.0, 4.0, 4.0, 2)], [BlockVitals("a", 5)]]
-    assert mean_vitals(runs) == [BlockVitals("a", 5, 3.0, 3.0, 3.0, 3)]
+    runs = [
+        [BlockGradients("a", 5, 1.0, 1.0, 1.0, 1)],
+        [BlockGradients("a", 5, 4.0, 4.0, 4.0, 2)],
+        [BlockGradients("a", 5)],
+    ]
+    assert mean_gradients(runs) == [BlockGradients("a", 5, 3.0, 3.0, 3.0, 3)]
 
 
 # ---------------------------------------------------------------------------------- runs
@@ -102,19 +107,19 @@ def test_losses_of_examples_are_torch_s(problem: str) -> None:
     assert np.allclose(example_losses(outputs_of(logits.numpy()), references, problem), wanted.numpy())
 
 
-def test_rows_are_nested_and_the_same_for_every_change(course: Course) -> None:
+def test_rows_are_nested_and_the_same_for_every_change(course: ShortRuns) -> None:
     assert course.rows(1, 20) == course.rows(1, 60)[:20]
     assert course.rows(1, 20) != course.rows(2, 20)
 
 
 def test_a_run_is_kept_and_taken_from_its_file(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    made = Course(model, labelled(60), labelled(30, 5), QUICK, tmp_path)
+    made = ShortRuns(model, labelled(60), labelled(30, 5), QUICK, tmp_path)
     first = made.run({"freeze": ["layer 0"]}, 1, 32, watch=True)
     assert first == made.run({"freeze": ["layer 0"]}, 1, 32, watch=True)
-    monkeypatch.setattr(Loop, "run", lambda *_: pytest.fail("it was run again"))
-    again = Course(model, labelled(60), labelled(30, 5), QUICK, tmp_path)
+    monkeypatch.setattr(Trainer, "run", lambda *_: pytest.fail("it was run again"))
+    again = ShortRuns(model, labelled(60), labelled(30, 5), QUICK, tmp_path)
     assert again.run({"freeze": ["layer 0"]}, 1, 32, watch=True) == first
-    other = Course(model, labelled(60, 9), labelled(30, 5), QUICK, tmp_path)
+    other = ShortRuns(model, labelled(60, 9), labelled(30, 5), QUICK, tmp_path)
     with pytest.raises(pytest.fail.Exception):
         other.run({"freeze": ["layer 0"]}, 1, 32, watch=True)
 
@@ -153,11 +158,11 @@ def test_weigh_training_prices_blocks_changes_and_data(model: Path, tmp_path: Pa
     assert "What more data would bring" in page
     assert "layer 0" in page
     assert "<table" in found._repr_html_()
-    monkeypatch.setattr(Loop, "run", lambda *_: pytest.fail("it was run again"))
+    monkeypatch.setattr(Trainer, "run", lambda *_: pytest.fail("it was run again"))
     assert weighed().curve == found.curve
 
 
-def test_freezing_the_head_of_a_fresh_model_costs_what_a_paired_run_says(course: Course) -> None:
+def test_freezing_the_head_of_a_fresh_model_costs_what_a_paired_run_says(course: ShortRuns) -> None:
     """The drop is that of the runs themselves: seed by seed, example by example."""
     from llm_moments.weigh.training import _arrays, _priced
 
@@ -167,8 +172,8 @@ def test_freezing_the_head_of_a_fresh_model_costs_what_a_paired_run_says(course:
 
 
 def test_of_a_deep_model_only_what_the_screen_finds_is_frozen() -> None:
-    blocks = [BlockVitals(f"layer {i}", 10, 1.0, 0.1, float(12 - i), 1) for i in range(12)]
-    blocks = [BlockVitals("embeddings", 10, 1.0, 0.1, 1.0, 1), *blocks]
+    blocks = [BlockGradients(f"layer {i}", 10, 1.0, 0.1, float(12 - i), 1) for i in range(12)]
+    blocks = [BlockGradients("embeddings", 10, 1.0, 0.1, 1.0, 1), *blocks]
     few, every = freezes(blocks), freezes(blocks, exhaustive=True)
     assert {"freeze layer 11", "freeze layer 10", "freeze layer 9", "freeze layer 8"} < set(few)
     assert len(few) == 1 + 5 + 1

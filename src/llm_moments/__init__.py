@@ -17,7 +17,9 @@ _PUBLIC = {
     "Worth": "weigh.worth",
     "chain": "tasks.chain",
     "compare": "evaluate.compare",
+    "distill": "train.distill",
     "doctor": "assembly.doctor",
+    "fusion": "tasks.fusion",
     "load": "assembly.load",
 }
 _VERBS = {"improve", "record", "train", "weigh"}  # packages that can be called

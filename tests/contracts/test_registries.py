@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,25 @@ from llm_moments.assembly.load import load
 from llm_moments.base.errors import PlanError
 from llm_moments.base.registry import resolve
 from llm_moments.base.views import VIEWS
-from llm_moments.core import Outputs, Plan, Ragged, Task, outputs_file
+from llm_moments.core import Outputs, Pipeline, Plan, Ragged, Task, outputs_file
 from llm_moments.core.outputs import concat
-from llm_moments.engines.base import ENGINES, engine_class
+from llm_moments.engines.base import ENGINES, Engines, engine_class
 from llm_moments.engines.contract import Forward
 from llm_moments.engines.generator import GENERATORS, Generator
+from llm_moments.evaluate.evaluation import as_example
 from llm_moments.tasks.base import OF_MODELS, TASKS
+from llm_moments.train.feed import Feed, Rows
+from llm_moments.train.losses import Distillation, Loss
+from llm_moments.train.prepare import prepared
+from llm_moments.train.problems import PROBLEMS
+from llm_moments.train.problems.classification import Classification
+from llm_moments.train.problems.contract import Asked, Problem
+from llm_moments.train.problems.imitation import Imitation, Taught
+from llm_moments.train.problems.texts import Texts
+from llm_moments.train.settings import Settings
+from llm_moments.train.students import STUDENTS, student_for
+from llm_moments.train.students.contract import Student
+from llm_moments.train.trainer import Trainer
 from tests import fakes_seq, fakes_speech
 from tests.fakes import make_linear, make_model, make_texts
 from tests.fakes_chat import make_chat
@@ -148,3 +162,59 @@ def test_every_engine_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", VIEWS)
 def test_every_view_can_be_drawn(name: str) -> None:
     assert callable(resolve(VIEWS[name], "render"))
+
+
+def asked(room: Path, model: Any, rows: list[Any], **more: Any) -> Asked:
+    settings = Settings(epochs=1, batch_size=4, max_length=32)
+    return Asked(model, room / "out", [as_example(row) for row in rows], "rows", settings, **more)
+
+
+# By problem: what a call of `train` asked for, or of `distill`.
+LEARNT: dict[str, Callable[[Path], Any]] = {
+    "classification": lambda room: Classification(asked(room, make_model(room / "m"), [{"text": t, "label": "ab"[n % 2]} for n, t in enumerate(make_texts(9))])),
+    "texts": lambda room: Texts(asked(room, make_chat(room / "m"), [{"prompt": "the movie", "label": "good film"}] * 5, task="text-generation")),
+    "imitation": lambda room: Imitation(Taught(load(make_model(room / "m")), [as_example(t) for t in make_texts(9)], "layers=1", {"epochs": 1, "batch_size": 4})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*PROBLEMS, "imitation"])
+def test_every_problem_is_what_a_trainer_takes(name: str, tmp_path: Path) -> None:
+    problem: Problem = LEARNT[name](tmp_path)
+    assert isinstance(problem, Problem)
+    assert json.loads(json.dumps(dict(problem.question))) == problem.question
+    assert problem.question == LEARNT[name](tmp_path / "again").question or name == "imitation"
+    job = problem.job(lambda done, said: None, lambda *_: None)
+    assert isinstance(job.loss, Loss)
+    assert isinstance(job.feed, Feed)
+    trainer = Trainer(prepared(job.module, job.settings), job.pipe, job.feed, job.settings, job.loss)
+    before = trainer.position.updates
+    trainer.run(lambda done, said: None)
+    assert trainer.position.updates - before == trainer.total > 0
+
+
+STUDENT: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "kept": ("layers=1 heads=half", lambda room: make_model(room / "m")),
+    "width": ("width=half", lambda room: make_image_model(room / "m", "cnn")),
+    "cnn": ("cnn", lambda room: make_image_model(room / "m", "vit")),
+    "folder": ("", lambda room: make_model(room / "m")),
+}
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_answers_what_its_teacher_is_asked(name: str, tmp_path: Path) -> None:
+    word, make = STUDENT[name]
+    base = load(make(tmp_path))
+    student = student_for(base, word or str(make_model(tmp_path / "other", seed=5)))
+    assert isinstance(student, Student)
+    assert type(student) is resolve(STUDENTS[name], "train.students")
+    settings: dict[str, Any] = {}
+    student.usual(settings)
+    wanted = Settings(**settings)
+    student.check(wanted, 0.0)
+    inputs = list(make_arrays(5)) if student.images else make_texts(5)
+    values = [base.task.normalise(value) for value in inputs]
+    begun = student.begin(values, base.outputs(values), wanted, lambda done, said: None)
+    pipe = Pipeline(base.task.of(begun.model), student.plan(begun.model, wanted), engines=Engines(begun.model))
+    rows = Rows(values, None)
+    trainer = Trainer(begun.module, pipe, rows, wanted, Distillation(base.model.problem_type, np.zeros((5, 2))))
+    assert trainer.outputs(values)["logits"].shape == base.outputs(values)["logits"].shape

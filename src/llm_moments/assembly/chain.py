@@ -1,4 +1,4 @@
-"""The file that says which models make a chain:
+"""The file that says which models make a chain, or answer side by side:
 
 [[stage]]
 name = "asr"
@@ -8,6 +8,9 @@ model = "whisper-tiny"    # a folder, an artefact or a hub id; a folder is looke
 name = "intent"
 model = "intents"
 plan = { "forward.engine" = "openvino" }    # may be left out, as may task and metric
+
+With `join = "fuse"` before the first stage they are asked the same and the mean of their probabilities decides; a stage may
+then have a `weight`, and where a row has several columns an `input`, such as "image".
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from llm_moments.base import schema
 from llm_moments.base.errors import DataError, ModelError
 from llm_moments.core import Pipeline
 from llm_moments.tasks.chain import chain
+from llm_moments.tasks.fusion import FusionModel, fusion
+from llm_moments.tasks.joined import Joined
 
 FILE = "chain.toml"
 LARGEST = 1 << 20  # bytes
@@ -32,10 +37,13 @@ class _Stage(TypedDict):
     task: NotRequired[str]
     metric: NotRequired[str]
     plan: NotRequired[dict[str, Any]]
+    weight: NotRequired[float]
+    input: NotRequired[str]
 
 
 class _File(TypedDict):
     stage: list[_Stage]
+    join: NotRequired[Literal["chain", "fuse"]]
 
 
 def file_of(ref: Any) -> Path | None:
@@ -53,7 +61,8 @@ def open_chain(
 ) -> Pipeline:
     """Each stage by `load`; ModelError for a file that is no chain. inside: of an artefact, which brings its models along."""
     parts: dict[str, Pipeline] = {}
-    for stage in _told(file)["stage"]:
+    told = _told(file)
+    for stage in told["stage"]:
         if stage["name"] in parts:
             raise ModelError(f"{file}: two stages are named {stage['name']!r}")
         if inside and stage["model"] != stage["name"]:
@@ -63,6 +72,12 @@ def open_chain(
             beside if beside.exists() else stage["model"], task=stage.get("task"), metric=stage.get("metric"),
             plan=stage.get("plan"), **options,
         )  # fmt: skip
+    if told.get("join") == "fuse":
+        weights = {stage["name"]: stage["weight"] for stage in told["stage"] if "weight" in stage}
+        inputs = {stage["name"]: stage["input"] for stage in told["stage"] if "input" in stage}
+        return fusion(parts, weights=weights, inputs=inputs, source=source or str(file), path=file.parent)
+    if strange := next((key for stage in told["stage"] for key in ("weight", "input") if key in stage), ""):
+        raise ModelError(f'{file}: a stage of a chain has no {strange}; write join = "fuse" for models side by side')
     return chain(parts, source=source or str(file), path=file.parent)
 
 
@@ -77,9 +92,16 @@ def _told(file: Path) -> _File:
 
 def write(pipe: Pipeline, folder: Path, put: Callable[[Pipeline, Path], None]) -> None:
     """The stages as artefacts of their own, and the file that names them. put: writes one."""
-    lines = []
-    for name, part in pipe.task.parts(pipe.plan).items():
+    import tomli_w
+
+    model, stages = pipe.model, []
+    task = cast(Joined, pipe.task)
+    for name in model.parts:
         (folder / name).mkdir(parents=True)
-        put(part, folder / name)
-        lines.append(f'[[stage]]\nname = "{name}"\nmodel = "{name}"\n')
-    (folder / FILE).write_text("\n".join(lines), encoding="utf-8")
+        put(task.of_stage(name, pipe.plan), folder / name)
+        more = {}
+        if isinstance(model, FusionModel):
+            more = {"weight": model.weights[name]} | ({"input": model.inputs[name]} if model.inputs else {})
+        stages.append({"name": name, "model": name, **more})
+    told = {"join": "fuse" if isinstance(model, FusionModel) else "chain", "stage": stages}
+    (folder / FILE).write_text(tomli_w.dumps(told), encoding="utf-8")

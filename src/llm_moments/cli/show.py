@@ -48,7 +48,7 @@ def _load(path: Path) -> dict[str, Any]:
     from llm_moments.improve.study import read_trials
     from llm_moments.improve.training_certificate import TrainingCertificate
     from llm_moments.record.session import Session
-    from llm_moments.train.fit import RUN, Training
+    from llm_moments.train.training import RUN, Training
     from llm_moments.weigh.learning import TrainingWorth
     from llm_moments.weigh.worth import Worths
 

@@ -3,6 +3,13 @@ linear: words of texts, marian: translation).
 
 The same command with the same --out goes on where it was ended.
 
+Settings that --set NAME=VALUE gives beside the options below: batch_tokens (most padded tokens of a batch), accumulate
+(batches of one update), optimizer_options ({"betas": [0.9, 0.98]}), weight_decay, warm_up (share of the updates in which
+the rate rises), label_smoothing, clip (largest norm of the gradient; 0: none), dropout, order (length or random),
+attention (auto, math or flash), checkpoint_every (updates), gradient_checkpointing, pack (several examples in one row, of
+causal models), translate_there, translate_back and translate_languages (two models' folders and en,de: for
+--augment back-translation=0.3).
+
 Example: moments train encoder/ --data train.csv --eval test.csv --out my-model
 
 Example: moments train linear --data train.csv --eval test.csv --out small-model
@@ -49,9 +56,15 @@ def train(
         float, typer.Option("--pseudo-threshold", help="Least probability of such a label.")
     ] = 0.95,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data; 3 (linear: 5).")] = None,
+    updates: Annotated[int, typer.Option("--updates", help="Updates after which it ends, if not sooner; 0: any.")] = 0,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Examples are not held in memory; the first 2,000 name the labels.")
+    ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows of one batch.")] = 32,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", help="Or its padded tokens; 0: rows decide.")] = 0,
-    accumulate: Annotated[int, typer.Option("--accumulate", help="Batches of one update.")] = 1,
+    batch_tokens: Annotated[
+        int, typer.Option("--batch-tokens", hidden=True, help="Or its padded tokens; 0: rows decide.")
+    ] = 0,
+    accumulate: Annotated[int, typer.Option("--accumulate", hidden=True, help="Batches of one update.")] = 1,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="At its peak; 0.0001 (linear: 0.03).")
     ] = None,
@@ -64,15 +77,18 @@ def train(
         str, typer.Option("--optimizer", help="sgd, momentum, nesterov, adam, adamw, adafactor or one of torch.optim.")
     ] = "adamw",
     optimizer_option: Annotated[
-        list[str] | None, typer.Option("--optimizer-option", metavar="NAME=VALUE", help="Such as betas=[0.9,0.98].")
+        list[str] | None,
+        typer.Option("--optimizer-option", hidden=True, metavar="NAME=VALUE", help="Such as betas=[0.9,0.98]."),
     ] = None,
-    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Of matrices.")] = 0.01,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", hidden=True, help="Of matrices.")] = 0.01,
     schedule: Annotated[str, typer.Option("--schedule", help="constant, linear, cosine or one-cycle.")] = "linear",
-    warm_up: Annotated[float, typer.Option("--warm-up", help="Share of the updates in which the rate rises.")] = 0.1,
+    warm_up: Annotated[
+        float, typer.Option("--warm-up", hidden=True, help="Share of the updates in which the rate rises.")
+    ] = 0.1,
     loss: Annotated[
         str | None, typer.Option("--loss", help="cross-entropy, binary-cross-entropy or mean-squared-error.")
     ] = None,
-    label_smoothing: Annotated[float, typer.Option("--label-smoothing", help="0 to 1.")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option("--label-smoothing", hidden=True, help="0 to 1.")] = 0.0,
     image_size: Annotated[
         int, typer.Option("--image-size", min=0, help="Pixels of each side of an image; 0: the model's own.")
     ] = 0,
@@ -85,11 +101,15 @@ def train(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Of models that make texts: a choice of the plan, such as translate.target_lang=de."
+            "--set",
+            help="Any setting of the training (see above), such as warm_up=0.05; of models that make texts also a choice of the plan, such as translate.target_lang=de.",
         ),
     ] = None,
     pack: Annotated[
-        bool, typer.Option("--pack", help="Of causal models: several examples stand in one row of --max-length tokens.")
+        bool,
+        typer.Option(
+            "--pack", hidden=True, help="Of causal models: several examples stand in one row of --max-length tokens."
+        ),
     ] = False,
     model_option: Annotated[
         list[str] | None,
@@ -100,17 +120,23 @@ def train(
         ),
     ] = None,
     class_weights: Annotated[str | None, typer.Option("--class-weights", help="balanced: every class alike.")] = None,
-    dropout: Annotated[float | None, typer.Option("--dropout", help="0 to 1; else the model's own.")] = None,
-    clip: Annotated[float, typer.Option("--clip", help="Largest norm of the gradient; 0: none.")] = 1.0,
+    dropout: Annotated[
+        float | None, typer.Option("--dropout", hidden=True, help="0 to 1; else the model's own.")
+    ] = None,
+    clip: Annotated[float, typer.Option("--clip", hidden=True, help="Largest norm of the gradient; 0: none.")] = 1.0,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
-    order: Annotated[str, typer.Option("--order", help="Rows of like length together, or random.")] = "length",
-    attention: Annotated[str, typer.Option("--attention", help="The kernel: auto, math or flash.")] = "auto",
+    order: Annotated[
+        str, typer.Option("--order", hidden=True, help="Rows of like length together, or random.")
+    ] = "length",
+    attention: Annotated[
+        str, typer.Option("--attention", hidden=True, help="The kernel: auto, math or flash.")
+    ] = "auto",
     freeze: Annotated[
         list[str] | None, typer.Option("--freeze", metavar="BLOCK", help="embeddings, 'layer 0', …; may be repeated.")
     ] = None,
     lora: Annotated[int, typer.Option("--lora", help="Rank of adapters (peft); 0: all weights are trained.")] = 0,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+        bool, typer.Option("--gradient-checkpointing", hidden=True, help="Less memory, more time.")
     ] = False,
     augment: Annotated[
         str | None,
@@ -124,6 +150,7 @@ def train(
         str | None,
         typer.Option(
             "--translate-there",
+            hidden=True,
             metavar="DIR",
             parser=paths.text,
             help="For back-translation: the model to another language …",
@@ -131,17 +158,20 @@ def train(
     ] = None,
     translate_back: Annotated[
         str | None,
-        typer.Option("--translate-back", metavar="DIR", parser=paths.text, help="… and the one back from it."),
+        typer.Option(
+            "--translate-back", hidden=True, metavar="DIR", parser=paths.text, help="… and the one back from it."
+        ),
     ] = None,
     translate_languages: Annotated[
-        str | None, typer.Option("--translate-languages", metavar="CODE,CODE", help="Where they know several: en,de.")
+        str | None,
+        typer.Option("--translate-languages", hidden=True, metavar="CODE,CODE", help="Where they know several: en,de."),
     ] = None,
     balance: Annotated[bool, typer.Option("--balance", help="Rare classes again until all are as common.")] = False,
     early_stopping: Annotated[
         int, typer.Option("--early-stopping", help="Epochs without a better score; 0: never.")
     ] = 0,
     checkpoint_every: Annotated[
-        int, typer.Option("--checkpoint-every", metavar="STEPS", help="Updates; 0: after each epoch.")
+        int, typer.Option("--checkpoint-every", hidden=True, metavar="STEPS", help="Updates; 0: after each epoch.")
     ] = 0,
     text_column: o.Text = None,
     pair_column: o.Pair = None,
@@ -165,6 +195,7 @@ def train(
     import sys
     from contextlib import ExitStack
 
+    from llm_moments.cli.training import settings_set
     from llm_moments.cli.views import write_views
     from llm_moments.steps.augment import IMAGE, TEXT, parse
     from llm_moments.train.train import train as fine_tune
@@ -175,7 +206,7 @@ def train(
     examples = o.read_data(data, *columns, limit)
     judged = o.read_data(evaluate, *columns) if evaluate else None
     settings: dict[str, Any] = {
-        "batch_size": batch_size, "batch_tokens": batch_tokens, "accumulate": accumulate,
+        "updates": updates, "batch_size": batch_size, "batch_tokens": batch_tokens, "accumulate": accumulate,
         "seed": seed, "optimizer": optimizer,
         "optimizer_options": o.named_values(optimizer_option, "--optimizer-option"), "weight_decay": weight_decay,
         "schedule": schedule, "warm_up": warm_up, "loss": loss, "label_smoothing": label_smoothing,
@@ -186,22 +217,22 @@ def train(
         "balance": balance, "new_head": new_head, "augment": parse(augment or "", {**TEXT, **IMAGE}),
         "translate_there": translate_there or "", "translate_back": translate_back or "",
         "translate_languages": translate_languages or "",
-        "pack": pack, "choices": o.named_values(set_, "--set"),
+        "pack": pack,
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
     said = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}
-    settings |= {name: value for name, value in said.items() if value is not None}
+    settings |= {name: value for name, value in said.items() if value is not None} | settings_set(set_)
     with ExitStack() as stack:
         tick = stack.enter_context(o.progress(fmt))
-        live = None
+        live: list[Any] = []
         if tensorboard:
             from llm_moments.render.tensorboard import Live
 
-            live = stack.enter_context(Live(tensorboard, settings, histograms)).update
+            live = [stack.enter_context(Live(tensorboard, settings, histograms))]
         done = fine_tune(
-            model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, on_update=live,
+            model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, observers=live,
             unlabelled=o.read_data(unlabelled, text_column, pair_column, None, encoding, on_error) if unlabelled else None, pseudo_threshold=pseudo_threshold,
-            task=task,
+            task=task, stream=stream,
             **settings,
         )  # fmt: skip
     o.tell_skipped(examples, judged)

@@ -39,6 +39,16 @@ def settings_named(words: list[str] | None, *, bare: bool = False) -> dict[str, 
     return made
 
 
+def settings_set(words: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE words as settings of a training; step.knob=VALUE ones as its choices of the plan."""
+    named = o.named_values(words, "--set")
+    made = {name.replace("-", "_"): value for name, value in named.items() if "." not in name}
+    return {
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in made.items()},
+        "choices": {name: value for name, value in named.items() if "." in name},
+    }
+
+
 def priced(
     model: str, data: str, evaluate: str | None, columns: tuple[str | None, str | None, str | None, str | None, str], limit: int | None, *, fmt: str,
     budget: str | None, seeds: int | None, settings: dict[str, Any], max_drop: float, exhaustive: bool, out: Path | None,

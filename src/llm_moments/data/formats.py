@@ -7,13 +7,14 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llm_moments.base import csv_rows
 from llm_moments.base.errors import DataError
+from llm_moments.base.registry import resolve
 from llm_moments.data import arrow_formats, file_kinds, folders, image_formats, json_formats, sound_formats
 from llm_moments.data.headers import header_of
 from llm_moments.data.rows import BadRow, Cells, Row, Source
@@ -72,31 +73,49 @@ def _source(file: Path, encoding: str | None) -> Source:
     if image_formats.is_idx(file):
         return Source(lambda only: image_formats.idx_rows(file))
     suffix = Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
-    if suffix in (".parquet", ".pq"):
-        return Source(lambda only: arrow_formats.parquet_rows(file, only), named=True)
-    if suffix in (".arrow", ".feather"):
-        return Source(lambda only: arrow_formats.arrow_rows(file, only), named=True)
-    notes: list[str] = []
-    readers: dict[str, Callable[[], Iterator[Row]]] = {
-        ".csv": lambda: _table(file, encoding, notes), ".jsonl": lambda: _json(file, encoding, True),
-        ".json": lambda: _json(file, encoding, False), ".txt": lambda: _lines(file, encoding),
-    }  # fmt: skip
-    readers |= {
-        ".tsv": readers[".csv"],
-        ".tab": readers[".csv"],
-        ".ndjson": readers[".jsonl"],
-        ".text": readers[".txt"],
-    }
-    if suffix in readers:
-        return Source(lambda only: readers[suffix](), notes, suffix not in (".txt", ".text"))
+    if suffix in READERS:
+        return cast(Source, resolve(READERS[suffix], "data")(file, encoding))
     if sound_formats.is_sound(file) or image_formats.is_image(file):
         return _of_files(folders.Survey(file.parent, [file]), sound_formats.is_sound(file))
-    raise DataError(_unknown(file, suffix, readers))
+    raise DataError(_unknown(file, suffix))
 
 
-def _unknown(file: Path, suffix: str, readers: Collection[str]) -> str:
+# By suffix: (file, encoding) -> Source, as `file:function` of this room.
+READERS = {
+    **dict.fromkeys((".csv", ".tsv", ".tab"), "formats:of_table"), **dict.fromkeys((".jsonl", ".ndjson"), "formats:of_json_lines"),
+    ".json": "formats:of_json", **dict.fromkeys((".txt", ".text"), "formats:of_lines"),
+    **dict.fromkeys((".parquet", ".pq"), "formats:of_parquet"), **dict.fromkeys((".arrow", ".feather"), "formats:of_arrow"),
+}  # fmt: skip
+
+
+def of_table(file: Path, encoding: str | None) -> Source:
+    notes: list[str] = []
+    return Source(lambda only: _table(file, encoding, notes), notes, named=True)
+
+
+def of_json_lines(file: Path, encoding: str | None) -> Source:
+    return Source(lambda only: _json(file, encoding, True), named=True)
+
+
+def of_json(file: Path, encoding: str | None) -> Source:
+    return Source(lambda only: _json(file, encoding, False), named=True)
+
+
+def of_lines(file: Path, encoding: str | None) -> Source:
+    return Source(lambda only: _lines(file, encoding))
+
+
+def of_parquet(file: Path, encoding: str | None) -> Source:
+    return Source(lambda only: arrow_formats.parquet_rows(file, only), named=True)
+
+
+def of_arrow(file: Path, encoding: str | None) -> Source:
+    return Source(lambda only: arrow_formats.arrow_rows(file, only), named=True)
+
+
+def _unknown(file: Path, suffix: str) -> str:
     what = f": it {said}" if (said := file_kinds.by_name(suffix)) else ""
-    return f"{file}: unknown kind of file {suffix!r}{what}; known are {', '.join(readers)}, .parquet, .arrow, IDX and folders"
+    return f"{file}: unknown kind of file {suffix!r}{what}; known are {', '.join(READERS)}, IDX and folders"
 
 
 # ------------------------------------------------------------------------------------- folders

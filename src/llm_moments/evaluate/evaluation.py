@@ -144,7 +144,7 @@ def gather(data: Any, *, judge: Pipeline | None = None, **options: Any) -> tuple
     """
     data = opened(data, **options)
     name = source_of(data).path
-    examples = [x if isinstance(x, Example) else _made(x) for x in data]
+    examples = [as_example(x) for x in data]
     if not examples:
         raise DataError(f"{name}: there is no example in it")
     return (examples if judge is None else judging(judge, examples, data, name)), name
@@ -229,7 +229,10 @@ MADE_OF = {
 }
 
 
-def _made(value: Any) -> Example:
+def as_example(value: Any) -> Example:
+    """A bare input or a row with its columns, as an Example; one that is, as it is."""
+    if isinstance(value, Example):
+        return value
     return Example(*_plain(value), group=value.get("group") if isinstance(value, dict) else None)
 
 

@@ -17,8 +17,8 @@ from llm_moments.models.model import NOTES
 from llm_moments.models.open import open_model
 from llm_moments.train.data_checks import TrainingStopped, plain
 from llm_moments.train.distill import distill
-from llm_moments.train.distill_images import RATE as FRESH_RATE
-from llm_moments.train.fit import run_folder
+from llm_moments.train.place import run_folder
+from llm_moments.train.students.cnn import RATE as FRESH_RATE
 
 STUDENTS = {  # as `distill` takes them
     "one": "layers=1", "third": "layers=third", "half": "layers=half", "narrow": "heads=half neurons=half",

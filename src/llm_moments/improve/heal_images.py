@@ -5,8 +5,8 @@ from __future__ import annotations
 from llm_moments.base.errors import EngineError
 from llm_moments.models.model import Model
 from llm_moments.models.nets.architectures import CNN
-from llm_moments.train.image_students import least_layers, stages_of
-from llm_moments.train.student_spec import share_of as layers_of
+from llm_moments.train.students.spec import share_of as layers_of
+from llm_moments.train.students.stages import least_layers, stages_of
 
 SHARES = (0.3, 0.4, 0.65)  # of the time that is left, for the first student, the second, the third
 

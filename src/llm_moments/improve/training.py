@@ -21,8 +21,8 @@ from llm_moments.evaluate.evaluation import evaluation, gather, opened
 from llm_moments.improve.training_certificate import CONFIDENCE, TrainingCertificate, TrainingLook
 from llm_moments.improve.training_space import BASELINE, Move, moves, toml
 from llm_moments.train import linear
-from llm_moments.train.settings import fast_bf16
-from llm_moments.train.short_runs import LEAST_ROWS, Course, Run, room_for, settings_of
+from llm_moments.train.settings import fast_bf16, settings_of
+from llm_moments.train.short_runs import LEAST_ROWS, Run, ShortRuns, room_for
 
 Tick = Callable[[float | None, str], None]
 
@@ -61,7 +61,7 @@ def improve_training(
     examples, name = gather(data)
     judged = gather(evaluate)[0]
     length = {} if "max_length" in settings else {"max_length": 512}
-    course = Course(
+    course = ShortRuns(
         Path(model), examples, judged, {**BASELINE, **length, **settings}, room_for(Path(out), overwrite), device, name,
         (data, evaluate),
     )  # fmt: skip
@@ -77,7 +77,7 @@ def improve_training(
 class _Run:
     """One call: sizes, search, certification."""
 
-    def __init__(self, course: Course, begin: float, allowed: float, max_rise: float, tick: Tick):
+    def __init__(self, course: ShortRuns, begin: float, allowed: float, max_rise: float, tick: Tick):
         self.course, self.begin, self.allowed, self.max_rise, self.tick = course, begin, allowed, max_rise, tick
         self.base = asdict(course.base)
         if course.task.ladder.unit == "pixels":
@@ -200,7 +200,7 @@ class _Run:
         self.tick(None, f"timing: {name}")
         rows = self.course.rows(SEARCH_SEED, max(TIMED, 2 * trial.get("batch_size", 0)))
         try:
-            loops = [self.course.loop({**c, "epochs": 1}, SEARCH_SEED, rows) for c in (now, trial)]
+            loops = [self.course.trainer({**c, "epochs": 1}, SEARCH_SEED, rows) for c in (now, trial)]
         except (EngineError, InputError):
             return None
         groups = [list(loop.groups(0)) for loop in loops]

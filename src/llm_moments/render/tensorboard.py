@@ -14,6 +14,7 @@ from llm_moments.base.errors import EngineMissing
 from llm_moments.base.visible import visible
 from llm_moments.record.session import StepCost
 from llm_moments.render.text import value
+from llm_moments.train.observers import Observer
 
 
 def write(
@@ -112,7 +113,7 @@ class Scalars:
             self.write(self.summary(value=said), step)
 
 
-class Live:
+class Live(Observer):
     """A training as it goes on: scalars by update, hyper-parameters at its end, histograms on request."""
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], histograms: bool = False):
@@ -123,15 +124,15 @@ class Live:
         self.writer = SummaryWriter(str(folder))
         self.settings = {name: _knob(v) for name, v in settings.items() if v is not None}
         self.histograms, self.told, self.epoch = histograms, 0, 0
-        self.loop: Any = None
+        self.trainer: Any = None
         self.lost = False
 
     def __enter__(self) -> Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.loop is not None:
-            self.update(self.loop)  # the last epoch's score comes after the last update
+        if self.trainer is not None:
+            self._kept(lambda: self._update(self.trainer))  # the last epoch's score comes after the last update
         self._kept(self._close)
 
     def _close(self) -> None:
@@ -141,9 +142,10 @@ class Live:
             self.writer._get_file_writer().add_summary(hparams_pb(self.settings))
             self.writer.close()
 
-    def update(self, loop: Any) -> None:
-        """Writes what is new in the loop's history. A disk that is full ends the view, not the training."""
-        self._kept(lambda: self._update(loop))
+    def updated(self, trainer: Any) -> None:
+        """Writes what is new in the trainer's history. A disk that is full ends the view, not the training."""
+        with trainer.recorder.step("report"):
+            self._kept(lambda: self._update(trainer))
 
     def _kept(self, write: Callable[[], None]) -> None:
         if self.lost:
@@ -154,16 +156,18 @@ class Live:
             self.lost = True
             print(f"warning: {self.writer.log_dir} gets no more scalars: {error}", file=sys.stderr)
 
-    def _update(self, loop: Any) -> None:
-        self.loop, history = loop, loop.position.history
+    def _update(self, trainer: Any) -> None:
+        self.trainer, history = trainer, trainer.position.history
         for entry in history[self.told :]:
             for name in ("loss", "score", "learning_rate", "norm"):
                 if name in entry:
                     self.writer.add_scalar(f"train/{name}", entry[name], int(entry["update"]))
         self.told = len(history)
-        if self.histograms and loop.position.epoch != self.epoch:
-            self.epoch = loop.position.epoch
-            for name, parameter in loop.module.named_parameters():
-                self.writer.add_histogram(f"weights/{name}", parameter.detach().float().cpu(), loop.position.updates)
+        if self.histograms and trainer.position.epoch != self.epoch:
+            self.epoch = trainer.position.epoch
+            for name, parameter in trainer.module.named_parameters():
+                self.writer.add_histogram(f"weights/{name}", parameter.detach().float().cpu(), trainer.position.updates)
                 if parameter.grad is not None:
-                    self.writer.add_histogram(f"gradients/{name}", parameter.grad.float().cpu(), loop.position.updates)
+                    self.writer.add_histogram(
+                        f"gradients/{name}", parameter.grad.float().cpu(), trainer.position.updates
+                    )

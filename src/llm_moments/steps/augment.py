@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 
 from llm_moments.base.errors import InputError
+from llm_moments.base.registry import resolve
 
 
 @dataclass(frozen=True)
 class Change:
-    """One way of changing an example. most: the largest amount; usual: the amount if none is said."""
+    """One way of changing an example. most: the largest amount; usual: the amount if none is said.
+
+    by: the function, `file:name` of this room, of (words of a text, rng, amount), of (images, rng, amount) or, where it
+    mixes examples, of (images, soft targets, rng, amount); none of what is made ahead of a training.
+    """
 
     usual: float
     most: float
     means: str
+    by: str = ""
+    mixes: bool = False
 
 
+# In this order they are applied.
 TEXT: dict[str, Change] = {
-    "word-dropout": Change(0.1, 1.0, "share of the words that are left out"),
-    "swap": Change(0.1, 1.0, "share of the words that change places with the next one"),
-    "synonym": Change(0.1, 1.0, "share of the words that another word of the same meaning takes the place of"),
+    "synonym": Change(0.1, 1.0, "share of the words that another word of the same meaning takes the place of", "augment_text:replaced"),
+    "swap": Change(0.1, 1.0, "share of the words that change places with the next one", "augment_text:swapped"),
+    "word-dropout": Change(0.1, 1.0, "share of the words that are left out", "augment_text:dropped"),
     "back-translation": Change(0.3, 1.0, "share of the texts that their translation there and back takes the place of"),
-}
+}  # fmt: skip
 IMAGE: dict[str, Change] = {
-    "flip": Change(0.5, 1.0, "share of the images that are mirrored, left to right"),
-    "crop": Change(4, 1024, "pixels of padding round the image before a part of its size is cut out of it"),
-    "colour": Change(0.2, 1.0, "most that brightness, contrast and saturation change"),
-    "mixup": Change(0.2, 10.0, "alpha of the Beta distribution by which two images are mixed"),
-    "cutmix": Change(1.0, 10.0, "alpha of the Beta distribution of how much of one image is put into another"),
-}
+    "crop": Change(4, 1024, "pixels of padding round the image before a part of its size is cut out of it", "augment_image:crop"),
+    "flip": Change(0.5, 1.0, "share of the images that are mirrored, left to right", "augment_image:flip"),
+    "colour": Change(0.2, 1.0, "most that brightness, contrast and saturation change", "augment_image:colour"),
+    "mixup": Change(0.2, 10.0, "alpha of the Beta distribution by which two images are mixed", "augment_image:mixup", mixes=True),
+    "cutmix": Change(1.0, 10.0, "alpha of the Beta distribution of how much of one image is put into another", "augment_image:cutmix", mixes=True),
+}  # fmt: skip
+
+
+def wanted(
+    spec: Mapping[str, float], known: Mapping[str, Change], *, mixes: bool = False
+) -> Iterator[tuple[Any, float]]:
+    """(function, amount) of what is asked for, in its order."""
+    for name, change in known.items():
+        if spec.get(name) and change.by and change.mixes == mixes:
+            yield resolve(change.by, "steps"), spec[name]
 
 
 def parse(text: str, known: Mapping[str, Change]) -> dict[str, float]:

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.steps.augment import IMAGE, wanted
+
 
 def augment(images: Any, rng: np.random.Generator, spec: Mapping[str, float]) -> Any:
     """The images after the changes of `spec` (see `steps.augment.IMAGE`; mixup and cutmix are `mix`'s)."""
     if not isinstance(images, np.ndarray):
         return [augment(image[None], rng, spec)[0] for image in images]
-    for name, change in (("crop", crop), ("flip", flip), ("colour", colour)):
-        if spec.get(name):
-            images = change(images, rng, spec[name])
+    for change, amount in wanted(spec, IMAGE):
+        images = change(images, rng, amount)
     return images
 
 
@@ -27,11 +28,12 @@ def mix(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images and soft targets (float32 `[n, classes]`) after mixup or cutmix; one of them at random if both are
     asked for. targets: as the result, or whole numbers of classes made such rows by `one_hot`."""
-    ways = [way for name, way in (("mixup", mixup), ("cutmix", cutmix)) if spec.get(name)]
+    ways = list(wanted(spec, IMAGE, mixes=True))
     if not ways or len(images) < 2:
         return images, targets
-    way = ways[int(rng.integers(len(ways)))]
-    return way(images, targets, rng, spec["mixup" if way is mixup else "cutmix"])
+    way, amount = ways[int(rng.integers(len(ways)))]
+    mixed: tuple[np.ndarray, np.ndarray] = way(images, targets, rng, amount)
+    return mixed
 
 
 def one_hot(classes: Sequence[int] | np.ndarray, count: int) -> np.ndarray:

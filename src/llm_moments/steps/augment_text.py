@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from llm_moments.base.errors import EngineMissing, InputError
+from llm_moments.steps.augment import TEXT, wanted
 
 PIECE = re.compile(r"\S+\s*")  # a word with the space after it
 CURE = "Get them with: python -m nltk.downloader wordnet (or point NLTK_DATA to where they are)"
@@ -26,9 +27,8 @@ def augment(value: Any, rng: np.random.Generator, spec: Mapping[str, float]) -> 
     pieces = PIECE.findall(value)
     if len(pieces) < 2:
         return value
-    for name, change in (("synonym", replaced), ("swap", swapped), ("word-dropout", dropped)):
-        if spec.get(name):
-            pieces = change(pieces, rng, spec[name])
+    for change, amount in wanted(spec, TEXT):
+        pieces = change(pieces, rng, amount)
     return "".join(pieces)
 
 

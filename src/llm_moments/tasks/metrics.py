@@ -13,21 +13,18 @@ import numpy as np
 from llm_moments.base.errors import EngineMissing, InputError
 
 Score = Callable[[str, str], float]
-METRICS = ("exact match", "token F1", "chrF", "BLEU")
 
 
 def text_metric(name: str) -> Score:
     """exact match and token F1 as SQuAD's script has them (Rajpurkar et al. 2016, arXiv:1606.05250); chrF of
     sacrebleu (Popović 2015) as a share."""
-    if name == "exact match":
-        return lambda answer, reference: float(_normal(answer) == _normal(reference))
-    if name == "token F1":
-        return _token_f1
-    if name == "chrF":
-        return _chrf()
-    if name == "BLEU":
-        return _bleu()
-    raise InputError(f"unknown metric {name!r}; known are {', '.join(METRICS)}")
+    if name not in METRICS:
+        raise InputError(f"unknown metric {name!r}; known are {', '.join(METRICS)}")
+    return METRICS[name]()
+
+
+def _exact() -> Score:
+    return lambda answer, reference: float(_normal(answer) == _normal(reference))
 
 
 def _normal(text: str) -> str:
@@ -60,6 +57,14 @@ def _bleu() -> Score:
     """Of a sentence: counted up to the longest n-gram that it has (effective order), as sacrebleu advises."""
     scorer = _sacrebleu().BLEU(effective_order=True)
     return lambda answer, reference: scorer.sentence_score(answer, [reference]).score / 100
+
+
+METRICS: dict[str, Callable[[], Score]] = {
+    "exact match": _exact,
+    "token F1": lambda: _token_f1,
+    "chrF": _chrf,
+    "BLEU": _bleu,
+}
 
 
 def corpus_scores(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:

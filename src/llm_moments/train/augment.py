@@ -16,7 +16,7 @@ from llm_moments.core import Batch
 from llm_moments.steps import augment_image, augment_text
 from llm_moments.steps.augment import IMAGE, TEXT, Change, checked, drawn
 
-MIXES = ("mixup", "cutmix")
+MIXES = tuple(name for name, change in IMAGE.items() if change.mixes)
 
 
 def priced_texts(translators: bool) -> dict[str, dict[str, Any]]:

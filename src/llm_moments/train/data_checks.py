@@ -19,7 +19,7 @@ class TrainingStopped(MomentsError):
     """The loss is not a number or explodes; the last good checkpoint is kept."""
 
 
-class Barometer:
+class LossMonitor:
     """Watches the losses of one run. start: the median of its first ones; 0 until there are enough.
 
     least: a loss that is as good as none, of a student that begins as its teacher: many times less is little still.

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llm_moments.models.blocks import blocks
+from llm_moments.train.observers import Observer
 
 EVERY = 5  # updates from one look to the next
 
 
 @dataclass(frozen=True)
-class BlockVitals:
+class BlockGradients:
     """Means along a run of one block.
 
     norm: of its gradient, before clipping. ratio: |Δw| / |w| of an update. fisher: trace of the empirical Fisher
@@ -40,8 +41,8 @@ class _Sums:
     kept: list[Any] = field(default_factory=list)
 
 
-class Vitals:
-    """The loop calls `graded` when the gradients are there and `moved` after the update; both look every few updates.
+class GradientStats(Observer):
+    """Looks every few updates, when the gradients are there and after the update.
 
     EngineError where the module has no run of layers.
     """
@@ -56,8 +57,7 @@ class Vitals:
             if mine:  # a layer that is called again has its weights in its first turn
                 self.sums[block.name] = _Sums(mine)
 
-    def graded(self, rows: int) -> None:
-        """rows: examples of the update, over which the loss is a mean."""
+    def graded(self, trainer: Any, rows: int) -> None:
         self.at += 1
         if self.at % self.every:
             return
@@ -68,7 +68,7 @@ class Vitals:
             sums.fisher += rows * squares / sum(p.numel() for p in sums.parameters)
             sums.kept = [p.detach().clone() for p in trained]
 
-    def moved(self) -> None:
+    def moved(self, trainer: Any) -> None:
         if self.at % self.every:
             return
         for sums in self.sums.values():
@@ -79,25 +79,25 @@ class Vitals:
             sums.looks += 1
             sums.kept = []
 
-    def seen(self) -> list[BlockVitals]:
+    def seen(self) -> list[BlockGradients]:
         return [self._of(name, sums) for name, sums in self.sums.items()]
 
-    def _of(self, name: str, sums: _Sums) -> BlockVitals:
+    def _of(self, name: str, sums: _Sums) -> BlockGradients:
         count, looks = sum(p.numel() for p in sums.parameters), sums.looks
         if not looks:
-            return BlockVitals(name, count)
-        return BlockVitals(name, count, sums.norm / looks, sums.ratio / looks, sums.fisher / looks, looks)
+            return BlockGradients(name, count)
+        return BlockGradients(name, count, sums.norm / looks, sums.ratio / looks, sums.fisher / looks, looks)
 
 
-def mean_vitals(runs: list[list[BlockVitals]]) -> list[BlockVitals]:
+def mean_gradients(runs: list[list[BlockGradients]]) -> list[BlockGradients]:
     """Of several runs of one model, each look counting alike."""
     made = []
     for one in runs[0] if runs else ():
         same = [v for run in runs for v in run if v.name == one.name and v.looks]
         looks = sum(v.looks for v in same)
 
-        def mean(name: str, same: list[BlockVitals] = same, looks: int = looks) -> float | None:
+        def mean(name: str, same: list[BlockGradients] = same, looks: int = looks) -> float | None:
             return sum(getattr(v, name) * v.looks for v in same) / looks if looks else None
 
-        made.append(BlockVitals(one.name, one.parameters, mean("norm"), mean("ratio"), mean("fisher"), looks))
+        made.append(BlockGradients(one.name, one.parameters, mean("norm"), mean("ratio"), mean("fisher"), looks))
     return made

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 
 from llm_moments.base.errors import InputError
+from llm_moments.base.registry import resolve
 from llm_moments.core import NULL, Recorder
+from llm_moments.data.labels import MULTI, REGRESSION, SINGLE
 
-LOSSES = ("cross-entropy", "binary-cross-entropy", "mean-squared-error")
-USUAL = {
-    "single_label_classification": "cross-entropy",
-    "multi_label_classification": "binary-cross-entropy",
-    "regression": "mean-squared-error",
-}
+USUAL = {SINGLE: "cross-entropy", MULTI: "binary-cross-entropy", REGRESSION: "mean-squared-error"}
 LEAST = 0.05  # nats: a student that is so near to its teacher has next to nothing to learn
 
 
@@ -41,7 +38,7 @@ class Loss(ABC):
 
 
 def loss_for(problem: str, name: str | None = None, *, label_smoothing: float = 0.0, class_weights: Any = None) -> Loss:
-    """A loss of outputs with `logits` float32 [rows, classes].
+    """A loss of outputs with `logits` float32 [rows, classes], by its name in `LOSSES`.
 
     Targets are int64 [rows] for single labels (or float32 [rows, classes] with a sum of 1 each, where examples
     were mixed), float32 [rows, classes] for several, float32 [rows] for numbers. Single labels under binary cross-entropy or mean squared error are held as one-hot rows against
@@ -50,48 +47,78 @@ def loss_for(problem: str, name: str | None = None, *, label_smoothing: float = 
     name = name or USUAL[problem]
     if name not in LOSSES:
         raise InputError(f"unknown loss {name!r}; known are {', '.join(LOSSES)}")
-    fits = {
-        "single_label_classification": LOSSES,
-        "multi_label_classification": ("binary-cross-entropy", "mean-squared-error"),
-        "regression": ("mean-squared-error",),
-    }[problem]
-    if name not in fits:
+    kind = resolve(LOSSES[name], "train")
+    if problem not in kind.problems:
+        fits = [other for other, place in LOSSES.items() if problem in resolve(place, "train").problems]
         raise InputError(f"{name} is no loss for {problem.replace('_', ' ')}; use {' or '.join(fits)}")
-    if label_smoothing and name != "cross-entropy":
-        raise InputError("label smoothing goes with cross-entropy only")
-    if class_weights is not None and name == "mean-squared-error":
-        raise InputError("class weights go with cross-entropy and binary cross-entropy only")
+    if label_smoothing and not kind.smooths:
+        able = [other for other, place in LOSSES.items() if resolve(place, "train").smooths]
+        raise InputError(f"label smoothing goes with {' and '.join(able)} only")
+    if class_weights is not None and not kind.weighs:
+        able = [other for other, place in LOSSES.items() if resolve(place, "train").weighs]
+        raise InputError(f"class weights go with {' and '.join(able)} only")
+    found: Loss = kind(problem, label_smoothing, class_weights)
+    return found
 
-    return _Named(name, problem, label_smoothing, class_weights)
 
+class OfReferences(Loss):
+    """A loss against the references of a batch. problems: of Hugging Face's types those it is for; smooths, weighs:
+    whether it takes label smoothing and class weights."""
 
-class _Named(Loss):
-    """One of `LOSSES`, against the references of a batch."""
+    problems: tuple[str, ...] = (SINGLE,)
+    smooths = weighs = False
 
-    def __init__(self, name: str, problem: str, label_smoothing: float, class_weights: Any):
-        self.name, self.problem = name, problem
-        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+    def __init__(self, problem: str, label_smoothing: float = 0.0, class_weights: Any = None):
+        self.problem, self.label_smoothing, self.class_weights = problem, label_smoothing, class_weights
 
     def __call__(self, outputs: Any, targets: Any, inputs: Any, recorder: Recorder = NULL) -> Any:
         logits = outputs.logits.float()
-        weight = None if self.class_weights is None else self.class_weights.to(logits.device)
-        if self.name == "cross-entropy":
-            return self.cross_entropy(logits, targets, weight)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        return self.of(logits, targets, weights)
+
+    @abstractmethod
+    def of(self, logits: Any, targets: Any, weights: Any) -> Any:
+        """logits: float32 [rows, classes]; weights: [classes], or None."""
+
+
+class CrossEntropy(OfReferences):
+    smooths = weighs = True
+
+    def of(self, logits: Any, targets: Any, weights: Any) -> Any:
         from torch.nn import functional
 
-        if self.name == "binary-cross-entropy":
-            return functional.binary_cross_entropy_with_logits(logits, one_hot(targets, logits), weight=weight)
-        if self.problem == "regression":
+        loss = functional.cross_entropy(logits, targets, weight=weights, label_smoothing=self.label_smoothing)
+        if weights is None or targets.ndim == 1:
+            return loss
+        return loss * len(targets) / (targets * weights).sum()  # torch leaves the weights of soft targets in the mean
+
+
+class BinaryCrossEntropy(OfReferences):
+    problems = (SINGLE, MULTI)
+    weighs = True
+
+    def of(self, logits: Any, targets: Any, weights: Any) -> Any:
+        from torch.nn import functional
+
+        return functional.binary_cross_entropy_with_logits(logits, one_hot(targets, logits), weight=weights)
+
+
+class MeanSquaredError(OfReferences):
+    problems = (SINGLE, MULTI, REGRESSION)
+
+    def of(self, logits: Any, targets: Any, weights: Any) -> Any:
+        from torch.nn import functional
+
+        if self.problem == REGRESSION:
             return functional.mse_loss(logits.squeeze(-1), targets)
         return functional.mse_loss(logits, one_hot(targets, logits))
 
-    def cross_entropy(self, logits: Any, targets: Any, weight: Any) -> Any:
-        from torch.nn import functional
 
-        loss = functional.cross_entropy(logits, targets, weight=weight, label_smoothing=self.label_smoothing)
-        if weight is None or targets.ndim == 1:
-            return loss
-        return loss * len(targets) / (targets * weight).sum()  # torch leaves the weights of soft targets in the mean
+LOSSES = {
+    "cross-entropy": "losses:CrossEntropy",
+    "binary-cross-entropy": "losses:BinaryCrossEntropy",
+    "mean-squared-error": "losses:MeanSquaredError",
+}
 
 
 def one_hot(targets: Any, logits: Any) -> Any:
@@ -160,13 +187,14 @@ class Distillation(Loss):
     def seen(self, inputs: Any, recorder: Recorder) -> Sequence[Any]:
         import torch
 
-        with recorder.step("teacher", items=len(inputs["input_ids"])), torch.no_grad():
-            self.teacher.to(inputs["input_ids"].device)
+        first = next(iter(inputs.values()))
+        with recorder.step("teacher", items=len(first)), torch.no_grad():
+            self.teacher.to(first.device)
             return list(self.teacher(**inputs, output_hidden_states=True).hidden_states)
 
     def apart(self, hidden: Sequence[Any], told: Sequence[Any], inputs: Any) -> Any:
-        """Mean over the layers, over real tokens; hidden states begin with the embeddings."""
-        mask = inputs["attention_mask"].unsqueeze(-1).float()
+        """Mean over the student's layers, of texts over real tokens; hidden states begin with those before any layer."""
+        mask = inputs["attention_mask"].unsqueeze(-1).float() if "attention_mask" in inputs else 1.0
         total = 0.0
         for mine, theirs in zip(hidden[1:], [told[i + 1].float() for i in self.stands_for], strict=True):
             scale = (theirs.square() * mask).sum().clamp_min(1e-6)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_moments.base.errors import InputError
+from llm_moments.base.registry import resolve
 
 KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {}),
@@ -15,7 +16,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {}),
     "adamw": ("AdamW", {}),
     "adafactor": ("Adafactor", {}),
-}
+}  # a class of torch.optim, or `file:Class` of this room; and what is usual for it
 SCHEDULES = ("constant", "linear", "cosine", "one-cycle")
 NEED_MORE = ("Optimizer", "LBFGS", "SparseAdam")  # a base class, a closure, sparse gradients
 
@@ -32,7 +33,7 @@ def optimiser(name: str, module: Any, learning_rate: float, weight_decay: float,
     cls, preset = KNOWN.get(name.lower(), (classes.get(name.lower(), ""), {}))
     if not cls:
         raise InputError(f"unknown optimizer {name!r}; known are {', '.join(KNOWN)} and those of torch.optim")
-    made = getattr(torch.optim, cls)
+    made = resolve(cls, "train") if ":" in cls else getattr(torch.optim, cls)
     given = {**preset, **options}
     if "weight_decay" in inspect.signature(made).parameters:
         given.setdefault("weight_decay", weight_decay)

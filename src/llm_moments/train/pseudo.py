@@ -14,7 +14,7 @@ from llm_moments.base.errors import DataError, InputError
 from llm_moments.core import Example, Pipeline
 from llm_moments.evaluate.evaluation import gather
 from llm_moments.train.data_checks import plain
-from llm_moments.train.fit import run_folder
+from llm_moments.train.place import run_folder
 
 FIRST = "first"  # the first model's folder, beside the checkpoints of the run that it is for
 Tick = Callable[[float | None, str], None]

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from llm_moments.base.errors import InputError
 from llm_moments.train.optimisers import SCHEDULES
+
+TYPES: dict[str, Any] = {"int": Integral, "float": Real, "bool": bool, "str": str, "tuple": (tuple, list), "dict": dict}
+NAMED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "tuple": "a list",
+    "dict": "names with values",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -16,6 +24,7 @@ class Settings:
     """Everything about a training run but its model and data. InputError for what cannot be."""
 
     epochs: int = 3
+    updates: int = 0  # after which it ends; 0: after the epochs, which a stream without a known end must not
     batch_size: int = 32
     batch_tokens: int = 0  # padded tokens of one batch; 0: batches by rows
     accumulate: int = 1  # batches of one update
@@ -52,6 +61,7 @@ class Settings:
     model_options: dict[str, Any] = field(default_factory=dict)  # of a network that begins fresh
 
     def __post_init__(self) -> None:
+        self._of_their_types()
         lengths = {"epochs": 1, "batch_size": 1, "accumulate": 1, "max_length": 8, "batch_tokens": 0}
         for name, least in lengths.items():
             if getattr(self, name) < least:
@@ -62,7 +72,7 @@ class Settings:
         for name, (low, high) in shares.items():
             if not (math.isfinite(getattr(self, name)) and low <= getattr(self, name) <= high):
                 raise InputError(f"{name.replace('_', '-')} is between {low} and {high}, not {getattr(self, name)!r}")
-        for name in ("lora", "early_stopping", "checkpoint_every", "seed", "image_size"):
+        for name in ("lora", "early_stopping", "checkpoint_every", "seed", "image_size", "updates"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name.replace('_', '-')} is not below 0: {getattr(self, name)!r}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -77,6 +87,14 @@ class Settings:
             raise InputError(f"class weights are balanced or none, not {self.class_weights!r}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"unknown schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}")
+
+    def _of_their_types(self) -> None:
+        for one in fields(self):
+            value, wanted = getattr(self, one.name), str(one.type).split("[")[0].split(" | ")[0]
+            if value is None and "None" in str(one.type):
+                continue
+            if not isinstance(value, TYPES[wanted]) or (isinstance(value, bool) and wanted != "bool"):
+                raise InputError(f"{one.name.replace('_', '-')} is {NAMED[wanted]}, not {value!r}")
 
 
 def quick_attention(device: str, kind: str = "auto") -> AbstractContextManager[Any]:
@@ -97,3 +115,11 @@ def fast_bf16(device: str) -> bool:
 
     fast = {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags()
     return device == "cpu" and torch.backends.mkldnn.is_available() and bool(fast)
+
+
+def settings_of(given: Mapping[str, Any], verb: str = "train") -> Settings:
+    """InputError, in the verb's name, for a setting that there is not."""
+    try:
+        return Settings(**given)
+    except TypeError as error:
+        raise InputError(str(error).replace("Settings.__init__() ", f"{verb} ")) from error

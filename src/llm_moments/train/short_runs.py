@@ -15,20 +15,22 @@ import numpy as np
 
 from llm_moments.base import schema
 from llm_moments.base.atomic import write_atomic
-from llm_moments.base.errors import DataError, EngineError, InputError, OutputExists
+from llm_moments.base.errors import DataError, EngineError, OutputExists
 from llm_moments.core import Example, Outputs, Pipeline
 from llm_moments.data.readers import Data
 from llm_moments.engines.base import Engines
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, judging
 from llm_moments.train import back_translation, linear
 from llm_moments.train.augment import check as check_augment
-from llm_moments.train.fit import digest_of, placed, plain, prepared
-from llm_moments.train.gradient_stats import BlockVitals, Vitals
-from llm_moments.train.loop import Loop
-from llm_moments.train.problem import lesson_of, targets_of
-from llm_moments.train.settings import Settings
+from llm_moments.train.feed import Rows, least_batch
+from llm_moments.train.gradient_stats import BlockGradients, GradientStats
+from llm_moments.train.lesson import lesson_of, targets_of
+from llm_moments.train.place import asked_for, digest_of, plain
+from llm_moments.train.prepare import placed, prepared
+from llm_moments.train.problems.classification import loss_of
+from llm_moments.train.settings import Settings, settings_of
 from llm_moments.train.start import Start, head_of, start
-from llm_moments.train.train import loss_of
+from llm_moments.train.trainer import Trainer
 
 Tick = Callable[[float | None, str], None]
 LEAST_ROWS = 32
@@ -50,7 +52,7 @@ class Run:
     update_s: float
     scores: tuple[float, ...]
     losses: tuple[float, ...]
-    blocks: tuple[BlockVitals, ...] = ()
+    blocks: tuple[BlockGradients, ...] = ()
 
     @property
     def score(self) -> float:
@@ -69,7 +71,7 @@ class Run:
 
 
 @dataclass
-class Course:
+class ShortRuns:
     """A model, examples to learn from and to judge by, and settings; `run` trains with some of them changed.
 
     folder: where runs are kept, so that the same call again takes them from there. sources: where the examples to learn
@@ -106,11 +108,11 @@ class Course:
         self.part = self.judged_by(list(self.judged))
         self.question = {
             "model": self.described.digest, "data": digest_of(self.examples, self.judged),
-            "settings": plain(asdict(self.base)),
+            "settings": asked_for(self.base),
         }  # fmt: skip
         if self.back is not None:
             self.question["translators"] = self.back.key
-        self.block_names = list(Vitals(begun.module).sums) if _has_layers(begun.module) else []
+        self.block_names = list(GradientStats(begun.module).sums) if _has_layers(begun.module) else []
 
     def judged_by(self, examples: list[Example]) -> Evaluation:
         data = self.sources[1]
@@ -125,8 +127,8 @@ class Course:
     def begun(self, wanted: Settings) -> Start:
         return start(self.model, [e.input for e in self.examples], self.labels, self.problem, wanted)
 
-    def loop(self, changes: Mapping[str, Any], seed: int, rows: Sequence[int], tick: Tick | None = None) -> Loop:
-        """A loop ready to go. InputError for a change that no settings have or that this model cannot have."""
+    def trainer(self, changes: Mapping[str, Any], seed: int, rows: Sequence[int], tick: Tick | None = None) -> Trainer:
+        """Ready to go. InputError for a change that no settings have or that this model cannot have."""
         wanted = settings_of({**self.settings, **changes, "seed": seed, "checkpoint_every": 0, "early_stopping": 0})
         check_augment(wanted.augment, wanted.balance, self.task, self.problem)
         begun = self.begun(wanted)
@@ -136,11 +138,10 @@ class Course:
         loss = loss_of(wanted, self.problem, known, begun.model)
         values = [self.values[r] for r in rows]
         words = back_translation.reworded(self.back, wanted, values, tick=tick)
-        loop = Loop(
-            module, pipe, values, targets_of(known, begun.model), wanted, loss, device=self.device, reworded=words,
-        )  # fmt: skip
-        placed(loop.module, loop.device)
-        return loop
+        feed = Rows(values, targets_of(known, begun.model), balance=wanted.balance, batch=least_batch(module, wanted))
+        trainer = Trainer(module, pipe, feed, wanted, loss, device=self.device, reworded=words)
+        placed(trainer.module, trainer.device)
+        return trainer
 
     def rows(self, seed: int, count: int) -> list[int]:
         """The same rows for every change under one seed; fewer are some of the more."""
@@ -167,21 +168,22 @@ class Course:
     def _made(
         self, changes: Mapping[str, Any], seed: int, rows: int, judged: Evaluation, watch: bool, tick: Tick
     ) -> Run:
-        loop = self.loop(changes, seed, self.rows(seed, rows), tick)
-        if watch and self.block_names:
-            loop.vitals = Vitals(loop.module)
+        trainer = self.trainer(changes, seed, self.rows(seed, rows), tick)
+        gradients = GradientStats(trainer.module) if watch and self.block_names else None
+        if gradients is not None:
+            trainer.observers.append(gradients)
         marks = [time.perf_counter()]
 
         def told(done: float | None, message: str) -> None:
             marks.append(time.perf_counter())
             tick(None, message)
 
-        loop.run(told)
+        trainer.run(told)
         seconds = marks[-1] - marks[0]
-        outputs = loop.outputs(judged.values)
-        blocks = tuple(loop.vitals.seen()) if loop.vitals is not None else ()
+        outputs = trainer.outputs(judged.values)
+        blocks = tuple(gradients.seen()) if gradients is not None else ()
         return Run(
-            dict(changes), seed, rows, loop.position.updates, seconds, float(np.median(np.diff(marks))),
+            dict(changes), seed, rows, trainer.position.updates, seconds, float(np.median(np.diff(marks))),
             tuple(float(s) for s in judged.scores(outputs, outputs)),
             tuple(float(x) for x in example_losses(outputs, judged.references or (), self.problem)), blocks,
         )  # fmt: skip
@@ -212,18 +214,18 @@ class Course:
         begin = time.perf_counter()
         wanted = replace(self.base, **changes)
         count = min(len(self.values), wanted.batch_size * wanted.accumulate * updates)
-        loop = self.loop({**changes, "epochs": 1}, 0, self.rows(0, count))
-        loop.module.train()
-        groups = list(loop.groups(0))
+        trainer = self.trainer({**changes, "epochs": 1}, 0, self.rows(0, count))
+        trainer.module.train()
+        groups = list(trainer.groups(0))
         opening = time.perf_counter() - begin
-        loop.update(groups[0], 0)  # what is done for the first time takes longer
+        trainer.update(groups[0], 0)  # what is done for the first time takes longer
         start = time.perf_counter()
         for group in groups:
-            loop.update(group, 0)
+            trainer.update(group, 0)
         learning = (time.perf_counter() - start) / count
         some = self.part.values[:48]
         start = time.perf_counter()
-        loop.outputs(some)
+        trainer.outputs(some)
         return opening, learning, (time.perf_counter() - start) / max(len(some), 1)
 
     def translating(self) -> float:
@@ -254,13 +256,6 @@ def room_for(out: Path, overwrite: bool = False) -> Path:
         raise OutputExists(out)
     (out / RUNS).mkdir(parents=True, exist_ok=True)
     return out / RUNS
-
-
-def settings_of(given: Mapping[str, Any]) -> Settings:
-    try:
-        return Settings(**given)
-    except TypeError as error:
-        raise InputError(str(error).replace("Settings.__init__() ", "train ")) from error
 
 
 def example_losses(outputs: Outputs, references: Sequence[Any], problem: str) -> np.ndarray:

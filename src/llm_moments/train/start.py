@@ -15,7 +15,7 @@ from llm_moments.core import Plan
 from llm_moments.models.model import Model, checked_config
 from llm_moments.models.nets.architectures import is_image_model
 from llm_moments.train import linear
-from llm_moments.train.problem import with_head
+from llm_moments.train.lesson import with_head
 from llm_moments.train.settings import Settings
 
 FRESH = ("cnn",)  # networks that begin without a folder

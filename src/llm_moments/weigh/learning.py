@@ -12,7 +12,7 @@ from llm_moments.base import schema
 from llm_moments.base.atomic import write_atomic
 from llm_moments.base.errors import DataError
 from llm_moments.base.views import drawn
-from llm_moments.train.gradient_stats import BlockVitals
+from llm_moments.train.gradient_stats import BlockGradients
 from llm_moments.weigh.worth import Worths
 
 KIND = "training-worth"
@@ -69,7 +69,7 @@ class TrueOf(TypedDict):
 @dataclass(frozen=True)
 class _Saved:
     about: Mapping[str, Any]
-    blocks: tuple[BlockVitals, ...]
+    blocks: tuple[BlockGradients, ...]
     worths: Mapping[str, Any]
     curve: Mapping[str, Any]
 
@@ -78,7 +78,7 @@ class _Saved:
 class TrainingWorth:
     """blocks: gradient, movement and Fisher information; worths: each change and its price; about: what is true of all."""
 
-    blocks: tuple[BlockVitals, ...]
+    blocks: tuple[BlockGradients, ...]
     worths: Worths
     curve: LearningCurve
     about: Mapping[str, Any] = field(default_factory=dict)

@@ -15,8 +15,8 @@ from llm_moments.base.budget import seconds
 from llm_moments.base.errors import DataError, EngineError, InputError, OutputExists
 from llm_moments.evaluate.evaluation import gather, opened
 from llm_moments.train.augment import priced_images, priced_texts
-from llm_moments.train.gradient_stats import BlockVitals, mean_vitals
-from llm_moments.train.short_runs import LEAST_ROWS, Course, Run, room_for
+from llm_moments.train.gradient_stats import BlockGradients, mean_gradients
+from llm_moments.train.short_runs import LEAST_ROWS, Run, ShortRuns, room_for
 from llm_moments.weigh.learning import LearningCurve, Point, TrainingWorth
 from llm_moments.weigh.verdict import LEVEL
 from llm_moments.weigh.worth import Worth, Worths
@@ -52,14 +52,14 @@ def weigh_training(
     examples, judged_by, name = _parts(data, evaluate)
     settings.setdefault("epochs", 1)
     folder = _folder(Path(out)) if out is not None else None
-    course = Course(
+    course = ShortRuns(
         Path(model), examples, judged_by, settings, folder, device, name, (data, data if evaluate is None else evaluate)
     )
     study = _Study(course, allowed, begin, seeds, tick)
     study.plan(len(course.block_names) + 1 + len(augmentations(course)) + len(extra or {}))
     tick(0.0, "the training as it is")
     first = study.base(0)
-    blocks = mean_vitals([list(first.blocks)])
+    blocks = mean_gradients([list(first.blocks)])
     todo = {**freezes(blocks, exhaustive), **augmentations(course), **(extra or {})}
     study.all(todo)
     return study.result(todo, blocks, max_drop)
@@ -84,7 +84,7 @@ def _parts(data: Any, evaluate: Any) -> tuple[list[Any], list[Any], str]:
     return parts["learn"], parts["judge"], name
 
 
-def freezes(blocks: Sequence[BlockVitals], exhaustive: bool = False) -> dict[str, dict[str, Any]]:
+def freezes(blocks: Sequence[BlockGradients], exhaustive: bool = False) -> dict[str, dict[str, Any]]:
     """One block at a time, and the lower half of the model together. Of a deep model only the layers of the least
     Fisher information, with one in the middle of the order as a check on the screen."""
     names = [b.name for b in blocks]
@@ -102,7 +102,7 @@ def freezes(blocks: Sequence[BlockVitals], exhaustive: bool = False) -> dict[str
     return made
 
 
-def augmentations(course: Course) -> dict[str, dict[str, Any]]:
+def augmentations(course: ShortRuns) -> dict[str, dict[str, Any]]:
     """Each augmentation that is usual for this task, and that can be had here, alone."""
     if course.problem == "regression":
         return {}
@@ -116,7 +116,7 @@ def augmentations(course: Course) -> dict[str, dict[str, Any]]:
 class _Study:
     """All runs of one call: planned for the budget, seed by seed, so that an early end leaves whole comparisons."""
 
-    course: Course
+    course: ShortRuns
     allowed: float
     begin: float
     seeds: int
@@ -201,9 +201,9 @@ class _Study:
         known = [seed for seed in range(self.seeds) if (name, seed) in self.runs and ("", seed) in self.runs]
         return [(self.runs["", seed], self.runs[name, seed]) for seed in known]
 
-    def result(self, todo: Changes, blocks: list[BlockVitals], max_drop: float) -> TrainingWorth:
+    def result(self, todo: Changes, blocks: list[BlockGradients], max_drop: float) -> TrainingWorth:
         base = [self.runs["", seed] for seed in range(self.seeds) if ("", seed) in self.runs]
-        blocks = mean_vitals([list(run.blocks) for run in base])
+        blocks = mean_gradients([list(run.blocks) for run in base])
         paired = {name: self.pairs(name) for name in todo}
         arrays = {name: _arrays(some) for name, some in paired.items() if len(some) > 1}
         variance, degrees = stats.pooled_seed_variance(list(arrays.values()))
@@ -260,7 +260,7 @@ def _step(choices: Mapping[str, Any]) -> str:
 
 def _priced(
     name: str, choices: Mapping[str, Any], pairs: Sequence[tuple[Run, Run]], arrays: tuple[np.ndarray, np.ndarray],
-    variance: float, degrees: int, blocks: Sequence[BlockVitals],
+    variance: float, degrees: int, blocks: Sequence[BlockGradients],
 ) -> Worth:  # fmt: skip
     bound = stats.seeded_drop_bound(*arrays, variance=variance, degrees=degrees)
     harmful, beneficial = stats.flips(arrays[0].mean(0), arrays[1].mean(0))

@@ -1,6 +1,6 @@
-"""The search for tasks that make texts: engines first, then knob by knob, what is faster and keeps the answers stays.
+"""The search for tasks that make texts: engines first, then change by change, what is faster and keeps the answers stays.
 
-What there is to try is the task's to say: `task.changes(plan)` gives them in order.
+What there is to try is the task's to say (`task.changes(plan)`); a few rows say what promises most.
 An answer of such a model takes seconds, so that a plan is looked at on few examples before it gets the whole split.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from llm_moments.core import Plan
 from llm_moments.engines.base import engine_class
+from llm_moments.evaluate.measure import measure
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 
@@ -50,37 +51,51 @@ def _whole(search: Search, quick: list[Trial]) -> float:
     return 1.2 * min(map(_cost, quick), default=0.0) * len(search.part)
 
 
-def one_by_one(search: Search) -> None:
-    """Each other change on the fastest plan that keeps the answers, lossless ones first; kept when it is faster."""
+def climb(search: Search) -> None:
+    """On top of the fastest plan that keeps the answers, the change that promises most on a few rows, whatever its kind:
+    kept where it is faster on the whole split, too. What promises nothing is asked once more only when all else is done."""
     best = next(iter(search.good()), None) or _baseline(search)
-    seen = {best.key}
-    for lossless in (True, False):
-        again = True
-        while again and not search.late():
-            again = False
-            for change in search.stock.task.changes(Plan(best.plan)):
-                if change.lossless is not lossless or "forward.engine" in change.choices or search.late():
-                    continue
-                plan = Plan(best.plan).with_(**change.choices)
-                if plan.key in seen:
-                    continue
-                seen.add(plan.key)
-                better = _better(search, best, plan, change.name, lossless)
-                if better is not None:
-                    best, again = better, True
+    asked: set[str] | None = None  # names of the changes that still promise something; None: all
+    while not search.late():
+        promising = _promising(search, best, asked)
+        better = None
+        for at, trial in enumerate(promising):
+            if (better := _better(search, best, trial)) is not None:
+                best, asked = better, {other.stage for other in promising[at + 1 :]}
+                break
+        if better is None and asked is None:
+            return  # none of all of them
+        if better is None or not asked:
+            asked = None
 
 
-def _better(search: Search, best: Trial, plan: Plan, name: str, lossless: bool) -> Trial | None:
-    """The trial of a plan that is faster than the best so far and as likely to keep the answers as is asked."""
-    few = _few(search)
-    known = search.study.trials.get(best.key)
-    quick = search.try_plan(plan, name, lossless=lossless, rows=few)
-    if quick.status != "ok" or known is None or _cost(quick) > 1.05 * _cost(known):
-        return None
+def _promising(search: Search, best: Trial, asked: set[str] | None) -> list[Trial]:
+    """Looks at each change on the first rows; those that are faster there and do not surely lose too much, fastest first."""
+    rows = _glance(search)
+    base, found = None, []
+    for change in search.stock.task.changes(Plan(best.plan)):
+        plan = Plan(best.plan).with_(**change.choices)
+        known = search.study.trials.get(plan.key)
+        if "forward.engine" in change.choices or (asked is not None and change.name not in asked):
+            continue
+        if plan.key == best.key or (known is not None and known.n == len(search.part)):
+            continue  # it was decided on the whole split
+        if base is None:
+            base = measure(search.pipe(best), search.part.values[:rows], search.objective).cost
+        if search.late(rows * base):
+            break
+        trial = search.try_plan(plan, change.name, lossless=change.lossless, rows=rows)
+        if trial.status == "ok" and _cost(trial) < FASTER * base and (trial.drop_low or 0.0) < search.max_drop:
+            found.append(trial)
+    return sorted(found, key=_cost)
+
+
+def _better(search: Search, best: Trial, quick: Trial) -> Trial | None:
+    """The trial on the whole split, where it is faster than the best so far and as likely to keep the answers as is asked."""
     if search.late(1.2 * _cost(quick) * len(search.part)):
         return None
-    trial = search.try_plan(plan, name, lossless=lossless)
-    if trial.status != "ok" or _cost(trial) > FASTER * _cost(known) or search.odds(trial) < GOOD:
+    trial = search.try_plan(Plan(quick.plan), quick.stage, lossless=quick.lossless)
+    if trial.status != "ok" or _cost(trial) > FASTER * _cost(best) or search.odds(trial) < GOOD:
         return None
     return trial
 
@@ -93,8 +108,12 @@ def _few(search: Search) -> int:
     return min(2 * int(search.stock.task.sizes.block), len(search.part))
 
 
+def _glance(search: Search) -> int:
+    return min(int(search.stock.task.sizes.block), len(search.part))
+
+
 def _cost(trial: Trial) -> float:
     return trial.cost or float("inf")
 
 
-STAGES: tuple[Callable[[Search], Any], ...] = (engines, one_by_one)
+STAGES: tuple[Callable[[Search], Any], ...] = (engines, climb)

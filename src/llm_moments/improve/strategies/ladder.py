@@ -15,7 +15,7 @@ from llm_moments.improve.prefilter import uses
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 from llm_moments.train.settings import fast_bf16
-from llm_moments.train.student_spec import share_of as layers_of
+from llm_moments.train.students.spec import share_of as layers_of
 
 SURE = 0.95  # chance to pass from which more length is not needed
 HEALS = {"one": 0.3, "third": 0.4, "half": 0.65}  # of the time that is left, for teaching a model of so many layers

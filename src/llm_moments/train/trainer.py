@@ -1,24 +1,26 @@
-"""The loop: forward, loss, backward, clip, update, each a step of the recording."""
+"""The trainer: forward, loss, backward, clip, update, each a step of the recording, and whoever looks on."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from llm_moments.base.errors import ArtefactError, EngineError, InputError
+from llm_moments.base.errors import ArtefactError, InputError
 from llm_moments.core import NULL, Batch, Outputs, Pipeline, Recorder
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.train import checkpoints
-from llm_moments.train.augment import Augment, oversampled
-from llm_moments.train.data_checks import Barometer, TrainingStopped
+from llm_moments.train.augment import Augment
+from llm_moments.train.data_checks import LossMonitor, TrainingStopped
+from llm_moments.train.feed import Feed
 from llm_moments.train.losses import Loss
+from llm_moments.train.observers import EarlyStopping, Observer
 from llm_moments.train.optimisers import optimiser, schedule
 from llm_moments.train.settings import Settings, fast_bf16, quick_attention
 
@@ -42,7 +44,7 @@ class Position:
 
 
 class Place(TypedDict):
-    """What a checkpoint must hold of a run: every value of its position, and what its barometer has seen."""
+    """What a checkpoint must hold of a run: every value of its position, and what its monitor has seen."""
 
     epoch: int
     batches: int
@@ -54,17 +56,25 @@ class Place(TypedDict):
     start: float
 
 
-class Loop:
-    """Trains a module on inputs and targets; the batches are made by the pipeline's own steps.
+class Made(NamedTuple):
+    """A batch: the numbers of its rows, what the module is given of them, their targets."""
 
-    targets: a tensor with one entry a row, or None where the loss needs none. What happens depends on the
-    seed and the position alone, so that a run that was ended goes on bit for bit as if it had not been.
+    rows: np.ndarray
+    arrays: dict[str, np.ndarray]
+    targets: Any
+
+
+class Trainer:
+    """Trains a module on what a feed gives; the batches are made by the pipeline's own steps.
+
+    What happens depends on the seed and the position alone, so that a run that was ended goes on bit for bit as if it
+    had not been.
     """
 
     def __init__(
-        self, module: Any, pipe: Pipeline, values: Sequence[Any], targets: Any, settings: Settings, loss: Loss, *,
+        self, module: Any, pipe: Pipeline, feed: Feed, settings: Settings, loss: Loss, *,
         recorder: Recorder = NULL, device: str = "cpu", folder: Path | None = None, judged: Evaluation | None = None,
-        reworded: Mapping[str, str] | None = None,
+        reworded: Mapping[str, str] | None = None, observers: Sequence[Observer] = (),
     ):  # fmt: skip
         import torch
 
@@ -76,54 +86,53 @@ class Loop:
         if settings.epochs > 1:
             pipe.task.keep(self.steps, plan)
         self.window = WINDOW if "batch.order" in batching(settings, pipe) else 1  # images have no lengths to group by
-        self.values, self.targets = list(values), targets
+        self.feed, self.observers = feed, list(observers)
+        if settings.early_stopping:
+            self.observers.append(EarlyStopping(settings.early_stopping))
         self.augment = Augment(settings.augment, pipe.task, settings.seed, len(pipe.model.labels), reworded)
-        self.normalised = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules())
         self.position = Position()
-        self.barometer = Barometer(least=self.loss.least)
+        self.monitor = LossMonitor(least=self.loss.least)
         self.optimizer = optimiser(
             settings.optimizer, module, settings.learning_rate, settings.weight_decay, settings.optimizer_options
         )
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and fast_bf16(device))
-        self.total = max(settings.epochs * -(-self.batches_of_an_epoch() // settings.accumulate), 1)
+        self.total = self.updates_at_most()
         self.schedule = schedule(settings.schedule, self.optimizer, self.total, settings.warm_up)
-        self.marks: Any = None
-        self.vitals: Any = None  # of train.vitals, where `tune --weigh` wants to see gradients and updates
-        self.batch_rows = np.empty(0, np.int64)
 
     # -- data
+
+    def updates_at_most(self) -> int:
+        """Of the whole run; what the learning rate goes by. InputError where nobody knows."""
+        most = self.settings.updates
+        if self.feed.size is None:
+            if not most:
+                raise InputError("a stream has no known end: say after how many updates the training ends (--updates)")
+            return most
+        found = max(self.settings.epochs * -(-self.batches_of_an_epoch() // self.settings.accumulate), 1)
+        return min(found, most) if most else found
 
     def batches_of_an_epoch(self) -> int:
         """Counted by making the first epoch's batches where they depend on lengths; else by rows."""
         if not self.settings.batch_tokens:
-            window, rest = divmod(len(self.order(np.random.default_rng(0))), self.window * self.settings.batch_size)
+            window, rest = divmod(self.feed.size or 0, self.window * self.settings.batch_size)
             return window * self.window + -(-rest // self.settings.batch_size)
         return sum(1 for _ in self.batches(0, NULL))
 
-    def batches(self, epoch: int, recorder: Recorder) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """(rows, arrays), in an order that seed and epoch decide; rows of like length come together."""
+    def batches(self, epoch: int, recorder: Recorder) -> Iterator[Made]:
+        """In an order that seed and epoch decide; rows of like length come together."""
         rng = np.random.default_rng([self.settings.seed, epoch])
-        order = self.order(rng)
-        window = self.window * self.settings.batch_size
-        for start in range(0, len(order), window):
-            rows = order[start : start + window]
-            batch = Batch(len(rows), {"input": [self.values[r] for r in rows]})
+        for window in self.feed.windows(rng, self.window * self.settings.batch_size):
+            batch = Batch(len(window.rows), {"input": window.values})
             for at, step in enumerate(self.steps):
                 if self.augment.rows and (step.name == self.augment.before if self.augment.before else at == 0):
                     with recorder.step("augment", items=batch.size):
-                        batch = self.augment(batch, epoch, start)
+                        batch = self.augment(batch, epoch, window.start)
                 with recorder.step(step.name, items=batch.size):
                     batch = step(batch, recorder)
             made = batch["batches"]
             for at in rng.permutation(len(made)):
-                yield rows[made[at][0]], made[at][1]
-
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        """The rows of an epoch, some of them more than once if classes are to be balanced. A row that would be alone in
-        its batch waits for the next epoch where batches are normalised: of one there is no spread."""
-        rows = oversampled(self.targets.numpy(), rng) if self.settings.balance else rng.permutation(len(self.values))
-        alone = len(rows) > 1 and self.settings.batch_size > 1 and len(rows) % self.settings.batch_size == 1
-        return rows[:-1] if alone and self.normalised else rows
+                places, arrays = made[at]
+                yield Made(window.rows[places], arrays, None if window.targets is None else window.targets[places])
 
     # -- the run
 
@@ -132,10 +141,15 @@ class Loop:
         self.module.train()
         begin = time.monotonic()
         for epoch in range(self.position.epoch, self.settings.epochs):
+            if self.ended and not self.position.batches:
+                break
             for group in self.groups(epoch):
+                if self.ended:
+                    break
                 loss = self.update(group, epoch)
                 done = self.position.updates / self.total
                 tick(min(done, 1.0), f"epoch {epoch + 1} of {self.settings.epochs}, loss {loss:.4f}")
+                self.tell_observers()
                 if self.due():
                     self.checkpoint()
             self.position.epoch, self.position.batches = epoch + 1, 0
@@ -146,9 +160,18 @@ class Loop:
         self.seconds = time.monotonic() - begin
         return self.position
 
-    def groups(self, epoch: int) -> Iterator[list[tuple[np.ndarray, dict[str, np.ndarray]]]]:
+    @property
+    def ended(self) -> bool:
+        """Whether as many updates are done as were asked for."""
+        return bool(self.settings.updates) and self.position.updates >= self.settings.updates
+
+    def tell_observers(self) -> None:
+        for one in self.observers:
+            one.updated(self)
+
+    def groups(self, epoch: int) -> Iterator[list[Made]]:
         """The batches of one update each, without those that are done."""
-        group: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        group: list[Made] = []
         for at, batch in enumerate(self.batches(epoch, self.recorder)):
             if at < self.position.batches:
                 continue
@@ -159,37 +182,38 @@ class Loop:
         if group:
             yield group
 
-    def update(self, group: list[tuple[np.ndarray, dict[str, np.ndarray]]], epoch: int) -> float:
+    def update(self, group: list[Made], epoch: int) -> float:
         """One update from the mean loss over the rows of a group of batches."""
         torch, recorder = self.torch, self.recorder
         torch.manual_seed(self.settings.seed * 1_000_003 + self.position.updates)  # of dropout
-        rows, total, worst = sum(len(r) for r, _ in group), 0.0, group[0][0]
+        rows, total, worst = sum(len(made.rows) for made in group), 0.0, group[0].rows
         shares = self.shares(group)
         self.optimizer.zero_grad(set_to_none=True)
-        for part, (taken, made) in enumerate(group):
-            arrays, targets = self.examples(taken, made, part)
+        for part, made in enumerate(group):
+            count = len(made.rows)
+            arrays, targets = self.examples(made, part)
             inputs = self.inputs(arrays)
-            with recorder.step("forward", items=len(taken)):
+            with recorder.step("forward", items=count):
                 outputs = self.forward(inputs)
-            with recorder.step("loss", items=len(taken)):
+            with recorder.step("loss", items=count):
                 targets = None if targets is None else targets.to(self.device)
                 loss = self.loss(outputs, targets, inputs, recorder) * shares[part]
                 value = loss.item()
             total += value
-            worst = worst if math.isfinite(value) else taken
-            with recorder.step("backward", items=len(taken)):
-                if self.marks is not None:
-                    self.marks.begin()
+            worst = worst if math.isfinite(value) else made.rows
+            with recorder.step("backward", items=count):
+                for one in self.observers:
+                    one.before_backward(self)
                 with quick_attention(self.device):  # activations are recomputed as they were computed
                     loss.backward()
-                if self.marks is not None:
-                    self.marks.end()
-        if self.vitals is not None:
-            self.vitals.graded(rows)
+                for one in self.observers:
+                    one.after_backward(self)
+        for one in self.observers:
+            one.graded(self, rows)
         with recorder.step("clip"):
             most = self.settings.clip or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), most))
-        wrong = self.barometer.see(total, norm)
+        wrong = self.monitor.see(total, norm)
         if wrong:
             raise TrainingStopped(self.stopped(wrong, epoch, worst))
         with recorder.step("update"):
@@ -197,26 +221,25 @@ class Loop:
             self.optimizer.step()
             if self.position.updates < self.total:  # where batches depend on lengths, the last may come after it
                 self.schedule.step()
-        if self.vitals is not None:
-            self.vitals.moved()
+        for one in self.observers:
+            one.moved(self)
         self.position.updates += 1
         self.position.batches += len(group)
         if self.position.updates % TOLD == 1 or self.position.updates == self.total:
             self.tell(epoch=epoch + 1, loss=total, learning_rate=rate, norm=norm)
         return total
 
-    def shares(self, group: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> list[float]:
+    def shares(self, group: list[Made]) -> list[float]:
         """How much each batch of an update counts: by its rows, or by what the loss is a mean over."""
-        weights = [self.loss.weight(rows, arrays) for rows, arrays in group]
+        weights = [self.loss.weight(made.rows, made.arrays) for made in group]
         return [one / max(sum(weights), 1) for one in weights]
 
-    def examples(self, rows: np.ndarray, arrays: Any, part: int) -> tuple[Any, Any]:
+    def examples(self, made: Made, part: int) -> tuple[Any, Any]:
         """Arrays and targets of a batch, mixed if that is asked for. part: which batch of its update it is."""
-        targets = None if self.targets is None else self.targets[rows]
         if not self.augment.mixes:
-            return arrays, targets
-        with self.recorder.step("augment", items=len(rows)):
-            return self.augment.mix(arrays, targets, self.position.updates, part)
+            return made.arrays, made.targets
+        with self.recorder.step("augment", items=len(made.rows)):
+            return self.augment.mix(made.arrays, made.targets, self.position.updates, part)
 
     def forward(self, inputs: dict[str, Any]) -> Any:
         kind = self.device if self.device in ("cuda", "mps") else "cpu"
@@ -257,18 +280,17 @@ class Loop:
     # -- evaluation and checkpoints
 
     def evaluated(self, epoch: int, tick: Tick) -> bool:
-        """Whether the score on the evaluation data has not got better for too many epochs."""
+        """Judges an epoch; whether anyone who looks on wants the training to end here."""
         assert self.judged is not None
         tick(None, f"evaluating after epoch {epoch + 1}")
+        self.tell_observers()
         with self.recorder.step("evaluate", items=len(self.judged)):
             score = self.score(self.judged)
         self.tell(epoch=epoch + 1, score=score)
-        if self.position.best is None or score > self.position.best:
+        better = self.position.best is None or score > self.position.best
+        if better:
             self.position.best, self.position.best_epoch = score, epoch + 1
-            if self.settings.early_stopping and self.folder is not None:
-                self.save_best()
-        waited = epoch + 1 - self.position.best_epoch
-        return bool(self.settings.early_stopping) and waited >= self.settings.early_stopping
+        return any([one.judged(self, better) for one in self.observers])
 
     def score(self, part: Evaluation) -> float:
         """Mean score of the module as it is, in float32, on the plan that it will run on."""
@@ -291,7 +313,7 @@ class Loop:
         if self.folder is None:
             return
         with self.recorder.step("checkpoint"):
-            position = {**vars(self.position), "losses": list(self.barometer.last), "start": self.barometer.start}
+            position = {**vars(self.position), "losses": list(self.monitor.last), "start": self.monitor.start}
             checkpoints.save(self.folder, self.position.updates, self.module, self.optimizer, self.schedule, position)
 
     def resume(self) -> bool:
@@ -300,7 +322,7 @@ class Loop:
         if path is None:
             return False
         position = checkpoints.restore(path, self.module, self.optimizer, self.schedule, Place)
-        self.barometer = Barometer(position.pop("losses"), position.pop("start"), self.barometer.least)
+        self.monitor = LossMonitor(position.pop("losses"), position.pop("start"), self.monitor.least)
         self.position = Position(**position)
         return True
 
@@ -324,25 +346,6 @@ class Loop:
             if told.is_file() and not checkpoints.intact(file, told.read_text(encoding="utf-8", errors="replace")):
                 raise ArtefactError(f"{file}, the weights of the best epoch, is damaged. Begin anew with --overwrite.")
             load_model(self.module, file)
-
-    # -- recording
-
-    def watched(self, stack: ExitStack) -> dict[str, Any]:
-        """Probes on the layers, forward and backward, until the stack closes; {} where none are found."""
-        from llm_moments.record.backward import marked
-        from llm_moments.record.probes import probed
-
-        path = self.recorder.path  # type: ignore[attr-defined]
-
-        def where() -> int:  # only the loop's own forward counts, not an evaluation's or a recomputation
-            return 2 if len(path) == 2 and path[-1].name == "forward" else 0
-
-        try:
-            probes = stack.enter_context(probed(self.module, 1, self.device, where=where))
-            self.marks = stack.enter_context(marked(self.module))
-        except EngineError:
-            return {}
-        return {"forward": probes, "backward": self.marks}
 
 
 def batching(settings: Settings, pipe: Pipeline) -> dict[str, Any]:

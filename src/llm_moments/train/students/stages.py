@@ -1,4 +1,4 @@
-"""Smaller image classifiers that begin as parts of a larger one: fewer layers, fewer blocks of a stage, narrower ones."""
+"""Which layers of a classifier can be left out, which are best left out, and the module without them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llm_moments.base.errors import EngineError, InputError
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.engines.base import put_on
 from llm_moments.models.model import Model
-from llm_moments.train.fit import Tick
-from llm_moments.train.reloaded import reloaded
+from llm_moments.train.students.contract import Tick
+from llm_moments.train.students.reloaded import reloaded
 
 Unit = tuple[int, ...]  # layers that can only be left out together, by their numbers
 
@@ -27,7 +27,7 @@ class Stage:
 
 
 def stages_of(module: Any) -> list[Stage]:
-    """The lists of layers of an image classifier: one in ViT and its kin, one a stage in ResNet, ConvNeXt, Swin.
+    """The lists of layers of a classifier: one of texts and in ViT and its kin, one a stage in ResNet, ConvNeXt, Swin.
 
     EngineError where no layer can be left out, or where the configuration has no word for how many there are.
     """
@@ -93,14 +93,16 @@ def _open(stages: Sequence[Stage], gone: Sequence[int]) -> list[Unit]:
 def chosen_layers(base: Pipeline, values: Sequence[Any], told: Outputs, keep: int, tick: Tick) -> list[int]:
     """At most `keep` layers: one after the other is left out whose loss changes the answers least.
 
-    base: at the size of image that the student is to serve at. told: the teacher's outputs of the values.
+    base: at the extent of inputs that the student is to serve at. told: the teacher's outputs of the values.
     """
     from llm_moments.engines.torch_eager import load_module
 
     stages = stages_of(load_module(base.model))
     total, least = sum(len(s.layers) for s in stages), least_layers(stages)
     if not least <= keep <= total:
-        raise InputError(f"{base.model.name} has {total} layers, and at least {least} of them must stay; not {keep}")
+        raise InputError(
+            f"{base.model.name} has {total} layers; a student cannot have {keep} of them, but at least {least}"
+        )
     gone: list[int] = []
     eager = base.with_(**put_on("torch", "fp32"), **{"forward.calibration": None})
     while total - len(gone) > keep:
@@ -139,15 +141,18 @@ def fewer(teacher: Model, keep: Sequence[int]) -> tuple[Any, Model]:
         _shorten(module, stage.path, [at - stage.layers[0] for at in stays], torch)
         counts.append(len(stays))
     name, old = _counted(module.config) or ("", 0)
-    _count(module, name, type(old)(counts) if isinstance(old, list | tuple) else counts[0])
+    _count(module, name, type(old)(counts) if isinstance(old, list | tuple) else counts[0], keep, total)
     described = Model(teacher.path, {**teacher.config, **json.loads(module.config.to_json_string(use_diff=False))})
     _same_when_reloaded(module, described)
     return module, described
 
 
-def _count(module: Any, name: str, value: Any) -> None:
-    """Writes how many layers there are now; what a configuration derives from that is derived again (BEiT's stages)."""
+def _count(module: Any, name: str, value: Any, kept: Sequence[int], total: int) -> None:
+    """Writes how many layers there are now, and of what type each; what a configuration derives from that is derived again
+    (BEiT's stages)."""
     setattr(module.config, name, value)
+    if len(getattr(module.config, "layer_types", None) or ()) == total:
+        module.config.layer_types = [module.config.layer_types[i] for i in sorted(kept)]
     if name == "num_hidden_layers" and hasattr(module.config, "stage_names"):
         derived = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
         told = {k: v for k, v in module.config.to_dict().items() if k not in derived}
@@ -170,10 +175,13 @@ def _same_when_reloaded(module: Any, described: Model) -> None:
     """What is saved must be what was made: some architectures give layers a meaning by their number."""
     import torch
 
-    shape = module.input_shape
-    pixels = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
+    shape = getattr(module, "input_shape", None)
+    if shape is not None:
+        given = {"pixel_values": torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))}
+    else:
+        given = {"input_ids": torch.full((1, 4), min(5, int(getattr(module.config, "vocab_size", 6)) - 1))}
     with torch.no_grad():
-        one, two = (m.eval()(pixel_values=pixels).logits for m in (module, reloaded(module, described)))
+        one, two = (m.eval()(**given).logits for m in (module, reloaded(module, described)))
     if not torch.allclose(one, two, atol=1e-4):
         raise EngineError(
             f"{type(module).__name__} gives layers a meaning by their number, so that these cannot be left out"

@@ -21,8 +21,8 @@ from llm_moments.models.nets.pruned import (
     neurons_of,
     shares,
 )
-from llm_moments.train.reloaded import reloaded
-from llm_moments.train.student_spec import share_of
+from llm_moments.train.students.reloaded import reloaded
+from llm_moments.train.students.spec import share_of
 
 VECTOR = 16  # neurons that a share is rounded down to a multiple of: what a CPU computes at once
 Arrays = Mapping[str, np.ndarray]

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from llm_moments.base.errors import InputError
+from llm_moments.core import Outputs
 from llm_moments.models.model import Model
 from llm_moments.models.nets.architectures import CNN, fitted
+from llm_moments.train.settings import Settings
+from llm_moments.train.students.contract import Beginning, Student, Tick, for_images_only
 
 WIDTHS = {"half": 2, "third": 3, "quarter": 4}  # so many channels to one of the student's
+
+
+class Narrower(Student):
+    """`width=half` of a `cnn`; InputError for other widths, and for other teachers."""
+
+    @classmethod
+    def takes(cls, word: str) -> bool:
+        return word.startswith("width")
+
+    def check(self, wanted: Settings, hidden: float) -> None:
+        for_images_only(self)
+        super().check(wanted, hidden)
+        self.width()
+        if wanted.image_size:
+            self.plan(self.base.model, wanted)
+
+    def width(self) -> str:
+        if (found := self.word.removeprefix("width=")) not in WIDTHS:
+            raise InputError(f"a narrower student is {', '.join(f'width={w}' for w in WIDTHS)}, not {self.word!r}")
+        return found
+
+    def begin(self, values: Sequence[Any], told: Outputs, wanted: Settings, tick: Tick) -> Beginning:
+        return Beginning(*narrower(self.base.model, self.width()))
 
 
 def narrower(teacher: Model, word: str) -> tuple[Any, Model]:
