@@ -232,7 +232,7 @@ KINDS = {
     for kind in (
         Kind("r8", "Reuters R8, MiniLM", r8),
         Kind("r52", "Reuters R52, MiniLM", r52),
-        Kind("pairs", "pairs: two halves of one story?, MiniLM", pairs),
+        Kind("pairs", "pairs: two halves of one story?, MiniLM", pairs, answering=300),
         Kind("fashion", "Fashion-MNIST, small CNN", fashion, budget=60, answering=30),
         Kind("digits", "scikit-learn's digits, small CNN", digits, budget=40, answering=20),
         Kind("translation", "a made-up language, small Marian", translation, budget=100, answering=60),
