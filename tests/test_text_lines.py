@@ -14,9 +14,9 @@ from llm_moments.base.errors import DataError, EngineError, ModelError
 from llm_moments.core import Example
 from llm_moments.engines.torch_eager import load_module
 from tests.cli.command import moments
+from tests.fakes_pages import drawn, model
 
 rapidocr = pytest.importorskip("rapidocr", reason="rapidocr is not installed (pip install 'llm-moments[ocr]')")
-MODELS = Path(rapidocr.__file__).parent / "models"
 WORDS = [
     "Total 42.50 EUR",
     "Invoice 2041-77",
@@ -29,24 +29,11 @@ WORDS = [
 ]
 
 
-def drawn(folder: Path, name: str, lines: list[str], size: tuple[int, int] = (640, 480), tall: int = 26) -> Path:
-    """A white page with these lines."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    page = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(page)
-    for at, line in enumerate(lines):
-        pen.text((30, 24 + at * int(tall * 2.2)), line, fill=(20, 20, 60), font=ImageFont.load_default(tall))
-    page.save(folder / f"{name}.png")
-    return folder / f"{name}.png"
-
-
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     room = tmp_path_factory.mktemp("pages")
     (room / "read.toml").write_text(
-        f'[[stage]]\nname = "find"\nmodel = "{next(MODELS.glob("*det*.onnx"))}"\n\n'
-        f'[[stage]]\nname = "read"\nmodel = "{next(MODELS.glob("*rec*.onnx"))}"\n'
+        f'[[stage]]\nname = "find"\nmodel = "{model("det")}"\n\n[[stage]]\nname = "read"\nmodel = "{model("rec")}"\n'
     )
     return room
 
@@ -82,7 +69,7 @@ def test_it_says_what_rapidocr_says(pipe: Any, pages: list[Path], theirs: Any) -
 
 
 def test_each_stage_is_a_task_of_its_own(pages: list[Path], theirs: Any) -> None:
-    find = lm.load(next(MODELS.glob("*det*.onnx")))
+    find = lm.load(model("det"))
     assert find.task.name == "text-detection"
     told = theirs(str(pages[1]), use_rec=False)
     boxes = [one["box"] for one in find(str(pages[1])).boxes]
@@ -90,7 +77,7 @@ def test_each_stage_is_a_task_of_its_own(pages: list[Path], theirs: Any) -> None
     part = find.task.references([boxes[:1] + [[0, 0, 5, 5]]])
     found = find.task.scores(find.outputs([str(pages[1])]), part)
     assert found[0] == pytest.approx(2 * 1 / (len(boxes) + 2))
-    read = lm.load(next(MODELS.glob("*rec*.onnx")))
+    read = lm.load(model("rec"))
     assert read.task.name == "text-recognition"
     from PIL import Image
 
@@ -150,7 +137,7 @@ def test_what_is_no_such_model_is_refused(tmp_path: Path, pages: list[Path]) -> 
     import onnx
     from onnx import TensorProto, helper
 
-    (tmp_path / "cut.onnx").write_bytes(next(MODELS.glob("*det*.onnx")).read_bytes()[:1000])
+    (tmp_path / "cut.onnx").write_bytes(model("det").read_bytes()[:1000])
     with pytest.raises(ModelError, match="no whole ONNX file"):
         lm.load(tmp_path / "cut.onnx")
     one = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])
@@ -159,7 +146,7 @@ def test_what_is_no_such_model_is_refused(tmp_path: Path, pages: list[Path]) -> 
     onnx.save(helper.make_model(graph), str(tmp_path / "other.onnx"))
     with pytest.raises(ModelError, match="not known here"):
         lm.load(tmp_path / "other.onnx")
-    find = lm.load(next(MODELS.glob("*det*.onnx")))
+    find = lm.load(model("det"))
     with pytest.raises(EngineError, match="int8 needs calibration examples"):
         find.with_(**{"forward.precision": "int8"}).outputs([str(pages[0])])
     with pytest.raises(EngineError, match="came as a graph"):
