@@ -147,16 +147,3 @@ def test_what_can_be_gone_through_only_once_is_learnt_once(
     assert once.session is not None
     whole = lm.train(tiny_model, rows, tmp_path / "again", stream=True, updates=99, epochs=1, **FEW)
     assert weights(once.folder) == weights(whole.folder)
-
-
-def test_stdin_is_a_stream(tiny_model: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    file = written(tmp_path, labelled(40))
-    words = ["--stream", "--updates", "4", "--batch-size", "8", "--max-length", "48", "--format", "quiet"]
-    for name, data in (("pipe", "-"), ("file", str(file))):
-        command = [sys.executable, "-m", "llm_moments.cli.main", "train", str(tiny_model), "--data", data]
-        done = subprocess.run([*command, "--out", str(tmp_path / name), *words], stdin=file.open(), capture_output=True)
-        assert done.returncode == 0, done.stderr
-    assert weights(tmp_path / "pipe") == weights(tmp_path / "file")

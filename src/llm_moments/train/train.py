@@ -22,7 +22,7 @@ from llm_moments.train.trainer import Trainer
 from llm_moments.train.training import Training
 
 LOOKED = 2000  # rows of a stream that say what its labels are
-STDIN = "-"
+STDIN = "stdin"  # as its examples say where they come from
 
 
 def train(
