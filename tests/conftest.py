@@ -17,9 +17,21 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SAMPLES = Path(__file__).parent.parent / ".samples"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that no worker ends alone with it."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["MOMENTS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Of this run, for all of its workers: what one has built the other need not."""
+    os.environ["MOMENTS_CACHE"] = str(shared(tmp_path_factory) / "cache")
+
+
+def shared(factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that all workers see."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +43,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
     """A folder that takes long to make, made by one of the workers for all."""
     from filelock import FileLock
 
-    base = factory.getbasetemp()
-    room = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    room = shared(factory) / name
     with FileLock(f"{room}.lock"):
         if not (room / "made").exists():
             make(room / "model")

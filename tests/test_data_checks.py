@@ -36,6 +36,7 @@ def saved(out: Path) -> list[str]:
 # ---------------------------------------------------------------------------------- kills
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing_and_change_nothing() -> None:
     """A short form of benchmarks/kills.py, which says what is counted."""
     script = Path(__file__).parent.parent / "benchmarks" / "kills.py"

@@ -87,6 +87,7 @@ def test_the_verbs_take_it(room: Path, tmp_path: Path) -> None:
     assert "without two" in worth
 
 
+@pytest.mark.slow
 def test_a_search_leaves_out_what_the_answers_do_not_need(room: Path, tmp_path: Path) -> None:
     rows = [Example(text) for text in make_texts(400, seed=3)]
     parts = {name: lm.load(room / "one") for name in ("first", "again")}  # the same twice: one of them is of no use

@@ -66,6 +66,7 @@ def test_choices_are_scored_as_the_likelihood_task_scores_them(
     assert [one[0] for one in acc.ids] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_made_texts_follow_the_tasks_settings(
     folders: tuple[Path, Path], tasks: list[dict[str, Any]], tmp_path: Path
 ) -> None:

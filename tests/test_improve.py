@@ -50,6 +50,7 @@ def improved(trained_model: Path, toy_csv: Path, tmp_path_factory: pytest.TempPa
     return out, lm.improve(trained_model, toy_csv, max_drop=0.05, budget="20s", out=out)
 
 
+@pytest.mark.slow
 def test_there_is_always_one_artefact_with_a_certificate(improved: tuple) -> None:
     out, result = improved
     found = result.to_dict()
@@ -99,6 +100,7 @@ def test_the_same_call_goes_on_from_the_study(improved: tuple, trained_model: Pa
         lm.improve(trained_model, toy_csv, max_drop=0.02, budget="10s", out=out)
 
 
+@pytest.mark.slow
 def test_killed_at_random_it_goes_on(trained_model: Path, toy_csv: Path, tmp_path: Path) -> None:
     code = "import sys, llm_moments as lm; lm.improve(sys.argv[1], sys.argv[2], max_drop=0.05, budget='8s', out=sys.argv[3])"
     command = [sys.executable, "-c", code, str(trained_model), str(toy_csv), str(tmp_path / "out")]
@@ -126,6 +128,7 @@ def test_without_labels_agreement_is_certified(trained_model: Path) -> None:
     assert not result.certificate.labelled
 
 
+@pytest.mark.slow
 def test_healing_teaches_fewer_layers_on_examples_that_judge_nothing(
     trained_model: Path, toy_csv: Path, tmp_path: Path
 ) -> None:
@@ -171,6 +174,7 @@ def test_compare_sees_no_difference_and_a_large_one(trained_model: Path, toy_csv
     assert worse.drop_low > 0.02
 
 
+@pytest.mark.slow
 def test_weigh_gives_every_change_a_verdict(trained_model: Path, toy_csv: Path) -> None:
     worths = lm.weigh(trained_model, toy_csv, limit=120)
     names = {w.name for w in worths}
@@ -191,6 +195,7 @@ def test_weigh_gives_every_change_a_verdict(trained_model: Path, toy_csv: Path) 
     assert worths.about["rank_correlation"] is not None
 
 
+@pytest.mark.slow
 def test_weigh_of_a_deep_model_ablates_a_few_layers_and_samples_the_rest(
     tmp_path: Path, toy_csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +237,7 @@ def test_divergence_is_nought_for_the_same_and_bounded(tmp_path: Path, problem: 
         assert (apart <= np.log(2)).all()
 
 
+@pytest.mark.slow
 def test_weigh_prices_layers_kept_in_float_where_the_plan_is_int8(trained_model: Path, toy_csv: Path) -> None:
     pipe = lm.load(trained_model, plan={"forward.engine": "onnxruntime", "forward.precision": "int8-dynamic"})
     names = {w.name for w in lm.weigh(pipe, toy_csv, limit=60) if w.verdict != "unavailable"}

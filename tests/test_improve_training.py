@@ -152,6 +152,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model") / "m")
 
 
+@pytest.mark.slow
 def test_a_real_search_leaves_its_files_and_train_takes_the_plan(model: Path, tmp_path: Path) -> None:
     from llm_moments.train.train import train
 

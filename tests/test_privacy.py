@@ -25,6 +25,7 @@ print(len(list(pipe.run(["a good film", "a bad one"]))))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("openvino" not in available(), reason="OpenVINO is not installed")
 def test_a_graph_is_built_without_telling_its_makers(tiny_model: Path, tmp_path: Path) -> None:
     env = {**os.environ, "HOME": str(tmp_path), "MOMENTS_CACHE": str(tmp_path / "cache"), "CI": ""}

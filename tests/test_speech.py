@@ -12,6 +12,7 @@ import pytest
 import llm_moments as lm
 from llm_moments.base.errors import DataError, EngineError, InputError, PlanError
 from llm_moments.core import NULL, Outputs
+from llm_moments.core.outputs import texts
 from llm_moments.data.readers import read
 from llm_moments.engines.generator import Generated
 from llm_moments.evaluate.evaluation import evaluation, gather
@@ -393,10 +394,10 @@ def test_spoken_words_are_written_down_and_silence_is_not(sample: Path, tmp_path
     hiss = write(tmp_path / "hiss.ogg", np.random.default_rng(0).normal(0, 0.003, 80_000).astype(np.float32))
     pipe = lm.load(sample, plan={"decode.beams": 1, "forward.precision": "int8", "fallback.temperatures": []})
     plain = pipe(str(tmp_path / "said.wav"))
-    scores = pipe.task.scores(np.array([plain.text], object), [said])
+    scores = pipe.task.scores(texts([plain.text], language=np.array(["en"])), [said])
     assert scores[0] > 0.8
     for kind in ("energy", "silero"):
         listening = pipe.with_(**{"vad.kind": kind, "features.margin": 3.0, "forward.streams": 4})
         answers = [a.text for a in listening.run([str(quiet), str(tmp_path / "said.wav"), str(hiss)])]
         assert answers[0] == answers[2] == ""
-        assert pipe.task.scores(np.array([answers[1]], object), [said])[0] > 0.8
+        assert pipe.task.scores(texts([answers[1]], language=np.array(["en"])), [said])[0] > 0.8

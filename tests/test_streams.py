@@ -137,6 +137,13 @@ def test_what_needs_all_rows_is_refused_of_a_stream(
         lm.train(tiny_model, labelled(20), tmp_path / "m", stream=True, **{**FEW, **more})
 
 
-def test_what_can_be_gone_through_only_once_is_no_stream(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="only once"):
-        lm.train(tiny_model, iter(labelled(20)), tmp_path / "m", stream=True, updates=3)
+def test_what_can_be_gone_through_only_once_is_learnt_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_moments.train.train.LOOKED", 10)
+    rows = labelled(40)
+    once = lm.train(tiny_model, iter(rows), tmp_path / "once", stream=True, updates=99, epochs=3, **FEW)
+    assert once.history[-1]["update"] <= 5
+    assert once.session is not None
+    whole = lm.train(tiny_model, rows, tmp_path / "again", stream=True, updates=99, epochs=1, **FEW)
+    assert weights(once.folder) == weights(whole.folder)

@@ -96,16 +96,18 @@ def test_after_an_interruption_nothing_is_begun_and_what_was_measured_stays() ->
 
 def test_as_many_examples_are_used_as_fit() -> None:
     costs = Costs(BASE, 0.1, BLOCK)
-    assert affordable(costs, 1000, 20, 1000.0) == 1000
-    some = affordable(costs, 1000, 20, 120.0)
+    assert affordable(costs, 1000, 20, 1000.0, 299) == 1000
+    some = affordable(costs, 1000, 20, 120.0, 1)
     assert 2 * BLOCK < some < 1000
     assert (
         0.8 * 120
         < sum(costs.whole(Change("x", {"forward.x": 1}), some) + costs.look(Change("x", {})) for _ in range(20))
         < 120
     )
-    assert affordable(costs, 1000, 20, 1.0) == 2 * BLOCK
-    assert affordable(costs, 10, 20, 1.0) == 10
+    assert affordable(costs, 1000, 20, 1.0, 299) == 2 * BLOCK
+    assert affordable(costs, 10, 20, 1.0, 299) == 10
+    few = affordable(costs, 1000, 20, 60.0, 299)  # of eight changes, where twenty would leave all of them open
+    assert affordable(costs, 1000, 20, 60.0, 1) < few <= 299
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "1s"), (59.2, "60s"), (91, "2m"), (3600, "60m"), (5401, "2h")])

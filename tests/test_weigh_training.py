@@ -127,6 +127,7 @@ def test_a_run_is_kept_and_taken_from_its_file(model: Path, tmp_path: Path, monk
 # ---------------------------------------------------------------------------------- the whole
 
 
+@pytest.mark.slow
 def test_weigh_training_prices_blocks_changes_and_data(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     def weighed() -> TrainingWorth:
         return weigh_training(

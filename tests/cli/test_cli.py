@@ -129,6 +129,7 @@ def test_record_weigh_and_show_write_every_view(
     assert "skip layer 0" in moments("show", worth, "--html", tmp_path / "w.html").stdout
 
 
+@pytest.mark.slow
 def test_improve_and_compare_as_a_gate(trained_model: Path, toy_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "improved"
     command = (

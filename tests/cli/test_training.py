@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from llm_moments.train.settings import Settings
 from tests.cli.command import moments
 from tests.fakes import label_of, make_model, make_texts
 
@@ -121,3 +123,40 @@ def test_a_student_of_a_classifier_of_images(place: Path) -> None:
         assert found["settings"]["image_size"] == (24 if student == "cnn" else 32)
         assert found["settings"]["learning_rate"] == (1e-3 if student == "cnn" else 3e-4)
     assert "no tokens" in moments(*words, "--max-length", 16, "--out", place / "s", code=2).stderr
+
+
+def test_every_setting_of_a_training_can_be_said(place: Path, tmp_path: Path) -> None:
+    help_ = moments("train", "--help").stdout
+    for name in (field.name for field in fields(Settings)):
+        shown = {"model_options": "model-option", "choices": "step.knob"}.get(name, name)
+        assert shown in help_ or f"--{shown.replace('_', '-')}" in help_ or name == "choices", name
+    data = ("--data", place / "train.csv", "--epochs", "1", "--max-length", "16")
+    said = ("--set", "warm_up=0.3", "--set", "batch-tokens=200", "--set", 'optimizer_options={"betas": [0.8, 0.9]}')
+    moments("train", place / "model", *data, *said, "--out", tmp_path / "set")
+    again = (
+        "--warm-up",
+        "0.3",
+        "--batch-tokens",
+        "200",
+        "--optimizer-option",
+        "betas=[0.8,0.9]",
+    )  # older words, hidden
+    moments("train", place / "model", *data, *again, "--out", tmp_path / "said")
+    told = [
+        json.loads((tmp_path / name / "training.json").read_text())["training"]["settings"] for name in ("set", "said")
+    ]
+    assert told[0] == told[1]
+    for word, named in (
+        ("warm_up=many", "warm-up is a number"),
+        ("batch_size=1.5", "whole number"),
+        ("loud=1", "'loud'"),
+    ):
+        assert named in moments("train", place / "model", *data, "--set", word, "--out", tmp_path / "no", code=2).stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_stream_is_learnt_from_on_the_command_line(place: Path, tmp_path: Path) -> None:
+    words = ("train", place / "model", "--data", place / "train.csv", "--stream", "--max-length", "16")
+    assert "--updates" in moments(*words, "--out", tmp_path / "m", code=2).stderr
+    moments(*words, "--updates", "3", "--out", tmp_path / "m")
+    assert json.loads((tmp_path / "m" / "training.json").read_text())["training"]["history"][-1]["update"] == 3

@@ -34,7 +34,7 @@ from llm_moments.train.settings import Settings
 from llm_moments.train.students import STUDENTS, student_for
 from llm_moments.train.students.contract import Student
 from llm_moments.train.trainer import Trainer
-from tests import fakes_seq, fakes_speech
+from tests import fakes_pages, fakes_seq, fakes_speech
 from tests.fakes import make_linear, make_model, make_texts
 from tests.fakes_chat import make_chat
 from tests.image_fakes import make_arrays, make_image_model
@@ -59,6 +59,8 @@ SAMPLES: dict[str, Callable[[Path], tuple[Path, list[Any], dict[str, Any]]]] = {
         make_chat(room / "m"), [{"prompt": "the", "choices": ["good", "bad", "movie"][: 2 + n % 2]} for n in range(5)], {},
     ),
     "translation": lambda room: (fakes_seq.make_marian(room / "m"), ["red dog", "dog", "cat", "a red cat", "red"], SHORT),
+    "text-detection": lambda room: (fakes_pages.model("det"), [str(fakes_pages.drawn(room, f"{n}", ["a word"] * n, (160, 120), 18)) for n in range(5)], {"page.side": 128}),
+    "text-recognition": lambda room: (fakes_pages.model("rec"), [str(fakes_pages.drawn(room, f"{n}", [f"word {n}"], (160, 64), 18)) for n in range(5)], {}),
     "automatic-speech-recognition": lambda room: (fakes_speech.make_whisper(room / "m"), sounds(room), SHORT),
 }  # fmt: skip
 

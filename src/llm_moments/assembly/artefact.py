@@ -195,7 +195,7 @@ def _copy_model(pipe: Pipeline, target: Path, slim: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         source = pipe.engines.model_for({"weights": name})
         patterns: tuple[str, ...] = ("config.json",) if name else MODEL_FILES
-        if source.format == "gguf":
+        if source.format in ("gguf", "onnx"):
             patterns, whole = (
                 (),
                 True,

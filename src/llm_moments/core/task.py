@@ -108,6 +108,16 @@ class Task(ABC):
         """The pipelines that a chain is made of, by stage, as the plan has them; none of a task with one model."""
         return {}
 
+    def handed(self, values: Sequence[Any], outputs: Outputs) -> list[list[Any]] | None:
+        """What the next stage of a chain is asked about each value, where that is more than the one answer: the lines of a
+        page. None: the answers, one a row."""
+        return None
+
+    def regrouped(self, outputs: Outputs | None, before: Outputs, plan: Plan) -> Outputs:
+        """Of a chain's last stage that was asked several things about each row: outputs a row. outputs: None where there was
+        nothing to ask; before: those of the stage that handed them on."""
+        raise InputError(f"answers of {self.name} to several things are no one answer: another stage must come last")
+
     def rows_at_once(self, batch: Batch, plan: Plan) -> int:
         """How many rows of a batch may go through the steps together."""
         return batch.size

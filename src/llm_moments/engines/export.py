@@ -87,6 +87,16 @@ def _names(file: Path) -> list[str]:
         raise EngineError(f"{error} Delete the folder {file.parent}, and the graph is built again.") from error
 
 
+def own_graph(model: Any, settings: Any) -> list[str]:
+    """The inputs of a model that came as a graph. EngineError for what is asked of its layers, which have no names."""
+    for setting in ("skip_layers", "keep_float"):
+        if settings.get(setting):
+            raise EngineError(
+                f"{model.name} came as a graph, whose layers are not told apart: forward.{setting} is not for it"
+            )
+    return list(model.config["inputs"])
+
+
 def traced(model: Any, settings: Any) -> tuple[Any, dict[str, Any], list[str]]:
     """The module to export (fields in, logits out), an example input, and the names of the inputs."""
     import torch

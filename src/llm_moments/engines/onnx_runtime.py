@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Arrays, Forward
-from llm_moments.engines.export import build, calibrated_on, to_onnx, traced
+from llm_moments.engines.export import build, calibrated_on, own_graph, to_onnx, traced
 from llm_moments.engines.export_check import prove
 from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.padding import noted
@@ -32,6 +33,7 @@ class OnnxRuntime(Forward):
     builds: ClassVar[bool] = True
 
     def __init__(self, session: Any, names: list[str], padding: str | None = None):
+        self.first = session.get_outputs()[0].name
         taken = {node.name for node in session.get_inputs()}  # an export leaves out what the model does not read
         self.session, self.names = session, [name for name in names if name in taken]
         self.padded = padding
@@ -52,7 +54,7 @@ class OnnxRuntime(Forward):
 
     def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
         with failing_as("ONNX Runtime failed"):
-            result = self.session.run(["logits"], {name: fields[name] for name in self.names})
+            result = self.session.run([self.first], {name: fields[name] for name in self.names})
         return {"logits": np.asarray(result[0], np.float32)}
 
     def padding(self, encoder: Any) -> str | None:
@@ -63,19 +65,21 @@ class OnnxRuntime(Forward):
 
 
 def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: Any) -> list[str]:
-    module, example, names = traced(model, settings)
     precision = settings.get("precision", "fp32")
+    plain = folder / (GRAPH if precision == "fp32" else "plain.onnx")
+    parts: Patterns = {}
+    if model.graph is not None:
+        names, rows = own_graph(model, settings), calibration
+        shutil.copyfile(model.graph, plain)
+    else:
+        module, example, names = traced(model, settings)
+        to_onnx(module, example, names, plain)
+        _prove(module, example, model, plain)
+        rows, parts = calibrated_on(calibration, example), float_parts(module, settings)
     if precision == "fp32":
-        to_onnx(module, example, names, folder / GRAPH)
-        _prove(module, example, model, folder / GRAPH)
         return names
-    plain = folder / "plain.onnx"
-    to_onnx(module, example, names, plain)
-    _prove(module, example, model, plain)
     with quiet():
-        _quantise(
-            plain, folder / GRAPH, names, settings, calibrated_on(calibration, example), float_parts(module, settings)
-        )
+        _quantise(plain, folder / GRAPH, names, settings, rows, parts)
     for left in folder.glob("plain*"):
         left.unlink()
     return names

@@ -11,7 +11,7 @@ import numpy as np
 from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Arrays, Forward
-from llm_moments.engines.export import build, calibrated_on, free_axes, to_onnx, traced
+from llm_moments.engines.export import build, calibrated_on, free_axes, own_graph, to_onnx, traced
 from llm_moments.engines.export_check import prove
 from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.padding import noted
@@ -98,20 +98,25 @@ def _make(folder: Path, model: Any, settings: Mapping[str, Any], calibration: An
     import openvino as ov
 
     precision = settings.get("precision", "fp32")
-    module, example, names = traced(model, settings)
-    graph = _graph(module, example, names, folder)
-    plain = OpenVino(ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), names, 1)
-    prove(module, example, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO", folder)
-    if precision == "int8":
+    ignored: Any = None
+    if model.graph is not None:
+        names, rows = own_graph(model, settings), calibration
+        graph = ov.Core().read_model(str(model.graph))
+    else:
+        module, example, names = traced(model, settings)
+        graph = _graph(module, example, names, folder)
+        plain = OpenVino(ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), names, 1)
+        prove(module, example, model, lambda fields: plain.forward(fields)["logits"], "OpenVINO", folder)
         rows = calibrated_on(calibration, example)
-        graph = _calibrated(graph, names, rows, _ignored(graph, module, settings), model)
+        if precision in ("int8", "int8-dynamic"):
+            ignored = _ignored(graph, module, settings)
+    if precision == "int8":
+        graph = _calibrated(graph, names, rows, ignored, model)
     elif precision == "int8-dynamic":
         import nncf
 
         with quiet():
-            graph = nncf.compress_weights(
-                graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=_ignored(graph, module, settings)
-            )
+            graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=ignored)
     ov.save_model(graph, folder / GRAPH, compress_to_fp16=False)
     for left in folder.glob("*.onnx*"):
         left.unlink()

@@ -25,6 +25,8 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
 
         module = load_linear(model)
         return crossed.opened(module, model.path) if model.crossed else module
+    if model.graph is not None:
+        raise EngineError(f"{model.name} came as a graph, and torch has no module of it; use onnxruntime or openvino")
     from llm_moments.models.blocks import skip
     from llm_moments.models.loading import loaded
     from llm_moments.models.nets.architectures import auto_class, fitted

@@ -1,4 +1,4 @@
-"""Models that are no Hugging Face folder: GGUF files, CTranslate2 folders, servers."""
+"""Models that are no Hugging Face folder: GGUF and ONNX files, CTranslate2 folders, servers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,29 @@ from urllib.parse import urlsplit
 from llm_moments.base.errors import ModelError
 from llm_moments.models.gguf_header import BLOCKS, read_header, text_of, whole_number
 from llm_moments.models.model import Model, _read_json
+from llm_moments.models.onnx_file import onnx_file
+
+FILES = (".gguf", ".onnx")  # kinds of files that are a model each
 
 
 def folder(path: Path, source: str) -> Model | None:
     """The model in a folder of one of these formats, None if it is none of them."""
     if (path / "config.json").exists() and (path / "model.bin").is_file() and _is_ctranslate2(path / "model.bin"):
         return ctranslate2(path, source)
-    files = sorted(path.glob("*.gguf")) if path.is_dir() else []
-    if files and not list(path.glob("*.safetensors")):
-        if len(files) > 1:
-            raise ModelError(f"{path} holds {len(files)} .gguf files; name the one that is meant")
-        return gguf(files[0], source)
+    if not path.is_dir() or list(path.glob("*.safetensors")):
+        return None
+    for suffix in FILES:
+        files = sorted(path.glob(f"*{suffix}"))
+        if files and (suffix == ".gguf" or not (path / "config.json").exists()):
+            if len(files) > 1:
+                raise ModelError(f"{path} holds {len(files)} {suffix} files; name the one that is meant")
+            return alone(files[0], source)
     return None
+
+
+def alone(file: Path, source: str) -> Model:
+    """The model that is one file."""
+    return gguf(file, source) if file.suffix == ".gguf" else onnx_file(file, source, _alone(file))
 
 
 def gguf(file: Path, source: str) -> Model:
@@ -49,13 +60,13 @@ def gguf(file: Path, source: str) -> Model:
 
 def _alone(file: Path) -> Path:
     """The folder of the file; a folder of links where others lie beside it, so that a folder means one model."""
-    if len(list(file.parent.glob("*.gguf"))) == 1:
+    if len(list(file.parent.glob(f"*{file.suffix}"))) == 1:
         return file.parent
     import hashlib
 
     from llm_moments.base.cache import cache_folder
 
-    kept = cache_folder() / "gguf" / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    kept = cache_folder() / file.suffix[1:] / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
     kept.mkdir(parents=True, exist_ok=True)
     link = kept / file.name
     if not link.exists():

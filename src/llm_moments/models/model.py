@@ -15,7 +15,12 @@ from llm_moments.models.encoder import Encoder
 from llm_moments.models.linear import LINEAR, load_vectorizer
 from llm_moments.models.vectorizer import Vectorizer
 
-WEIGHTS = {"transformers": ("*.safetensors",), "gguf": ("*.gguf",), "ctranslate2": ("model.bin", "model-*.bin")}
+WEIGHTS = {
+    "transformers": ("*.safetensors",),
+    "gguf": ("*.gguf",),
+    "ctranslate2": ("model.bin", "model-*.bin"),
+    "onnx": ("*.onnx",),
+}
 TOKENIZERS = ("tokenizer*.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt", "*.gguf")
 HEADER = 100_000_000  # bytes: what safetensors itself takes
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
@@ -41,7 +46,7 @@ class Model:
     claimed_digest: str = ""  # an artefact's own word: good for telling models apart, not for what is kept of them
     notes: dict[str, Any] = field(default_factory=dict)
     crossed: bool = False  # of a linear model in a search: rows that it learnt from are answered as if it had not
-    format: str = "transformers"  # transformers, gguf, ctranslate2, or remote (a server: source is its address)
+    format: str = "transformers"  # transformers, gguf, ctranslate2, onnx, or remote (a server: source is its address)
 
     @property
     def name(self) -> str:
@@ -74,6 +79,11 @@ class Model:
         elif self.format == "transformers":
             return [self.path / "model.safetensors"]
         return sorted(p for pattern in WEIGHTS.get(self.format, ()) for p in self.path.glob(pattern))
+
+    @property
+    def graph(self) -> Path | None:
+        """The file of a model that came as a graph, and has no module that it could be made from."""
+        return self.weight_files[0] if self.format == "onnx" else None
 
     def variant(self, name: str) -> Model:
         """Other weights for the same task and tokenizer, that came with this model; ModelError if there are none."""

@@ -16,10 +16,12 @@ def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
     path = Path(ref).expanduser()
     if not path.exists():
         path = _download(str(ref))
-    if path.suffix == ".gguf" and path.is_file():
-        return formats.gguf(path, str(ref))
+    if path.suffix in formats.FILES and path.is_file():
+        return formats.alone(path, str(ref))
     if path.is_file():
-        raise ModelError(f"{ref} is a file; a model is a folder with config.json and *.safetensors, or a .gguf file")
+        raise ModelError(
+            f"{ref} is a file; a model is a folder with config.json and *.safetensors, or a file ({', '.join(formats.FILES)})"
+        )
     if (own := formats.folder(path, str(ref))) is not None:
         return own
     return Model(

@@ -17,6 +17,8 @@ TASKS = {
     "multiple-choice": "likelihood:TextChoice",
     "translation": "translation:Translation",
     "automatic-speech-recognition": "speech:SpeechRecognition",
+    "text-detection": "text_lines:TextDetection",
+    "text-recognition": "text_lines:TextRecognition",
 }
 BY_LIKELIHOOD = ("likelihood", "accuracy", "normalised accuracy")  # metrics for which no text is made
 # What an architecture's name ends with, and the task that is meant where none is named; the first that fits.
@@ -24,6 +26,7 @@ MEANT = (
     ("SequenceClassification", "text-classification"),
     ("ImageClassification", "image-classification"),
     ("WhisperForConditionalGeneration", "automatic-speech-recognition"),
+    ("TextDetection", "text-detection"), ("TextRecognition", "text-recognition"),
     ("ForCausalLM", "chat"), ("LMHeadModel", "chat"),
     ("MarianMTModel", "translation"), ("ForConditionalGeneration", "translation"),
 )  # fmt: skip

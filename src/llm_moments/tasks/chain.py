@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_moments.base.errors import InputError
 from llm_moments.core import Batch, Knob, Pipeline, Plan, Recorder, Step
 from llm_moments.tasks.joined import Joined, JoinedModel, whole
 
@@ -21,11 +22,21 @@ class StageStep:
         self.name, self.pipe, self.last = name, pipe, last
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        values = [self.pipe.task.normalise(value) for value in batch["input"]]
-        outputs = self.pipe.through(Batch(len(values), {"input": values}), recorder)
+        task, parted = self.pipe.task, batch.fields.get("parted")
+        values = [task.normalise(value) for value in batch["input"]]
+        outputs = self.pipe.through(Batch(len(values), {"input": values}), recorder) if values else None
         if self.last:
-            return batch.with_(outputs=outputs)
-        return batch.with_(input=[said(answer) for answer in self.pipe.task.answers(outputs)])
+            return batch.with_(outputs=outputs if parted is None else task.regrouped(outputs, parted, self.pipe.plan))
+        if outputs is None:
+            return batch
+        with recorder.step("hand on", items=len(values)):
+            several = task.handed(values, outputs)
+            if several is None:
+                return batch.with_(input=[said(answer) for answer in task.answers(outputs)])
+        if parted is not None:
+            raise InputError(f"{self.name}: only one stage of a chain may hand several things on")
+        recorder.count(handed=sum(map(len, several)))
+        return batch.with_(input=[one for some in several for one in some], parted=outputs)
 
 
 def said(answer: Any) -> str:

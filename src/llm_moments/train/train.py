@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from llm_moments.base.errors import InputError
+from llm_moments.core import Example
 from llm_moments.data.readers import source_of
 from llm_moments.evaluate.evaluation import as_example, gather, opened
 from llm_moments.train import linear
@@ -21,6 +22,7 @@ from llm_moments.train.trainer import Trainer
 from llm_moments.train.training import Training
 
 LOOKED = 2000  # rows of a stream that say what its labels are
+STDIN = "stdin"  # as its examples say where they come from
 
 
 def train(
@@ -49,7 +51,8 @@ def train(
     says so; `train_sequences`). settings: the fields of `Settings`. The problem goes with the references: names or
     whole numbers are single labels, lists are several, other numbers a regression; the loss goes with the problem
     unless it is named. unlabelled: more examples, to which a first model gives labels; those with a probability of
-    at least pseudo_threshold are learnt from, too. The same call with the same out goes on after an interruption, bit for bit as if there had
+    at least pseudo_threshold are learnt from, too. stream: the examples are not held in memory, and may have no end; updates
+    say when it ends. observers: who looks on (train/observers.py). The same call with the same out goes on after an interruption, bit for bit as if there had
     been none (on a CPU), and gives the finished model as it is.
     """
     if linear.is_linear(model):
@@ -57,9 +60,9 @@ def train(
     wanted = settings_of(settings)
     begin = time.perf_counter()
     data, evaluate = opened(data, **(read or {})), opened(evaluate, **(read or {}))
-    source = _streamed(data) if stream else None
-    examples, name = gather(data if source is None else list(islice(iter(source), LOOKED)))
-    name = name if source is None else source_of(data).path
+    first, source = streamed(data) if stream else (data, None)
+    examples, name = gather(first)
+    name = source_of(data).path if stream else name
     read_s = time.perf_counter() - begin
     judged = gather(evaluate) if evaluate is not None else ([], "")
     if wanted.early_stopping and not judged[0]:
@@ -73,16 +76,22 @@ def train(
     )
 
 
-class _streamed:
-    """Examples once more from their beginning each time. InputError for what can be gone through only once."""
+def streamed(data: Any) -> tuple[list[Example], Iterable[Example]]:
+    """The first examples of a stream, by which its labels are told, and all of them. What can be gone through only once
+    (an iterator, stdin) is gone through once: its first examples are kept."""
+    if iter(data) is not data and source_of(data).path != STDIN:
+        again = _Again(data)
+        return list(islice(again, LOOKED)), again
+    rest = map(as_example, data)
+    first = list(islice(rest, LOOKED))
+    return first, chain(first, rest)
 
-    def __init__(self, data: Any):
-        if iter(data) is data:
-            raise InputError(
-                "a stream is looked at before it is learnt from, and an iterator can be gone through only once: give a file, or "
-                "an object whose __iter__ begins anew"
-            )
+
+class _Again:
+    """Examples from their beginning each time."""
+
+    def __init__(self, data: Iterable[Any]):
         self.data = data
 
-    def __iter__(self) -> Any:
-        return (as_example(one) for one in self.data)
+    def __iter__(self) -> Iterator[Example]:
+        return map(as_example, self.data)

@@ -143,6 +143,7 @@ class Trainer:
         for epoch in range(self.position.epoch, self.settings.epochs):
             if self.ended and not self.position.batches:
                 break
+            before = self.position.updates
             for group in self.groups(epoch):
                 if self.ended:
                     break
@@ -152,6 +153,8 @@ class Trainer:
                 self.tell_observers()
                 if self.due():
                     self.checkpoint()
+            if self.feed.size is None and self.position.updates == before and not self.ended:
+                break  # a stream that has no more
             self.position.epoch, self.position.batches = epoch + 1, 0
             if self.judged is not None and self.evaluated(epoch, tick):
                 self.position.epoch = self.settings.epochs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from llm_moments import stats
 from llm_moments.assembly.load import load
 from llm_moments.base.budget import seconds
 from llm_moments.core import Outputs, Pipeline
@@ -24,6 +25,7 @@ MOST = 1000  # examples that are used
 SEEN = 200  # examples by which it is found out what could be less of them
 CALIBRATION = 64  # examples, for a base in int8
 FEWEST = 2  # blocks of examples
+MOST_OPEN = 8  # changes, whose verdicts are worth more than a look at all of them
 
 
 def weigh(
@@ -53,7 +55,8 @@ def weigh(
     layers = _layers(base)
     first, after = every_change(base, some, layers)
     anew = ANEW if base.task.streams else layers if layers <= FEW or exhaustive else layers // 4
-    part = part.take(range(affordable(costs, there, len(first) + anew, clock.left)))
+    wanted = stats.needed_examples(max_drop, 0.0, 0.0) or there
+    part = part.take(range(affordable(costs, there, len(first) + anew, clock.left, wanted)))
     clock.planned = {"baseline": len(part) * costs.base}
     clock.tell(f"answers of the baseline to {len(part):,} examples")
     outputs = base.outputs(part.values)
@@ -107,11 +110,18 @@ def _layers(base: Pipeline) -> int:
         return 0
 
 
-def affordable(costs: Costs, there: int, changes: int, left: float) -> int:
+def affordable(costs: Costs, there: int, changes: int, left: float, wanted: int) -> int:
     """How many examples fit into the time, if each change takes as long as the baseline does: it answers all of them
-    and is timed on some, in turn with the baseline. At least a few."""
-    fits = int((0.9 * left - changes * costs.fixed) / max(costs.base * (changes + 1), 1e-9))
-    return min(max(fits, FEWEST * costs.block), there)
+    and is timed on some, in turn with the baseline. At least a few.
+
+    wanted: examples that can decide at all. Where so many do not fit for every change, they are taken for the few that
+    promise most: many changes on few examples would all be left open.
+    """
+
+    def fits(count: int) -> int:
+        return int((0.9 * left - count * costs.fixed) / max(costs.base * (count + 1), 1e-9))
+
+    return min(max(fits(changes), min(fits(min(changes, MOST_OPEN)), wanted), FEWEST * costs.block), there)
 
 
 def _result(

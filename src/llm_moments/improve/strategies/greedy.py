@@ -16,12 +16,12 @@ from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 
 FASTER = 0.97  # share of the time from which a change counts as a gain
-TOGETHER = 3  # engines that are worked on
 
 
 def engines(search: Search) -> None:
-    """Every engine and precision that reads this model, on few examples; the fastest ones on the whole split."""
-    few, baseline = _few(search), search.stock.plan.with_(**search.stock.task.sorts)
+    """Every engine and precision that reads this model, on a few examples; then on the whole split, the fastest first,
+    until one is likely to keep the answers: time is better spent on what else can be changed."""
+    few, baseline = _glance(search), search.stock.plan.with_(**search.stock.task.sorts)
     quick: list[Trial] = []
     for change in search.stock.task.changes(search.stock.plan):
         choices = change.choices
@@ -33,15 +33,17 @@ def engines(search: Search) -> None:
         trial = search.try_plan(plan, change.name, lossless=change.lossless, rows=few)
         if trial.status == "ok":
             quick.append(trial)
-    for trial in sorted(quick, key=_cost)[:TOGETHER]:
+    for trial in sorted(quick, key=_cost):
         if search.late(1.2 * _cost(trial) * len(search.part)):
             return
-        search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
+        whole = search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
+        if whole.status == "ok" and search.odds(whole) >= GOOD:
+            return
 
 
 def _first_look(search: Search, changes: Mapping[str, Any]) -> float:
     """Seconds that an engine may take until it has answered the first few, if it is no faster than the baseline."""
-    rows = _few(search) + search.stock.task.sizes.warm
+    rows = _glance(search) + search.stock.task.sizes.warm
     build = 1.5 * search.built if engine_class(changes["forward.engine"]).builds else 0.0
     return build + rows * (search.base_cost or 0.0)
 
@@ -102,10 +104,6 @@ def _better(search: Search, best: Trial, quick: Trial) -> Trial | None:
 
 def _baseline(search: Search) -> Trial:
     return search.study.trials[search.stock.plan.with_(**search.stock.task.sorts).key]
-
-
-def _few(search: Search) -> int:
-    return min(2 * int(search.stock.task.sizes.block), len(search.part))
 
 
 def _glance(search: Search) -> int:

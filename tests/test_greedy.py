@@ -1,0 +1,120 @@
+"""The search for slow models, on a made-up task whose costs and losses are known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llm_moments.core import Change, Plan
+from llm_moments.improve.strategies import greedy
+from llm_moments.improve.study import Trial
+
+# name -> (choice, times as fast, chance to pass, lossless)
+CHANGES = {
+    "together": ("forward.streams", 1.1, 1.0, True),
+    "one beam": ("decode.beams", 3.0, 0.9, False),
+    "short sounds": ("features.margin", 5.0, 0.8, False),
+    "nothing": ("batch.order", 1.0, 1.0, True),
+    "worse answers": ("chunk.length", 9.0, 0.0, False),
+}
+ROWS = 40
+
+
+class Made:
+    """A search whose time is counted in rows that were answered, each as long as its plan's cost says."""
+
+    def __init__(self, time: float):
+        self.left, self.asked = time, []  # type: ignore[var-annotated]
+        self.part = SimpleNamespace(values=list(range(ROWS)), __len__=lambda: ROWS)
+        self.part = _Part()
+        task = SimpleNamespace(sorts={}, sizes=SimpleNamespace(block=4, warm=0), changes=self.changes)
+        self.stock = SimpleNamespace(task=task, plan=Plan({}), objective="throughput")
+        self.study = SimpleNamespace(trials={})
+        self.max_drop, self.base_cost, self.built, self.objective = 0.1, 1.0, 0.0, "throughput"
+        self.try_plan(Plan({}), "baseline", lossless=True)
+
+    def changes(self, plan: Plan) -> list[Change]:
+        return [
+            Change(name, {choice: 1}, lossless)
+            for name, (choice, _, _, lossless) in CHANGES.items()
+            if plan.get_choice(choice) != 1
+        ]
+
+    def cost(self, plan: Any) -> float:
+        gains = [gain for choice, gain, _, _ in CHANGES.values() if Plan(dict(plan)).get_choice(choice) == 1]
+        cost = 1.0
+        for gain in gains:
+            cost /= gain
+        return cost
+
+    def late(self, seconds: float = 0.0) -> bool:
+        return self.left - seconds <= 0
+
+    def try_plan(self, plan: Plan, stage: str, *, lossless: bool = False, rows: int | None = None) -> Trial:
+        n, known = ROWS if rows is None else rows, self.study.trials.get(plan.key)
+        if known is not None and known.n >= n:
+            return known  # type: ignore[no-any-return]
+        self.left -= n * self.cost(plan)
+        self.asked.append((stage, n))
+        trial = Trial(
+            plan.to_dict(), plan.key, stage, n=n, cost=self.cost(plan), drop=0.0, drop_low=0.0, lossless=lossless
+        )
+        self.study.trials[plan.key] = trial
+        return trial
+
+    def odds(self, trial: Trial) -> float:
+        chosen = [chance for choice, _, chance, _ in CHANGES.values() if Plan(trial.plan).get_choice(choice) == 1]
+        return min(chosen, default=1.0)
+
+    def good(self) -> list[Trial]:
+        whole = [t for t in self.study.trials.values() if t.n == ROWS and self.odds(t) >= greedy.GOOD]
+        return sorted(whole, key=lambda t: t.cost or 0.0)
+
+    def pipe(self, trial: Trial) -> Any:
+        return trial.plan
+
+
+class _Part:
+    values = list(range(ROWS))
+
+    def __len__(self) -> int:
+        return ROWS
+
+
+@pytest.fixture(autouse=True)
+def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greedy, "measure", lambda plan, *_: SimpleNamespace(cost=Made(1e9).cost(plan)))
+
+
+def whole(search: Made) -> list[str]:
+    return [stage for stage, n in search.asked[1:] if n == ROWS]
+
+
+def test_what_promises_most_gets_the_whole_split_first() -> None:
+    search: Any = Made(1e9)
+    greedy.climb(search)
+    assert whole(search)[:3] == ["worse answers", "short sounds", "one beam"]
+    assert search.good()[0].plan.keys() == {
+        "forward",
+        "decode",
+        "features",
+    }  # without what loses too much or brings nothing
+    assert "nothing" not in whole(search)
+
+
+def test_with_little_time_a_large_gain_is_found_before_small_sure_ones() -> None:
+    search: Any = Made(ROWS + 4 * len(CHANGES) + ROWS)  # the baseline, a look at each, and about one whole split
+    greedy.climb(search)
+    assert search.good()[0].cost <= 1 / 5
+    assert "together" not in whole(search)[:2]
+
+
+def test_it_ends_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHANGES, "short sounds", ("features.margin", 0.5, 1.0, False))
+    for name in ("together", "one beam", "worse answers"):
+        monkeypatch.delitem(CHANGES, name)
+    search: Any = Made(1e9)
+    greedy.climb(search)
+    assert whole(search) == []
