@@ -147,3 +147,18 @@ def test_what_can_be_gone_through_only_once_is_learnt_once(
     assert once.session is not None
     whole = lm.train(tiny_model, rows, tmp_path / "again", stream=True, updates=99, epochs=1, **FEW)
     assert weights(once.folder) == weights(whole.folder)
+
+
+def test_a_stream_whose_end_has_changed_is_another_and_its_warnings_are_of_what_was_seen(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_moments.train.train.LOOKED", 10)
+    file = written(tmp_path, labelled(20))
+    settings = {**FEW, "stream": True, "updates": 2}
+    done = lm.train(tiny_model, file, tmp_path / "m", **settings)
+    assert all(said.startswith("among the first 10 rows: ") for said in done.warnings)
+    assert done.warnings
+    assert lm.train(tiny_model, file, tmp_path / "m", **settings).history == done.history  # the same once more
+    written(tmp_path, labelled(20) + labelled(4, 9))
+    with pytest.raises(lm.MomentsError, match="exists already"):
+        lm.train(tiny_model, file, tmp_path / "m", **settings)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments.base.errors import DataError, EngineError, ModelError
+from llm_moments.base.errors import DataError, EngineError, InputError, ModelError
 from llm_moments.core import Example
 from llm_moments.engines.torch_eager import load_module
 from tests.cli.command import moments
+from tests.fakes import make_model
 from tests.fakes_pages import drawn, model
 
 rapidocr = pytest.importorskip("rapidocr", reason="rapidocr is not installed (pip install 'llm-moments[ocr]')")
@@ -153,3 +154,15 @@ def test_what_is_no_such_model_is_refused(tmp_path: Path, pages: list[Path]) -> 
         load_module(find.model)
     with pytest.raises(DataError, match="no such image"):
         find("nowhere.png")
+
+
+def test_a_chain_that_could_not_end_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    parts = {"find": lm.load(model("det")), "intent": lm.load(make_model(tmp_path / "m"))}
+    with pytest.raises(InputError, match="another stage must come last"):
+        lm.chain(parts)
+    twice = {"one": parts["find"], "two": lm.load(model("det")), "read": lm.load(model("rec"))}
+    with pytest.raises(InputError, match="only one stage"):
+        lm.chain(twice)
+    for name in ("nowhere.onnx", "nowhere.gguf"):
+        with pytest.raises(ModelError, match="there is no such file"):
+            lm.load(name)

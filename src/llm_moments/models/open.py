@@ -14,6 +14,8 @@ def open_model(ref: str | Path, *, trust_remote_code: bool = False) -> Model:
     if str(ref).startswith(("http://", "https://")):
         return formats.remote(str(ref))
     path = Path(ref).expanduser()
+    if not path.exists() and path.suffix in formats.FILES:
+        raise ModelError(f"{ref}: there is no such file")
     if not path.exists():
         path = _download(str(ref))
     if path.suffix in formats.FILES and path.is_file():

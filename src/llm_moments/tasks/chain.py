@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.base.errors import InputError
-from llm_moments.core import Batch, Knob, Pipeline, Plan, Recorder, Step
+from llm_moments.core import Batch, Knob, Pipeline, Plan, Recorder, Step, Task
 from llm_moments.tasks.joined import Joined, JoinedModel, whole
 
 
@@ -33,8 +33,6 @@ class StageStep:
             several = task.handed(values, outputs)
             if several is None:
                 return batch.with_(input=[said(answer) for answer in task.answers(outputs)])
-        if parted is not None:
-            raise InputError(f"{self.name}: only one stage of a chain may hand several things on")
         recorder.count(handed=sum(map(len, several)))
         return batch.with_(input=[one for some in several for one in some], parted=outputs)
 
@@ -47,6 +45,21 @@ def said(answer: Any) -> str:
 
 class Chain(Joined):
     name = "chain"
+
+    def __init__(self, model: JoinedModel, metric: str | None = None):
+        """InputError for stages that hand several things on to one that cannot put their answers together again."""
+        super().__init__(model, metric)
+        *before, last = model.parts.items()
+        several = [stage for stage, part in before if type(part.task).handed is not Task.handed]
+        if len(several) > 1:
+            raise InputError(
+                f"{several[1]}: only one stage of a chain may hand several things on, and {several[0]} does"
+            )
+        if several and type(last[1].task).regrouped is Task.regrouped:
+            raise InputError(
+                f"{several[0]} hands several things on for each row, and {last[0]} ({last[1].task.name}) cannot put answers to "
+                "them together again: another stage must come last"
+            )
 
     def normalise(self, value: Any) -> Any:
         return next(iter(self.model.parts.values())).task.normalise(value)

@@ -20,7 +20,7 @@ from llm_moments.train.feed import Feed, Rows, Stream, least_batch
 from llm_moments.train.lesson import lesson_of, targets_of
 from llm_moments.train.losses import Loss, balanced, loss_for
 from llm_moments.train.place import asked_for, digest_of, run_folder
-from llm_moments.train.problems.contract import Asked, Job, Problem, Tick
+from llm_moments.train.problems.contract import Asked, Job, Problem, Tick, of_first_rows, stream_told
 from llm_moments.train.settings import Settings
 from llm_moments.train.start import head_of, start
 
@@ -61,7 +61,7 @@ class Classification(Problem):
         if self.more:
             self.question["unlabelled"] = [digest_of(self.more), asked.pseudo_threshold]
         if asked.stream is not None:
-            self.question["stream"] = asked.name
+            self.question["stream"] = stream_told(asked)
 
     def job(self, tick: Tick, learn: Callable[..., Any]) -> Job:
         asked, begun = self.asked, self.begun
@@ -78,7 +78,7 @@ class Classification(Problem):
         never = expansion.get("never") or []
         said = [
             *([self.lesson.said] if self.lesson.said else []), *([pseudo.one_sided(never)] if never else []),
-            *warnings(values, known, begun.model.labels, held[0], self.lesson.problem, held[1]),
+            *of_first_rows(asked, warnings(values, known, begun.model.labels, held[0], self.lesson.problem, held[1])),
         ]  # fmt: skip
         loss = loss_of(asked.settings, self.lesson.problem, known, begun.model)
         return Job(

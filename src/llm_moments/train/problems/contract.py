@@ -63,6 +63,21 @@ class Job:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
+def stream_told(asked: Asked) -> list[Any]:
+    """What tells a stream from another with the same first rows, without going through it: of a file its size and time."""
+    file = Path(asked.name)
+    try:
+        told = file.stat()
+    except (OSError, ValueError):
+        return [asked.name]
+    return [asked.name, told.st_size, told.st_mtime_ns]
+
+
+def of_first_rows(asked: Asked, said: Sequence[str]) -> list[str]:
+    """Warnings of a stream are of what was looked at."""
+    return [f"among the first {len(asked.examples):,} rows: {one}" if asked.stream is not None else one for one in said]
+
+
 class Problem(ABC):
     """Made of what was asked for, which is looked at whole: what cannot be learnt is an InputError or a DataError then.
 

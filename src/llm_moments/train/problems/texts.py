@@ -19,7 +19,7 @@ from llm_moments.models.model import Model, checked_config
 from llm_moments.tasks.base import MEANT, task_for
 from llm_moments.train.feed import Rows, Stream
 from llm_moments.train.place import asked_for, digest_of
-from llm_moments.train.problems.contract import Asked, Job, Problem, Tick
+from llm_moments.train.problems.contract import Asked, Job, Problem, Tick, of_first_rows, stream_told
 from llm_moments.train.sequences import Learning, Row, packed, padded
 from llm_moments.train.settings import Settings
 from llm_moments.train.token_loss import TokenLoss
@@ -84,12 +84,13 @@ class Texts(Problem):
             "task": chosen.name,
         }  # fmt: skip
         if asked.stream is not None:
-            self.question["stream"] = asked.name
+            self.question["stream"] = stream_told(asked)
 
     def job(self, tick: Tick, learn: Callable[..., Any]) -> Job:
         part = Evaluation(self.pipe, self.held, [answer for _, answer in self.held]) if self.held else None
         same = len({repr(v[0]) for v in self.values} & {repr(v[0]) for v in self.held})
         said = [f"{same:,} of the inputs to judge by are learnt from, too: their score says little"] if same else []
+        said = of_first_rows(self.asked, said)
         loss = TokenLoss(self.settings.label_smoothing, _width(self.module.config))
         stream = self.asked.stream
         feed = (
