@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import types
@@ -63,7 +64,7 @@ def test_the_smaller_things_are_known_by_their_names(house: Any, tiny_model: Pat
     assert metrics.text_metric("same length")("abc", "xyz") == 1.0
     (tmp_path / "rows.paragraphs").write_text("a good film\n\na bad\nfilm\n")
     said = moments("run", tiny_model, "--data", tmp_path / "rows.paragraphs", "--json").stdout
-    assert "a bad\\nfilm" in said or len(said.splitlines()) == 2
+    assert len(json.loads(said)) == 2 if said.startswith("[") else len(said.splitlines()) == 2
     texts = make_texts(24)
     done = lm.train(
         tiny_model, [Example(text, label_of(text)) for text in texts], tmp_path / "model", epochs=1, loss="focal",

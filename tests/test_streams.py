@@ -65,12 +65,8 @@ def test_an_endless_stream_is_not_held_and_ends_after_its_updates(
     done = lm.train(tiny_model, source, tmp_path / "m", updates=5, stream=True, evaluate=labelled(20, 3), **FEW)
     assert source.taken == 50 * FEW["batch_size"]  # one window
     assert done.evaluation is not None
-    assert lm.load(done.folder)("good film").label in {
-        "positive",
-        "negative",
-        "neutral",
-        *lm.load(done.folder).model.labels,
-    }
+    assert done.evaluation["n"] == 20
+    assert max(entry["update"] for entry in done.history) == 5
 
 
 def test_a_stream_goes_on_where_it_was_ended(tiny_model: Path, tmp_path: Path) -> None:

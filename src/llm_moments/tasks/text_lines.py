@@ -72,7 +72,7 @@ class _InImages(Task):
         raise InputError(f"{self.name} is not learnt here")
 
     def _engines(self) -> list[Change]:
-        """Both engines and what each computes in, OpenVINO's threads apart in streams."""
+        """Both engines, and what each computes in."""
         found = []
         for engine in available(GRAPHS):
             for precision in GRAPHS[engine]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -49,8 +50,8 @@ class Rows(Feed):
     def __init__(self, values: Sequence[Any], targets: Any, *, balance: bool = False, batch: int = 0):
         self.values, self.targets, self.balance, self.batch = list(values), targets, balance, batch
 
-    @property
-    def size(self) -> int:
+    @cached_property
+    def size(self) -> int:  # type: ignore[override]  # as the contract's property, but made once
         return len(self.order(np.random.default_rng(0)))
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
