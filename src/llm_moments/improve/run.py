@@ -306,8 +306,9 @@ class Run(Beginning):
         from llm_moments.base.environment import fingerprint
 
         part = self.parts["certify"]
-        needs = seen.needs if seen else stats.needed_examples(self.max_drop, 0.0, 0.0)
-        if seen is None or (needs is not None and needs <= part.independent and not certified):
+        last = self.looks[-1] if self.looks and not self.looks[-1].passed else seen  # what ended the sequence
+        needs = last.needs if last else stats.needed_examples(self.max_drop, 0.0, 0.0)
+        if last is None or (needs is not None and needs <= part.independent and not certified):
             needs = needs if needs and needs > part.independent else None
         speed = {k: more.get(k) for k in ("speedup", "speedup_low", "lossless_speedup", "hand_speedup")}
         by = StandIn(**self.study.notes.get("stand_in", {}))
