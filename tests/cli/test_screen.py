@@ -90,11 +90,11 @@ def test_a_fault_of_the_program_is_no_way_to_the_terminal(call: Call, monkeypatc
 
 
 def test_what_a_model_says_piece_by_piece(capsys: pytest.CaptureFixture[str]) -> None:
-    from llm_moments.cli.options import print_pieces
     from llm_moments.cli.screen import screens
+    from llm_moments.cli.tell import pieces
 
     with screens():
-        print_pieces(["two\nlines\t\x1b", "]0;x\x07 \U0001f600\ud800"])
+        pieces(["two\nlines\t\x1b", "]0;x\x07 \U0001f600\ud800"])
     assert capsys.readouterr().out == "two\nlines\t\\u001b]0;x\\u0007 😀\\ud800\n"
 
 
@@ -102,7 +102,7 @@ def test_bars_do_not_let_through_what_is_printed_or_told_meanwhile() -> None:
     import pty
 
     script = (
-        "import sys; from llm_moments.cli.screen import screens; from llm_moments.cli.options import progress\n"
+        "import sys; from llm_moments.cli.screen import screens; from llm_moments.cli.tell import progress\n"
         "with screens():\n  with progress('human') as tick:\n"
         "    tick(0.5, 'plan [red]x[/red] \\x1b]52;c;eA==\\x07'); print('note \\x1b]0;t\\x07', file=sys.stderr)\n"
     )

@@ -17,25 +17,22 @@ import typer
 
 from llm_moments.cli import options as o
 from llm_moments.cli import paths
+from llm_moments.cli.verb import verb
 
 
+@verb
 def certify(
     out: Annotated[Path, typer.Argument(metavar="OUT", parser=paths.path, help="The folder that `improve` asked in.")],
+    tables: o.Tables,
+    said: o.Said,
     answers: Annotated[
         Path | None,
         typer.Option("--answers", parser=paths.path, help="The questions with their answers; else OUT/questions.csv."),
     ] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Time for the rest: 90s, 10m, 1h.")] = None,
-    format: o.Format = "human",
-    json_: o.Json = False,
-    tensorboard: o.TensorBoard = None,
-    csv: o.Csv = None,
-    parquet: o.Parquet = None,
-    config: o.Config = None,
 ) -> None:
     from llm_moments.cli.improving import go, saved
 
     call = saved(out)
     call = replace(call, out=str(out), budget=budget or call.budget)
-    fmt = o.output_format(format, json_)
-    go(call, fmt, answers=answers, tensorboard=tensorboard, csv=csv, parquet=parquet)
+    go(call, said, tables, answers=answers)

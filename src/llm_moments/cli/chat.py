@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from llm_moments.cli import options as o
-from llm_moments.cli.asking import asking
+from llm_moments.cli import tell
+from llm_moments.cli.verb import verb
 
 HELP = """/reset  forget what was said
 /steps  where the last answer's time went
@@ -17,19 +18,15 @@ HELP = """/reset  forget what was said
 /quit   end (or Ctrl-D); Ctrl-C stops an answer"""
 
 
-@asking
+@verb
 def chat(
     model: o.ModelArg,
-    asked: dict[str, Any] | None = None,
-    set_: o.Set = None,
-    plan: o.PlanFile = None,
-    device: o.Device = "auto",
-    trust_remote_code: o.Trust = False,
+    opened: o.Chatting,
     config: o.Config = None,
 ) -> None:
     from llm_moments.record.stream import Conversation
 
-    talk = Conversation(o.open_pipe(model, set_, plan, device, trust_remote_code, "chat", asked=asked))
+    talk = Conversation(opened.open(model, "chat"))
     if sys.stdin.isatty():
         print(f"{model}: /help lists the commands, Ctrl-D ends", file=sys.stderr)
     for line in _lines():
@@ -97,7 +94,7 @@ def _answer(talk: Any, line: str) -> None:
     from llm_moments.base.errors import MomentsError
 
     try:
-        o.print_pieces(talk.say(line))
+        tell.pieces(talk.say(line))
     except KeyboardInterrupt:
         print("\n(stopped)", file=sys.stderr)
     except MomentsError as error:

@@ -10,15 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
-from llm_moments.cli import paths
+from llm_moments.cli import paths, tell
+from llm_moments.cli.verb import verb
 
 
+@verb
 def distill(
     teacher: Annotated[
         str, typer.Argument(metavar="TEACHER", parser=paths.text, help="A model folder, an artefact, or a hub id.")
     ],
     data: o.DataOpt,
     out: Annotated[Path, typer.Option("--out", parser=paths.path, help="The folder that the student is saved to.")],
+    rows: o.Labelled,
+    teaching: o.Teaching,
+    page: o.Page,
+    said: o.Said,
     student: Annotated[
         str,
         typer.Option(
@@ -58,49 +64,25 @@ def distill(
     checkpoint_every: Annotated[
         int, typer.Option("--checkpoint-every", metavar="STEPS", help="Updates; 0: after each epoch.")
     ] = 0,
-    text_column: o.Text = None,
-    pair_column: o.Pair = None,
-    label_column: o.Label = None,
-    encoding: o.Encoding = None,
-    on_error: o.OnError = "fail",
-    limit: o.Limit = None,
-    device: o.Device = "auto",
-    format: o.Format = "human",
-    json_: o.Json = False,
-    html: o.Html = None,
     overwrite: o.Overwrite = False,
-    trust_remote_code: o.Trust = False,
-    config: o.Config = None,
 ) -> None:
-    import sys
-
-    from llm_moments.cli.views import write_views
     from llm_moments.train.distill import distill as learn
 
-    fmt = o.output_format(format, json_)
-    columns = (text_column, pair_column, label_column, encoding, on_error)
-    o.free(html, data=data, overwrite=True)
-    examples = o.read_data(data, *columns, limit)
-    judged = o.read_data(evaluate, *columns) if evaluate else None
+    page.free(data=data, overwrite=True)
+    examples, judged = rows.read(data), rows.judged(evaluate)
     settings: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "seed": seed, "checkpoint_every": checkpoint_every,
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
-    said = {"learning_rate": learning_rate, "max_length": max_length, "image_size": image_size}
-    settings |= {name: value for name, value in said.items() if value is not None}
-    pipe = o.open_pipe(teacher, None, None, device, trust_remote_code)
-    with o.progress(fmt) as tick:
+    rarer = {"learning_rate": learning_rate, "max_length": max_length, "image_size": image_size}
+    settings |= {name: value for name, value in rarer.items() if value is not None}
+    pipe = teaching.open(teacher)
+    with tell.progress(said.fmt) as tick:
         done = learn(
             pipe, examples, out, student=student, evaluate=judged, temperature=temperature, hidden=hidden,
-            quantize=quantize, overwrite=overwrite, progress=tick, device=device, **settings,
+            quantize=quantize, overwrite=overwrite, progress=tick, device=teaching.device, **settings,
         )  # fmt: skip
-    o.tell_skipped(examples, judged)
-    for warning in done.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    if fmt == "json":
-        o.print_json(done.to_dict())
-    elif fmt == "human":
-        from llm_moments.render.console import show_training, terminal
-
-        show_training(done, terminal())
-    write_views(html=html, session=done.session, training=done)
+    tell.skipped(examples, judged)
+    tell.warnings(done.warnings)
+    said.tell(done, "console:show_training")
+    page.write(session=done.session, training=done)

@@ -9,27 +9,26 @@ A faster training is found by moments tune."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from llm_moments.cli import options as o
 from llm_moments.cli import paths
-from llm_moments.cli.asking import asking
+from llm_moments.cli.verb import verb
 
 
-@asking
+@verb
 def improve(
     model: o.ModelArg,
+    rows: o.Rows,
+    opened: o.Opened,
+    tables: o.Tables,
+    said: o.Said,
     data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            envvar="MOMENTS_DATA",
-            parser=paths.text,
-            help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -.",
-        ),
+        str | None, typer.Option("--data", envvar="MOMENTS_DATA", parser=paths.text, help=o.FORMATS)
     ] = None,
     unlabelled: Annotated[
         str | None,
@@ -43,10 +42,7 @@ def improve(
     questions: Annotated[
         int | None, typer.Option("--questions", min=1, help="With --unlabelled: most questions; else 100.")
     ] = None,
-    max_drop: Annotated[
-        float,
-        typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point."),
-    ] = 0.01,
+    max_drop: Annotated[float, o.MaxDrop] = 0.01,
     objective: Annotated[
         str, typer.Option("--objective", envvar="MOMENTS_OBJECTIVE", help="throughput, latency, memory or size.")
     ] = "throughput",
@@ -80,64 +76,37 @@ def improve(
         float | None,
         typer.Option("--max-rise", hidden=True, help="With --train."),
     ] = None,
-    text_column: o.Text = None,
-    pair_column: o.Pair = None,
-    label_column: o.Label = None,
-    group_column: o.Group = None,
-    encoding: o.Encoding = None,
-    on_error: o.OnError = "fail",
-    limit: o.Limit = None,
-    asked: dict[str, Any] | None = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="One choice of the plan, such as truncate.max_length=64.",
-        ),
-    ] = None,
-    plan: o.PlanFile = None,
-    device: o.Device = "auto",
-    format: o.Format = "human",
-    json_: o.Json = False,
-    tensorboard: o.TensorBoard = None,
-    csv: o.Csv = None,
-    parquet: o.Parquet = None,
     overwrite: o.Overwrite = False,
-    task: o.Task = None,
-    metric: o.Metric = None,
-    trust_remote_code: o.Trust = False,
-    config: o.Config = None,
 ) -> None:
     from llm_moments.base.errors import InputError
     from llm_moments.cli.improving import Call, go
     from llm_moments.cli.training import faster, older, refuse, settings_named
 
-    fmt = o.output_format(format, json_)
     if not data and (train or not unlabelled):
         raise InputError(f"give examples: --data FILE{'' if train else ', or some without labels: --unlabelled FILE'}")
     if train:
         older("improve", "tune")
         refuse(
             {
-                "--plan": plan, "--trust-remote-code": trust_remote_code or None, "--heal": heal or None, "--heal-data": heal_data, "--first": first,
-                "--objective": objective if objective != "throughput" else None, "--csv": csv, "--parquet": parquet,
-                "--max-drop": max_drop if max_drop != 0.01 else None, "--tensorboard": tensorboard, "--group-column": group_column,
-                "--unlabelled": unlabelled, "--questions": questions, **(asked or {}),
+                "--plan": opened.plan, "--trust-remote-code": opened.trust_remote_code or None, "--heal": heal or None,
+                "--heal-data": heal_data, "--first": first, "--objective": objective if objective != "throughput" else None,
+                "--csv": tables.csv, "--parquet": tables.parquet, "--max-drop": max_drop if max_drop != 0.01 else None,
+                "--tensorboard": tables.tensorboard, "--group-column": rows.group_column, "--unlabelled": unlabelled,
+                "--questions": questions, **opened.choices(),
             },
             "--train",
         )  # fmt: skip
-        columns = (text_column, pair_column, label_column, encoding, on_error)
         faster(
-            model, o.read_data(str(data), *columns, limit), o.read_data(evaluate, *columns) if evaluate else None, fmt=fmt,
-            budget=budget, max_rise=max_rise, settings=settings_named(set_), out=out, overwrite=overwrite, device=device,
+            model, rows.read(str(data)), rows.judged(evaluate), said, budget=budget, max_rise=max_rise,
+            settings=settings_named(opened.set_), out=out, overwrite=overwrite, device=opened.device,
         )  # fmt: skip
         return
     refuse({"--eval": evaluate, "--max-rise": max_rise}, without="--train")
     if not unlabelled:
         refuse({"--questions": questions}, without="--unlabelled")
     call = Call(
-        model, str(out), data, unlabelled, questions or 100, max_drop, objective, budget, heal, heal_data, first, text_column,
-        pair_column, label_column, group_column, encoding, on_error, limit, asked or {}, set_,
-        str(plan) if plan else None, device, task, metric, trust_remote_code,
+        model, str(out), data, unlabelled, questions or 100, max_drop, objective, budget, heal, heal_data, first,
+        asked=opened.choices(), choices=opened.set_, plan=str(opened.plan) if opened.plan else None, device=opened.device,
+        task=opened.task, metric=opened.metric, trust_remote_code=opened.trust_remote_code, **asdict(rows),
     )  # fmt: skip
-    go(call, fmt, overwrite=overwrite, tensorboard=tensorboard, csv=csv, parquet=parquet)
+    go(call, said, tables, overwrite=overwrite)

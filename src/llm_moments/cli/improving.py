@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from llm_moments.cli import options as o
+from llm_moments.cli import tell
 
 CALL = "study/call.json"  # in the folder of an improvement that has asked questions
 WAITS = 4  # exit code: questions wait for answers
@@ -66,33 +67,33 @@ def saved(out: Path) -> Call:
     return schema.read(file, "the call of a search", lambda data: schema.convert(data, Call))
 
 
-def go(
-    call: Call, fmt: str, *, answers: Path | None = None, overwrite: bool = False, tensorboard: Path | None = None,
-    csv: Path | None = None, parquet: Path | None = None,
-) -> None:  # fmt: skip
+def go(call: Call, said: o.Said, tables: o.Tables, *, answers: Path | None = None, overwrite: bool = False) -> None:
     """Searches, says what was found, and exits: 0 certified, 3 not, 4 where questions wait."""
     from llm_moments.base.atomic import write_atomic
     from llm_moments.base.errors import InputError
-    from llm_moments.cli.views import write_views
     from llm_moments.improve.improve import improve as search
 
     if call.data == "-" and call.unlabelled == "-":
         raise InputError("only one of --data and --unlabelled can be stdin")
-    o.free(csv, parquet, data=call.data or call.unlabelled or "", overwrite=True, tensorboard=tensorboard)
-    read, taught, bare = (
-        o.read_data(path, call.text_column, call.pair_column, label, call.encoding, call.on_error, limit, group)
-        if path else None
-        for path, label, limit, group in (
-            (call.data, call.label_column, call.limit, call.group_column), (call.heal_data, None, None, None),
-            (call.unlabelled, None, None, call.group_column),
-        )
-    )  # fmt: skip
-    plan = Path(call.plan) if call.plan else None
-    pipe = o.open_pipe(
-        call.model, call.choices, plan, call.device, call.trust_remote_code, call.task, call.metric, call.asked
+    tables.free(data=call.data or call.unlabelled or "", overwrite=True)
+    rows = o.Rows(
+        call.text_column,
+        call.pair_column,
+        call.label_column,
+        call.group_column,
+        call.encoding,
+        call.on_error,
+        call.limit,
     )
+    read = rows.read(call.data) if call.data else None
+    taught = rows.read(call.heal_data, label=None, group=None, limit=None) if call.heal_data else None
+    bare = rows.read(call.unlabelled, label=None, limit=None) if call.unlabelled else None
+    pipe = o.Opened(
+        set_=call.choices, plan=Path(call.plan) if call.plan else None, device=call.device, task=call.task,
+        metric=call.metric, trust_remote_code=call.trust_remote_code,
+    ).open(call.model, also=call.asked)  # fmt: skip
     out = Path(call.out)
-    with o.progress(fmt) as tick:
+    with tell.progress(said.fmt) as tick:
         done = search(
             pipe, read, max_drop=call.max_drop, objective=call.objective, budget=call.budget, out=out, overwrite=overwrite,
             progress=tick, heal=taught if taught is not None else call.heal, first=call.first, unlabelled=bare,
@@ -100,15 +101,9 @@ def go(
         )  # fmt: skip
     if call.unlabelled:
         write_atomic(out / CALL, json.dumps(asdict(call.anywhere()), indent=1))
-    o.tell_skipped(read, bare)
-    o.tell_counted(done.certificate.counted)
-    found = done.to_dict()
-    if fmt == "json":
-        o.print_json(found)
-    elif fmt == "human":
-        from llm_moments.render.console import show_improvement, terminal
-
-        show_improvement(found, terminal())
-    write_views(tensorboard=tensorboard, csv=csv, parquet=parquet, study=done.study, certificate=done.certificate)
+    tell.skipped(read, bare)
+    tell.counted(done.certificate.counted)
+    said.tell(done.to_dict(), "console:show_improvement")
+    tables.write(study=done.study, certificate=done.certificate)
     if not done.certified:
         raise typer.Exit(WAITS if done.waiting else 3)

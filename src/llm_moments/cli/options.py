@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from llm_moments.cli import paths
+from llm_moments.cli import paths, tell
 from llm_moments.cli.settings import take
+from llm_moments.cli.verb import Options
 
 if TYPE_CHECKING:
     from llm_moments.core import Pipeline, Plan
 
-FORMAT = ContextVar("format", default="human")  # of the verb that runs, for what is said beside its result
 Config = Annotated[
     str | None,
     typer.Option("--config", envvar="MOMENTS_CONFIG", metavar="FILE", is_eager=True, callback=take, parser=paths.text,
@@ -27,97 +26,253 @@ Config = Annotated[
 ModelArg = Annotated[
     str, typer.Argument(metavar="MODEL", parser=paths.text, help="A model folder, an artefact, or a hub id.")
 ]
-DataOpt = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        envvar="MOMENTS_DATA",
-        parser=paths.text,
-        help="CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -.",
-    ),
-]
-Text = Annotated[
-    str | None,
-    typer.Option(
-        "--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts or images, if it is not found."
-    ),
-]
-Pair = Annotated[
-    str | None, typer.Option("--pair-column", envvar="MOMENTS_PAIR_COLUMN", help="The column of second texts.")
-]
-Label = Annotated[
-    str | None, typer.Option("--label-column", envvar="MOMENTS_LABEL_COLUMN", help="The column of references.")
-]
-Group = Annotated[
-    str | None,
-    typer.Option(
-        "--group-column", envvar="MOMENTS_GROUP_COLUMN",
-        help="The column of users, documents or speakers, whose rows are not independent: each counts once.",
-    ),
-]  # fmt: skip
-Encoding = Annotated[
-    str | None, typer.Option("--encoding", envvar="MOMENTS_ENCODING", help="Of a text file that is not UTF-8.")
-]
-OnError = Annotated[
-    str, typer.Option("--on-error", envvar="MOMENTS_ON_ERROR", help="fail, or skip and count bad rows.")
-]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows.")]
-Device = Annotated[str, typer.Option("--device", envvar="MOMENTS_DEVICE", help="auto, cpu, cuda or mps.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="One choice of the plan, such as truncate.max_length=64.")]
-PlanFile = Annotated[
-    Path | None, typer.Option("--plan", parser=paths.path, help="A plan in TOML, in the place of the model's own.")
-]
-Task = Annotated[
-    str | None,
-    typer.Option("--task", envvar="MOMENTS_TASK", help="What the model is for, if it could be for several things: chat, text-generation, …"),
-]  # fmt: skip
-Metric = Annotated[
-    str | None,
-    typer.Option(
-        "--metric",
-        help="What texts are judged by: 'exact match', 'token F1', chrF, of speech WER or CER; without making any: likelihood (of the "
-        "references), accuracy or 'normalised accuracy' (of the choices in a row).",
-    ),
-]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model folder.")]
-Format = Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")]
-Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+FORMATS = "CSV, TSV, JSONL, JSON, Parquet, .txt, .tab, IDX, a folder, or -."
+DataOpt = Annotated[str, typer.Option("--data", envvar="MOMENTS_DATA", parser=paths.text, help=FORMATS)]
+DeviceOpt = Annotated[str, typer.Option("--device", envvar="MOMENTS_DEVICE", help="auto, cpu, cuda or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Html = Annotated[
-    Path | None, typer.Option("--html", parser=paths.path, help="Write a report that needs nothing but a browser.")
-]
-TensorBoard = Annotated[
-    Path | None, typer.Option("--tensorboard", parser=paths.path, help="Write scalars to this folder.")
-]
-Csv = Annotated[Path | None, typer.Option("--csv", parser=paths.path, help="Write the table as CSV.")]
-Parquet = Annotated[Path | None, typer.Option("--parquet", parser=paths.path, help="Write the table as Parquet.")]
+MaxDrop = typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="Most that the score may drop; 0.01 is a point.")
 
 
-def output_format(chosen: str, as_json: bool) -> str:
-    from llm_moments.base.errors import InputError
+@dataclass(frozen=True)
+class Rows(Options):
+    """How a file of examples is read."""
 
-    if chosen not in ("human", "json", "quiet"):
-        raise InputError(f"--format is human, json or quiet, not {chosen!r}")
-    FORMAT.set(chosen)
-    return "json" if as_json else chosen
+    text_column: Annotated[
+        str | None,
+        typer.Option(
+            "--text-column", envvar="MOMENTS_TEXT_COLUMN", help="The column of texts or images, if it is not found."
+        ),
+    ] = None
+    pair_column: Annotated[
+        str | None, typer.Option("--pair-column", envvar="MOMENTS_PAIR_COLUMN", help="The column of second texts.")
+    ] = None
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", envvar="MOMENTS_LABEL_COLUMN", help="The column of references.")
+    ] = None
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            "--group-column",
+            envvar="MOMENTS_GROUP_COLUMN",
+            help="The column of users, documents or speakers, whose rows are not independent: each counts once.",
+        ),
+    ] = None
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", envvar="MOMENTS_ENCODING", help="Of a text file that is not UTF-8.")
+    ] = None
+    on_error: Annotated[
+        str, typer.Option("--on-error", envvar="MOMENTS_ON_ERROR", help="fail, or skip and count bad rows.")
+    ] = "fail"
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows.")] = None
+
+    def read(self, path: str, **other: Any) -> Any:
+        """The examples of a file; other: in the place of these options."""
+        from llm_moments.data.readers import read
+
+        told = {name.removesuffix("_column"): value for name, value in asdict(self).items()}
+        found = read(path, **{**told, **other})
+        tell.notes(found)
+        return found
+
+    def judged(self, path: str | None) -> Any:
+        """All rows of the file that a training is judged by; None without one."""
+        return self.read(path, limit=None) if path else None
 
 
-def open_pipe(
-    model: str, sets: list[str] | None, plan: Path | None, device: str, trust: bool, task: str | None = None,
-    metric: str | None = None, asked: dict[str, Any] | None = None,
-) -> Pipeline:  # fmt: skip
-    """asked: choices of the plan that options of their own stand for (cli/asking.py); they come after --set."""
-    from llm_moments.assembly.load import load
+@dataclass(frozen=True)
+class Labelled(Rows):
+    without = ("group_column",)
+
+
+@dataclass(frozen=True)
+class Bare(Rows):
+    without = ("label_column", "group_column")
+
+
+@dataclass(frozen=True)
+class Asked(Options):
+    """How a model that makes texts is asked."""
+
+    CHOICES: ClassVar[dict[str, str]] = {  # of the plan, that these options are
+        "system": "template.system", "max_new_tokens": "decode.max_new_tokens", "temperature": "decode.temperature",
+        "top_p": "decode.top_p", "seed": "decode.seed", "stop": "decode.stop",
+    }  # fmt: skip
+    system: Annotated[str | None, typer.Option("--system", help="System prompt of a dialogue that has none.")] = None
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")] = (
+        None
+    )
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, help="0: the likeliest token; above: drawn, more freely.")
+    ] = None
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", help="Draw from the likeliest tokens that have this share together.")
+    ] = None
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens.")] = None
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="A text that ends an answer; may be given again.")
+    ] = None
+
+    def choices(self) -> dict[str, Any]:
+        """Those that were given."""
+        given = {choice: getattr(self, name) for name, choice in self.CHOICES.items()}
+        return {choice: value for choice, value in given.items() if value is not None and value != []}
+
+
+@dataclass(frozen=True)
+class Opened(Asked):
+    """How a model is opened."""
+
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One choice of the plan, such as truncate.max_length=64.")
+    ] = None
+    plan: Annotated[
+        Path | None, typer.Option("--plan", parser=paths.path, help="A plan in TOML, in the place of the model's own.")
+    ] = None
+    device: DeviceOpt = "auto"
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            envvar="MOMENTS_TASK",
+            help="What the model is for, if it could be for several things: chat, text-generation, …",
+        ),
+    ] = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            help="What texts are judged by: 'exact match', 'token F1', chrF, of speech WER or CER; without making any: likelihood (of the "
+            "references), accuracy or 'normalised accuracy' (of the choices in a row).",
+        ),
+    ] = None
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model folder.")] = (
+        False
+    )
+
+    def open(self, model: str, task: str | None = None, also: Mapping[str, Any] | None = None) -> Pipeline:
+        """The pipeline, with the choices that were given; those of options of their own, or also, come after --set's."""
+        from llm_moments.assembly.load import load
+        from llm_moments.base.errors import InputError
+
+        known_device(self.device)
+        if self.plan is not None and not self.plan.is_file():
+            raise InputError(f"--plan {self.plan}: there is no such file")
+        plan = _plan(self.plan) if self.plan else None
+        pipe = load(
+            model, task=task or self.task, metric=self.metric, plan=plan, device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )  # fmt: skip
+        choices = {**named_values(self.set_, "--set"), **(self.choices() if also is None else also)}
+        return pipe.with_(**choices) if choices else pipe
+
+
+@dataclass(frozen=True)
+class Answering(Opened):
+    without = ("metric",)
+
+
+@dataclass(frozen=True)
+class Chatting(Opened):
+    without = ("task", "metric")
+
+
+@dataclass(frozen=True)
+class Judging(Opened):
+    without = ("set_", "plan", "trust_remote_code")
+
+
+@dataclass(frozen=True)
+class Teaching(Opened):
+    without = (*Asked.CHOICES, "set_", "plan", "task", "metric")
+
+
+@dataclass(frozen=True)
+class Said(Options):
+    """How the result is told."""
+
+    format: Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")] = "human"
+    json_: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False
+    config: Config = None
+
+    def __post_init__(self) -> None:
+        from llm_moments.base.errors import InputError
+
+        if self.format not in ("human", "json", "quiet"):
+            raise InputError(f"--format is human, json or quiet, not {self.format!r}")
+        tell.FORMAT.set("json" if self.json_ else self.format)
+
+    @property
+    def fmt(self) -> str:
+        return "json" if self.json_ else self.format
+
+    def tell(self, result: Any, shown: str) -> None:
+        """The result, for a program or for a person. shown: "module:function" below render/ that prints it."""
+        if self.fmt == "json":
+            tell.json(result if isinstance(result, dict) else result.to_dict())
+        elif self.fmt == "human":
+            from llm_moments.render.console import terminal
+
+            module, _, function = shown.partition(":")
+            getattr(import_module(f"llm_moments.render.{module}"), function)(result, terminal())
+
+
+@dataclass(frozen=True)
+class Views(Options):
+    """What else is written of a result."""
+
+    html: Annotated[
+        Path | None, typer.Option("--html", parser=paths.path, help="Write a report that needs nothing but a browser.")
+    ] = None
+    trace: Annotated[
+        Path | None, typer.Option("--trace", parser=paths.path, help="Write a Chrome trace, which Perfetto opens.")
+    ] = None
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", parser=paths.path, help="Write scalars to this folder.")
+    ] = None
+    csv: Annotated[Path | None, typer.Option("--csv", parser=paths.path, help="Write the table as CSV.")] = None
+    parquet: Annotated[
+        Path | None, typer.Option("--parquet", parser=paths.path, help="Write the table as Parquet.")
+    ] = None
+
+    def free(self, *others: Path | None, data: str, overwrite: bool = False) -> None:
+        """Before anything is done: each of these and of the others can be written (`free`, below)."""
+        free(
+            *others,
+            self.html,
+            self.trace,
+            self.csv,
+            self.parquet,
+            data=data,
+            overwrite=overwrite,
+            tensorboard=self.tensorboard,
+        )
+
+    def write(self, **results: Any) -> None:
+        from llm_moments.cli.views import write_views
+
+        write_views(**asdict(self), **results)
+
+
+@dataclass(frozen=True)
+class NoTrace(Views):
+    without = ("trace",)
+
+
+@dataclass(frozen=True)
+class Tables(Views):
+    without = ("html", "trace")
+
+
+@dataclass(frozen=True)
+class Page(Views):
+    without = ("trace", "tensorboard", "csv", "parquet")
+
+
+def known_device(device: str) -> None:
     from llm_moments.base.errors import InputError
 
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise InputError(f"--device is auto, cpu, cuda or mps, not {device!r}")
-    if plan is not None and not plan.is_file():
-        raise InputError(f"--plan {plan}: there is no such file")
-    chosen = _plan(plan) if plan else None
-    pipe = load(model, task=task, metric=metric, plan=chosen, device=device, trust_remote_code=trust)
-    choices = {**named_values(sets, "--set"), **(asked or {})}
-    return pipe.with_(**choices) if choices else pipe
 
 
 def _plan(file: Path) -> Plan:
@@ -128,13 +283,6 @@ def _plan(file: Path) -> Plan:
         return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
     except (PlanError, UnicodeDecodeError) as error:
         raise PlanError(f"--plan {file}: {error}") from error
-
-
-def print_pieces(pieces: Iterable[str]) -> None:
-    """Each piece as it comes."""
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print(flush=True)
 
 
 def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
@@ -152,27 +300,6 @@ def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
         except ValueError:
             choices[name] = value
     return choices
-
-
-def read_data(
-    path: str, text: str | None = None, pair: str | None = None, label: str | None = None,
-    encoding: str | None = None, on_error: str = "fail", limit: int | None = None, group: str | None = None,
-) -> Any:  # fmt: skip
-    from llm_moments.data.readers import read
-
-    found = read(
-        path, text=text, pair=pair, label=label, encoding=encoding, on_error=on_error, limit=limit, group=group
-    )
-    tell_notes(found)
-    return found
-
-
-def tell_notes(data: Any) -> None:
-    """How the examples were taken, once each, on stderr; nothing with --format quiet."""
-    if FORMAT.get() != "quiet":
-        for said in data.notes:
-            print(f"{data.path}: {said}", file=sys.stderr)
-    data.notes.clear()
 
 
 def free(*outputs: Path | None, data: str, overwrite: bool = False, tensorboard: Path | None = None) -> None:
@@ -206,62 +333,3 @@ def _writable(folder: Path) -> None:
         raise InputError(f"{there} is a file; there can be nothing below it, such as {folder}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{there} may not be written to; choose another place for what is written")
-
-
-def tell_skipped(*sources: Any) -> None:
-    """What `--on-error skip` left out, by kind, and the first rows of it; and what was noted while they were used."""
-    for data in (source for source in sources if source is not None):
-        tell_notes(data)
-        if sum(data.errors.values()):
-            kinds = ", ".join(f"{count} {kind}" for kind, count in data.errors.items())
-            print(f"skipped rows{f' of {data.path}' if len(sources) > 1 else ''}: {kinds}", file=sys.stderr)
-            for line in data.reported[:5]:
-                print(f"  {line}", file=sys.stderr)
-
-
-def tell_counted(counted: str) -> None:
-    """Rows that are not independent of one another, where there are any."""
-    if counted:
-        print(f"counted once: {counted}", file=sys.stderr)
-
-
-def print_json(value: Any) -> None:
-    from llm_moments.data.tables import to_json
-
-    print(to_json(value, indent=1))
-
-
-@contextmanager
-def progress(fmt: str) -> Iterator[Any]:
-    """A callable (share done or None, message), shown as a bar with the time left on stderr."""
-    if fmt == "quiet" or not sys.stderr.isatty():
-        yield _plain(fmt)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from llm_moments.cli.screen import Screen, raw
-    from llm_moments.render.console import safe
-
-    console = Console(file=raw(sys.stderr), emoji=False)
-    columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as bar:
-        sys.stdout, sys.stderr = (
-            Screen(sys.stdout),
-            Screen(sys.stderr),
-        )  # what is printed meanwhile stands above the bar
-        task = bar.add_task("starting", total=1.0)
-        yield lambda done, message: bar.update(task, completed=done, description=safe(message))
-
-
-def _plain(fmt: str) -> Any:
-    import time
-
-    last = [0.0]
-
-    def tell(done: float | None, message: str) -> None:
-        if fmt != "quiet" and time.monotonic() - last[0] > 5:
-            last[0] = time.monotonic()
-            print(f"{'' if done is None else f'{done:4.0%} '}{message}", file=sys.stderr)
-
-    return tell

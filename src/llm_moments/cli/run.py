@@ -20,16 +20,19 @@ import typer
 
 from llm_moments.base.visible import visible
 from llm_moments.cli import options as o
-from llm_moments.cli import paths
-from llm_moments.cli.asking import asking
+from llm_moments.cli import paths, tell
+from llm_moments.cli.verb import verb
 from llm_moments.data.tables import to_json
 
 SHARED = 512  # rows that a worker is given at a time: fewer than a window, so that all of them have some
 
 
-@asking
+@verb
 def run(
     model: o.ModelArg,
+    rows: o.Bare,
+    opened: o.Answering,
+    said: o.Said,
     inputs: Annotated[
         list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer, or sound files.")
     ] = None,
@@ -43,33 +46,18 @@ def run(
             "--out", parser=paths.path, help="answers.jsonl, .csv, .tsv or .parquet; goes on after an interruption."
         ),
     ] = None,
-    text_column: o.Text = None,
-    pair_column: o.Pair = None,
-    encoding: o.Encoding = None,
-    on_error: o.OnError = "fail",
-    limit: o.Limit = None,
-    asked: dict[str, Any] | None = None,
-    set_: o.Set = None,
-    plan: o.PlanFile = None,
     stock: Annotated[
         bool, typer.Option("--stock", help="As transformers' own pipeline does it: rows as they come, nothing spared.")
     ] = False,
-    device: o.Device = "auto",
-    format: o.Format = "human",
-    json_: o.Json = False,
     overwrite: o.Overwrite = False,
-    task: o.Task = None,
     workers: Annotated[
         int, typer.Option("--workers", min=1, envvar="MOMENTS_WORKERS", help="Processes that answer a file together.")
     ] = 1,
-    trust_remote_code: o.Trust = False,
-    config: o.Config = None,
 ) -> None:
     from llm_moments.base.errors import InputError
     from llm_moments.data.readers import given
     from llm_moments.data.watch import Watch
 
-    fmt = o.output_format(format, json_)
     if inputs and data:
         raise InputError("give texts or --data, not both")
     if not inputs and not data and sys.stdin.isatty():
@@ -77,24 +65,20 @@ def run(
     if workers > 1 and out is None:
         raise InputError("--workers answer a file together: give --out, too")
     o.free(out, data=data or "-", overwrite=True)
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, asked=asked)
-    if not stock and plan is None:
-        pipe = sparing(pipe, o.named_values(set_, "--set"))
-    columns = {"text": text_column, "pair": pair_column}
+    pipe = opened.open(model)
+    if not stock and opened.plan is None:
+        pipe = sparing(pipe, o.named_values(opened.set_, "--set"))
     inputs = [_said(pipe, word) for word in inputs or ()]
-    if len(inputs) == 1 and fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
+    if len(inputs) == 1 and said.fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
         return
     watch = None if inputs or (data or "-") == "-" else Watch(str(data), content=out is not None)
-    if inputs:
-        source = given(inputs, on_error=on_error, limit=limit)
-    else:
-        source = o.read_data(data or "-", **columns, encoding=encoding, on_error=on_error, limit=limit)
+    source = given(inputs, on_error=rows.on_error, limit=rows.limit) if inputs else rows.read(data or "-")
     if out is None:
-        count = _show(source, pipe, fmt, watch)
+        count = _show(source, pipe, said.fmt, watch)
     else:
         content = watch.content if watch else _content(inputs)
-        count = _to_file(pipe, source, content, out, overwrite, fmt, watch, workers)
-    o.tell_skipped(source)
+        count = _to_file(pipe, source, content, out, overwrite, said.fmt, watch, workers)
+    tell.skipped(source)
     if not count and not source.errors:
         raise InputError(f"{source.path}: there is no text in it")
 
@@ -175,7 +159,7 @@ def _piece_by_piece(pipe: Any, asked: str) -> bool:
     from llm_moments.record.stream import Stream, generates
 
     if generates(pipe):
-        o.print_pieces(Stream(pipe, asked))
+        tell.pieces(Stream(pipe, asked))
     return generates(pipe)
 
 
@@ -204,7 +188,7 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
     key = "/".join(
         [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
     )
-    with AnswerWriter(out, key, overwrite=overwrite) as writer, o.progress(fmt) as tick:
+    with AnswerWriter(out, key, overwrite=overwrite) as writer, tell.progress(fmt) as tick:
         examples = iter(()) if writer.finished else writer.rest(iter(source))
         if writer.dropped:
             print(f"{writer.dropped:,} rows of {writer.partial} were damaged; they are answered again", file=sys.stderr)
@@ -232,7 +216,7 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
             return 0
         writer.finish()
     if fmt == "json":
-        o.print_json({"out": str(out), "rows": count, "skipped": dict(source.errors)})
+        tell.json({"out": str(out), "rows": count, "skipped": dict(source.errors)})
     elif fmt == "human":
         print(f"{count:,} answers in {out}")
     return int(count)

@@ -10,34 +10,28 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
-from llm_moments.cli import paths
+from llm_moments.cli import paths, tell
+from llm_moments.cli.verb import verb
 
 
+@verb
 def show(
     path: Annotated[
         Path,
         typer.Argument(metavar="PATH", parser=paths.path, help="A session.json, a worth.json, or an artefact folder."),
     ],
-    format: o.Format = "human",
-    json_: o.Json = False,
-    html: o.Html = None,
-    tensorboard: o.TensorBoard = None,
-    csv: o.Csv = None,
-    parquet: o.Parquet = None,
-    config: o.Config = None,
+    views: o.NoTrace,
+    said: o.Said,
 ) -> None:
-    from llm_moments.cli.views import write_views
-
-    fmt = o.output_format(format, json_)
     results = _load(path)
-    if fmt == "json":
+    if said.fmt == "json":
         first = results.get("training") or next(iter(results.values()))
-        o.print_json(first.to_dict())
-    elif fmt == "human":
+        tell.json(first.to_dict())
+    elif said.fmt == "human":
         from llm_moments.render.console import terminal
 
         _print(results, terminal())
-    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, **results)
+    views.write(**results)
 
 
 def _load(path: Path) -> dict[str, Any]:

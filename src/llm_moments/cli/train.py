@@ -22,15 +22,18 @@ Example: moments train marian --data pairs.csv --out my-translator --learning-ra
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llm_moments.cli import options as o
-from llm_moments.cli import paths
+from llm_moments.cli import paths, tell
+from llm_moments.cli.verb import verb
 
 
+@verb
 def train(
     model: Annotated[
         str,
@@ -40,6 +43,9 @@ def train(
     ],
     data: o.DataOpt,
     out: Annotated[Path, typer.Option("--out", parser=paths.path, help="The folder that the model is saved to.")],
+    rows: o.Labelled,
+    views: o.NoTrace,
+    said: o.Said,
     evaluate: Annotated[
         str | None,
         typer.Option("--eval", parser=paths.text, help="Examples that the model is judged on after each epoch."),
@@ -173,38 +179,21 @@ def train(
     checkpoint_every: Annotated[
         int, typer.Option("--checkpoint-every", hidden=True, metavar="STEPS", help="Updates; 0: after each epoch.")
     ] = 0,
-    text_column: o.Text = None,
-    pair_column: o.Pair = None,
-    label_column: o.Label = None,
-    encoding: o.Encoding = None,
-    on_error: o.OnError = "fail",
-    limit: o.Limit = None,
-    device: o.Device = "auto",
-    format: o.Format = "human",
-    json_: o.Json = False,
-    html: o.Html = None,
-    tensorboard: o.TensorBoard = None,
+    device: o.DeviceOpt = "auto",
     histograms: Annotated[
         bool, typer.Option("--histograms", help="Weights and gradients of every epoch, too, in TensorBoard.")
     ] = False,
-    csv: o.Csv = None,
-    parquet: o.Parquet = None,
     overwrite: o.Overwrite = False,
-    config: o.Config = None,
 ) -> None:
-    import sys
     from contextlib import ExitStack
 
     from llm_moments.cli.training import settings_set
-    from llm_moments.cli.views import write_views
     from llm_moments.steps.augment import IMAGE, TEXT, parse
     from llm_moments.train.train import train as fine_tune
 
-    fmt = o.output_format(format, json_)
-    columns = (text_column, pair_column, label_column, encoding, on_error)
-    o.free(html, csv, parquet, data=data, overwrite=True, tensorboard=tensorboard)
-    examples = o.read_data(data, *columns, limit)
-    judged = o.read_data(evaluate, *columns) if evaluate else None
+    views.free(data=data, overwrite=True)
+    examples, judged = rows.read(data), rows.judged(evaluate)
+    more = rows.read(unlabelled, label=None, limit=None) if unlabelled else None
     settings: dict[str, Any] = {
         "updates": updates, "batch_size": batch_size, "batch_tokens": batch_tokens, "accumulate": accumulate,
         "seed": seed, "optimizer": optimizer,
@@ -220,28 +209,21 @@ def train(
         "pack": pack,
         "model_options": o.named_values(model_option, "--model-option"),
     }  # fmt: skip
-    said = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}
-    settings |= {name: value for name, value in said.items() if value is not None} | settings_set(set_)
+    own = {"epochs": epochs, "learning_rate": learning_rate, "max_length": max_length}
+    settings |= {name: value for name, value in own.items() if value is not None} | settings_set(set_)
     with ExitStack() as stack:
-        tick = stack.enter_context(o.progress(fmt))
+        tick = stack.enter_context(tell.progress(said.fmt))
         live: list[Any] = []
-        if tensorboard:
+        if views.tensorboard:
             from llm_moments.render.tensorboard import Live
 
-            live = [stack.enter_context(Live(tensorboard, settings, histograms))]
+            live = [stack.enter_context(Live(views.tensorboard, settings, histograms))]
         done = fine_tune(
             model, examples, out, evaluate=judged, overwrite=overwrite, progress=tick, device=device, observers=live,
-            unlabelled=o.read_data(unlabelled, text_column, pair_column, None, encoding, on_error) if unlabelled else None, pseudo_threshold=pseudo_threshold,
-            task=task, stream=stream,
+            unlabelled=more, pseudo_threshold=pseudo_threshold, task=task, stream=stream,
             **settings,
         )  # fmt: skip
-    o.tell_skipped(examples, judged)
-    for warning in done.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    if fmt == "json":
-        o.print_json(done.to_dict())
-    elif fmt == "human":
-        from llm_moments.render.console import show_training, terminal
-
-        show_training(done, terminal())
-    write_views(html=html, csv=csv, parquet=parquet, session=done.session, training=done)
+    tell.skipped(examples, judged)
+    tell.warnings(done.warnings)
+    said.tell(done, "console:show_training")
+    replace(views, tensorboard=None).write(session=done.session, training=done)  # which was written as it learnt

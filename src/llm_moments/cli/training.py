@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.cli import options as o
+from llm_moments.cli import tell
 
 
 def refuse(given: Mapping[str, Any], beside: str = "", *, without: str = "") -> None:
@@ -50,38 +51,29 @@ def settings_set(words: list[str] | None) -> dict[str, Any]:
 
 
 def priced(
-    model: str, data: str, evaluate: str | None, columns: tuple[str | None, str | None, str | None, str | None, str], limit: int | None, *, fmt: str,
-    budget: str | None, seeds: int | None, settings: dict[str, Any], max_drop: float, exhaustive: bool, out: Path | None,
-    overwrite: bool, device: str, html: Path | None, tensorboard: Path | None, csv: Path | None, parquet: Path | None,
+    model: str, data: str, evaluate: str | None, rows: o.Rows, said: o.Said, views: o.Views, *, budget: str | None,
+    seeds: int | None, settings: dict[str, Any], max_drop: float, exhaustive: bool, out: Path | None, overwrite: bool, device: str,
 ) -> None:  # fmt: skip
     """`tune --weigh`."""
-    from llm_moments.cli.views import write_views
     from llm_moments.weigh.training import SEEDS, weigh_training
 
-    o.free(html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
-    examples = o.read_data(data, *columns, limit)
-    judged = o.read_data(evaluate, *columns) if evaluate else None
-    with o.progress(fmt) as tick:
+    views.free(data=data, overwrite=overwrite)
+    examples, judged = rows.read(data), rows.judged(evaluate)
+    with tell.progress(said.fmt) as tick:
         found = weigh_training(
             model, examples, evaluate=judged, budget=budget or "10m", max_drop=max_drop, exhaustive=exhaustive,
             seeds=SEEDS if seeds is None else seeds, out=out, progress=tick, device=device, **settings,
         )  # fmt: skip
     if out is not None:
         found.save(out / "worth.json")
-    o.tell_skipped(examples, judged)
-    if fmt == "json":
-        o.print_json(found.to_dict())
-    elif fmt == "human":
-        from llm_moments.render.console import terminal
-        from llm_moments.render.learning import show
-
-        show(found, terminal())
-    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, learning=found)
+    tell.skipped(examples, judged)
+    said.tell(found, "learning:show")
+    views.write(learning=found)
 
 
 def faster(
-    model: str, examples: Any, judged: Any, *, fmt: str, budget: str, max_rise: float | None, settings: dict[str, Any],
-    out: Path, overwrite: bool, device: str,
+    model: str, examples: Any, judged: Any, said: o.Said, *, budget: str, max_rise: float | None,
+    settings: dict[str, Any], out: Path, overwrite: bool, device: str,
 ) -> None:  # fmt: skip
     """`tune`; exit 3 where no plan could be certified."""
     import typer
@@ -91,24 +83,18 @@ def faster(
 
     if judged is None:
         raise InputError("a training plan is judged by its validation loss: give examples with --eval")
-    with o.progress(fmt) as tick:
+    with tell.progress(said.fmt) as tick:
         done = improve_training(
             model, examples, evaluate=judged, out=out, budget=budget, max_rise=0.05 if max_rise is None else max_rise,
             overwrite=overwrite, progress=tick, device=device, **settings,
         )  # fmt: skip
-    o.tell_skipped(examples, judged)
-    if fmt == "json":
-        o.print_json(done.to_dict())
-    elif fmt == "human":
+    tell.skipped(examples, judged)
+    said.tell(done, "training_certificate:show")
+    if said.fmt == "human":
         from llm_moments.render.console import say, terminal
-        from llm_moments.render.training_certificate import show
 
-        show(done, terminal())
-        say(
-            terminal(),
-            f"settings: {out}/train.toml   (moments train MODEL --data … --config {out}/train.toml --out …)",
-            whole=True,
-        )
+        made = f"settings: {out}/train.toml   (moments train MODEL --data … --config {out}/train.toml --out …)"
+        say(terminal(), made, whole=True)
         say(terminal(), f"report:   {out}/report.html", whole=True)
     if not done.certified:
         raise typer.Exit(3)

@@ -17,11 +17,16 @@ import typer
 
 from llm_moments.cli import options as o
 from llm_moments.cli import paths
+from llm_moments.cli.verb import verb
 
 
+@verb
 def tune(
     model: o.ModelArg,
     data: o.DataOpt,
+    rows: o.Labelled,
+    views: o.NoTrace,
+    said: o.Said,
     evaluate: Annotated[
         str | None,
         typer.Option("--eval", parser=paths.text, help="Examples to judge by; with --weigh else a fifth of the data."),
@@ -48,43 +53,27 @@ def tune(
         list[str] | None,
         typer.Option("--set", help="A setting of the usual training, such as epochs=2 or translate_there=DIR."),
     ] = None,
-    text_column: o.Text = None,
-    pair_column: o.Pair = None,
-    label_column: o.Label = None,
-    encoding: o.Encoding = None,
-    on_error: o.OnError = "fail",
-    limit: o.Limit = None,
-    device: o.Device = "auto",
-    format: o.Format = "human",
-    json_: o.Json = False,
-    html: o.Html = None,
-    tensorboard: o.TensorBoard = None,
-    csv: o.Csv = None,
-    parquet: o.Parquet = None,
+    device: o.DeviceOpt = "auto",
     overwrite: o.Overwrite = False,
-    config: o.Config = None,
 ) -> None:
     from llm_moments.cli.training import faster, priced, refuse, settings_named
 
-    fmt = o.output_format(format, json_)
-    columns = (text_column, pair_column, label_column, encoding, on_error)
     settings = settings_named(set_, bare=True)
     if weigh:
         refuse({"--max-rise": max_rise}, "--weigh")
         priced(
-            model, data, evaluate, columns, limit, fmt=fmt, budget=budget, seeds=seeds, settings=settings,
-            max_drop=0.01 if max_drop is None else max_drop, exhaustive=exhaustive, out=out, overwrite=overwrite,
-            device=device, html=html, tensorboard=tensorboard, csv=csv, parquet=parquet,
+            model, data, evaluate, rows, said, views, budget=budget, seeds=seeds, settings=settings,
+            max_drop=0.01 if max_drop is None else max_drop, exhaustive=exhaustive, out=out, overwrite=overwrite, device=device,
         )  # fmt: skip
         return
     refuse(
         {
-            "--seeds": seeds, "--max-drop": max_drop, "--exhaustive": exhaustive or None, "--html": html,
-            "--tensorboard": tensorboard, "--csv": csv, "--parquet": parquet,
+            "--seeds": seeds, "--max-drop": max_drop, "--exhaustive": exhaustive or None, "--html": views.html,
+            "--tensorboard": views.tensorboard, "--csv": views.csv, "--parquet": views.parquet,
         },
         without="--weigh",
     )  # fmt: skip
     faster(
-        model, o.read_data(data, *columns, limit), o.read_data(evaluate, *columns) if evaluate else None, fmt=fmt,
-        budget=budget, max_rise=max_rise, settings=settings, out=out or Path("tuned"), overwrite=overwrite, device=device,
+        model, rows.read(data), rows.judged(evaluate), said, budget=budget, max_rise=max_rise, settings=settings,
+        out=out or Path("tuned"), overwrite=overwrite, device=device,
     )  # fmt: skip

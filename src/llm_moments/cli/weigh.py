@@ -14,18 +14,19 @@ from typing import Annotated, Any
 import typer
 
 from llm_moments.cli import options as o
-from llm_moments.cli import paths
-from llm_moments.cli.asking import asking
+from llm_moments.cli import paths, tell
+from llm_moments.cli.verb import verb
 
 
-@asking
+@verb
 def weigh(
     model: o.ModelArg,
     data: o.DataOpt,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", parser=paths.path, help="Save the list as JSON."),
-    ] = None,
+    rows: o.Rows,
+    opened: o.Opened,
+    views: o.NoTrace,
+    said: o.Said,
+    out: Annotated[Path | None, typer.Option("--out", parser=paths.path, help="Save the list as JSON.")] = None,
     max_drop: Annotated[
         float, typer.Option("--max-drop", envvar="MOMENTS_MAX_DROP", help="A smaller drop than this counts as none.")
     ] = 0.01,
@@ -49,89 +50,47 @@ def weigh(
     seeds: Annotated[
         int | None, typer.Option("--seeds", hidden=True, help="With --train: runs of each change.")
     ] = None,
-    text_column: o.Text = None,
-    pair_column: o.Pair = None,
-    label_column: o.Label = None,
-    group_column: o.Group = None,
-    encoding: o.Encoding = None,
-    on_error: o.OnError = "fail",
-    limit: o.Limit = None,
-    asked: dict[str, Any] | None = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="One choice of the plan, such as truncate.max_length=64.",
-        ),
-    ] = None,
-    plan: o.PlanFile = None,
-    device: o.Device = "auto",
-    format: o.Format = "human",
-    json_: o.Json = False,
-    html: o.Html = None,
-    tensorboard: o.TensorBoard = None,
-    csv: o.Csv = None,
-    parquet: o.Parquet = None,
-    task: o.Task = None,
-    metric: o.Metric = None,
     overwrite: o.Overwrite = False,
-    trust_remote_code: o.Trust = False,
-    config: o.Config = None,
 ) -> None:
-    from llm_moments.cli.views import write_views
-
-    fmt = o.output_format(format, json_)
-    if train:
-        from llm_moments.cli.training import older, priced, refuse, settings_named
-
-        older("weigh", "tune --weigh")
-        refuse(
-            {
-                "--plan": plan,
-                "--trust-remote-code": trust_remote_code or None,
-                "--group-column": group_column,
-                **(asked or {}),
-            },
-            "--train",
-        )
-        priced(
-            model, data, evaluate, (text_column, pair_column, label_column, encoding, on_error), limit, fmt=fmt,
-            budget=budget, seeds=seeds, settings=settings_named(set_), max_drop=max_drop, exhaustive=exhaustive, out=out,
-            overwrite=overwrite, device=device, html=html, tensorboard=tensorboard, csv=csv, parquet=parquet,
-        )  # fmt: skip
-        return
-    from llm_moments.cli.training import refuse
-
-    refuse({"--eval": evaluate, "--seeds": seeds}, without="--train")
-    o.free(out, html, csv, parquet, data=data, overwrite=overwrite, tensorboard=tensorboard)
-    examples = o.read_data(data, text_column, pair_column, label_column, encoding, on_error, limit, group_column)
+    from llm_moments.cli.training import older, priced, refuse, settings_named
     from llm_moments.weigh.weigh import BUDGET
     from llm_moments.weigh.weigh import weigh as ablate
     from llm_moments.weigh.worth import Interrupted
 
-    pipe = o.open_pipe(model, set_, plan, device, trust_remote_code, task, metric, asked)
+    if train:
+        older("weigh", "tune --weigh")
+        wrong = {
+            "--plan": opened.plan,
+            "--trust-remote-code": opened.trust_remote_code or None,
+            "--group-column": rows.group_column,
+        }
+        refuse({**wrong, **opened.choices()}, "--train")
+        priced(
+            model, data, evaluate, rows, said, views, budget=budget, seeds=seeds, settings=settings_named(opened.set_),
+            max_drop=max_drop, exhaustive=exhaustive, out=out, overwrite=overwrite, device=opened.device,
+        )  # fmt: skip
+        return
+    refuse({"--eval": evaluate, "--seeds": seeds}, without="--train")
+    views.free(out, data=data, overwrite=overwrite)
+    examples = rows.read(data)
+    pipe = opened.open(model)
     stopped = False
     try:
-        with o.progress(fmt) as tick:
+        with tell.progress(said.fmt) as tick:
             worths = ablate(
                 pipe, examples, max_drop=max_drop, exhaustive=exhaustive, budget=budget or BUDGET, progress=tick
             )
     except Interrupted as cut:
         worths, stopped = cut.worths, True
-    o.tell_skipped(examples)
-    o.tell_counted(worths.about.get("counted", ""))
+    tell.skipped(examples)
+    tell.counted(worths.about.get("counted", ""))
     if out:  # first of all: what comes after may fail
         from llm_moments.base.atomic import write_atomic
 
         write_atomic(out, json.dumps(worths.to_dict(), indent=1))
-    if fmt == "json":
-        o.print_json(worths.to_dict())
-    elif fmt == "human":
-        from llm_moments.render.console import show_worths, terminal
-
-        show_worths(worths, terminal())
-    write_views(html=html, tensorboard=tensorboard, csv=csv, parquet=parquet, worths=worths)
-    if fmt != "quiet":
+    said.tell(worths, "console:show_worths")
+    views.write(worths=worths)
+    if said.fmt != "quiet":
         _tell_missing(worths.about)
     if stopped:
         raise KeyboardInterrupt
