@@ -82,10 +82,10 @@ def test_it_is_recorded_saved_and_opened_as_one(pipe: Any, sounds: list[str], tm
 
 def test_its_stages_choices_are_weighed_and_searched(pipe: Any, sounds: list[str], tmp_path: Path) -> None:
     examples = [Example(sound, ("on", "off")[n % 2], n) for n, sound in enumerate(sounds)]
-    worths = lm.weigh(pipe, examples[:8], budget="40s")
+    worths = lm.weigh(pipe, examples[:8], budget="10s")
     steps = {worth.step.partition(".")[0] for worth in worths}
     assert {"asr", "intent"} <= steps
-    done = lm.improve(pipe, examples, max_drop=0.4, budget="30s", out=tmp_path / "out")
+    done = lm.improve(pipe, examples, max_drop=0.4, budget="14s", out=tmp_path / "out")
     assert done.certificate.n_certify > 10
     found = lm.load(tmp_path / "out")
     assert found.task.name == "chain"

@@ -80,10 +80,12 @@ def test_it_is_recorded_saved_and_opened_as_one(pipe: Any, tmp_path: Path) -> No
 def test_the_verbs_take_it(room: Path, tmp_path: Path) -> None:
     rows = "\n".join(["text,label", *(f'"{text}",{LABELS[n % 3]}' for n, text in enumerate(make_texts(40)))])
     (tmp_path / "rows.csv").write_text(rows)
-    assert "one" in moments("record", room / "side.toml", "--data", tmp_path / "rows.csv").stdout
+    assert "one" in moments("record", room / "side.toml", "--data", tmp_path / "rows.csv", "--limit", 8).stdout
     moments("run", room / "side.toml", "--data", tmp_path / "rows.csv", "--out", tmp_path / "answers.csv")
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 41
-    worth = moments("weigh", room / "side.toml", "--data", tmp_path / "rows.csv", "--limit", "20").stdout
+    worth = moments(
+        "weigh", room / "side.toml", "--data", tmp_path / "rows.csv", "--limit", "20", "--budget", "8s"
+    ).stdout
     assert "without two" in worth
 
 

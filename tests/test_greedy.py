@@ -92,10 +92,10 @@ def whole(search: Made) -> list[str]:
     return [stage for stage, n in search.asked[1:] if n == ROWS]
 
 
-def test_what_promises_most_gets_the_whole_split_first() -> None:
+def test_what_promises_much_gets_the_whole_split_at_once_and_the_rest_is_asked_on_top() -> None:
     search: Any = Made(1e9)
-    greedy.climb(search)
-    assert whole(search)[:3] == ["worse answers", "short sounds", "one beam"]
+    greedy.Climb(search).go()
+    assert whole(search)[:2] == ["one beam", "short sounds"]
     assert search.good()[0].plan.keys() == {
         "forward",
         "decode",
@@ -106,7 +106,7 @@ def test_what_promises_most_gets_the_whole_split_first() -> None:
 
 def test_with_little_time_a_large_gain_is_found_before_small_sure_ones() -> None:
     search: Any = Made(ROWS + 4 * len(CHANGES) + ROWS)  # the baseline, a look at each, and about one whole split
-    greedy.climb(search)
+    greedy.Climb(search).go()
     assert search.good()[0].cost <= 1 / 5
     assert "together" not in whole(search)[:2]
 
@@ -116,5 +116,34 @@ def test_it_ends_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("together", "one beam", "worse answers"):
         monkeypatch.delitem(CHANGES, name)
     search: Any = Made(1e9)
-    greedy.climb(search)
+    greedy.Climb(search).go()
     assert whole(search) == []
+
+
+@pytest.mark.parametrize(("time", "keeps"), [(1e9, 1.0), (1e9, 0.0), (ROWS + 4 + 4 * 2 + 12, 1.0)])
+def test_an_engine_gets_no_whole_split_of_its_own_where_a_change_on_top_is_kept(
+    time: float, keeps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("together", "nothing", "worse answers", "short sounds"):
+        monkeypatch.delitem(CHANGES, name)
+    monkeypatch.setitem(CHANGES, "one beam", ("decode.beams", 3.0, keeps, False))
+    monkeypatch.setitem(CHANGES, "engine", ("forward.engine", 1.5, 1.0, True))
+    monkeypatch.setattr(greedy, "engine_class", lambda name: SimpleNamespace(builds=False))
+    search: Any = Made(time)
+    greedy.search_by_changes(search)
+    found = search.good()[0].plan
+    assert found["forward"] == {"engine": 1}
+    assert ("decode" in found) == bool(keeps)
+    assert whole(search) == (["one beam"] if keeps else ["one beam", "engine"])
+
+
+def test_an_engine_is_settled_before_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHANGES:
+        monkeypatch.setitem(CHANGES, name, (CHANGES[name][0], 1.01, 1.0, True))
+    monkeypatch.setitem(CHANGES, "engine", ("forward.engine", 1.5, 1.0, True))
+    monkeypatch.setattr(greedy, "engine_class", lambda name: SimpleNamespace(builds=False))
+    search: Any = Made(
+        ROWS + 4 + 1.2 * ROWS / 1.5 + 4
+    )  # the baseline, a look at the engine, its whole split, one more look
+    greedy.search_by_changes(search)
+    assert search.good()[0].plan == {"forward": {"engine": 1}}

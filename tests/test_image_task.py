@@ -269,7 +269,7 @@ def test_weigh_prices_sizes_and_layers(learnt: Path) -> None:
 @pytest.mark.slow
 def test_improve_ends_with_a_certificate(learnt: Path, tmp_path: Path) -> None:
     test = make_pictures(900, seed=7)
-    done = lm.improve(learnt, test, budget="40s", max_drop=0.05, out=tmp_path / "better")
+    done = lm.improve(learnt, test, budget="20s", max_drop=0.05, out=tmp_path / "better")
     certificate = done.certificate
     if certificate.certified:
         assert certificate.drop_high < 0.05

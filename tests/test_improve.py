@@ -47,7 +47,7 @@ KEYS = [
 @pytest.fixture(scope="module")
 def improved(trained_model: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     out = tmp_path_factory.mktemp("improved") / "artefact"
-    return out, lm.improve(trained_model, toy_csv, max_drop=0.05, budget="20s", out=out)
+    return out, lm.improve(trained_model, toy_csv, max_drop=0.05, budget="14s", out=out)
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_each_choice_of_the_plan_is_weighed_by_taking_it_back(trained_model: Pat
 
 def test_the_same_call_goes_on_from_the_study(improved: tuple, trained_model: Path, toy_csv: Path) -> None:
     out, result = improved
-    again = lm.improve(trained_model, toy_csv, max_drop=0.05, budget="20s", out=out)
+    again = lm.improve(trained_model, toy_csv, max_drop=0.05, budget="14s", out=out)
     if result.certified:  # the same plan, by the look it has passed already; only its speed is timed anew
         assert again.certificate.looks == result.certificate.looks
         assert again.certificate.drop_high == result.certificate.drop_high
@@ -102,9 +102,9 @@ def test_the_same_call_goes_on_from_the_study(improved: tuple, trained_model: Pa
 
 @pytest.mark.slow
 def test_killed_at_random_it_goes_on(trained_model: Path, toy_csv: Path, tmp_path: Path) -> None:
-    code = "import sys, llm_moments as lm; lm.improve(sys.argv[1], sys.argv[2], max_drop=0.05, budget='8s', out=sys.argv[3])"
+    code = "import sys, llm_moments as lm; lm.improve(sys.argv[1], sys.argv[2], max_drop=0.05, budget='6s', out=sys.argv[3])"
     command = [sys.executable, "-c", code, str(trained_model), str(toy_csv), str(tmp_path / "out")]
-    for wait in (5.0, 7.0):
+    for wait in (4.0, 6.0):
         child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(wait)
         child.send_signal(signal.SIGKILL)

@@ -44,7 +44,7 @@ def pages(room: Path) -> list[Path]:
     made = [drawn(room, f"p{n}", [WORDS[(n + k) % len(WORDS)] for k in range(1 + n % 3)]) for n in range(2)]
     made.append(drawn(room, "empty", []))
     made.append(drawn(room, "wide", ["one long line of words here"], (1200, 60), 24))  # gets black above and below
-    made.append(drawn(room, "large", WORDS[:4], (2600, 1800), 90))  # is brought within 2,000 pixels
+    made.append(drawn(room, "large", WORDS[:4], (2400, 900), 80))  # is brought within 2,000 pixels
     return made
 
 
@@ -94,6 +94,7 @@ def test_engines_agree(pipe: Any, pages: list[Path], engine: str) -> None:
 
 
 def test_it_is_recorded_saved_and_opened_as_one(pipe: Any, pages: list[Path], tmp_path: Path) -> None:
+    pipe = pipe.with_(**{"find.page.side": 320})
     tree = lm.record(pipe, [str(pages[0])]).root
     stages = {child.name: {step.name for _, step in child.walk()} for child in tree.children}
     assert {"page", "forward", "boxes", "hand on"} <= stages["find"]
@@ -115,9 +116,7 @@ def test_the_verbs_take_it(room: Path, pages: list[Path], tmp_path: Path) -> Non
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert WORDS[0] in json.dumps(answers[0])
     assert WORDS[0] in moments("run", room / "read.toml", str(pages[0])).stdout
-    worth = moments(
-        "weigh", room / "read.toml", "--data", data, "--budget", "15s", "--set", "find.page.side=608"
-    ).stdout
+    worth = moments("weigh", room / "read.toml", "--data", data, "--budget", "8s", "--set", "find.page.side=608").stdout
     assert "find: pages of 480 pixels" in worth
 
 
@@ -128,7 +127,7 @@ def test_improve_finds_something_faster(room: Path, tmp_path: Path) -> None:
         lines = [f"{WORDS[(n + k) % len(WORDS)]} {n}" for k in range(2)]
         rows.append(Example(str(drawn(tmp_path, f"q{n}", lines, (400, 200), 22)), "\n".join(lines)))
     small = lm.load(room / "read.toml", plan={"find.page.side": 192})  # pages of little text, so that the test is quick
-    done = lm.improve(small, rows, max_drop=0.2, budget=75, out=tmp_path / "out")
+    done = lm.improve(small, rows, max_drop=0.2, budget=30, out=tmp_path / "out")
     tried = {name for trial in done.study if trial.status == "ok" for name in trial.plan}
     assert {"find.forward", "read.forward"} <= tried
     assert len([t for t in done.study if t.status == "ok"]) > 2

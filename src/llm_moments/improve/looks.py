@@ -37,17 +37,19 @@ class Sequential:
 
 
 def sequential_look(
-    part: Evaluation, baseline: Base, answer: Answer, key: str, max_drop: float, *, looks: int = 3,
+    part: Evaluation, baseline: Base, answer: Answer | None, key: str, max_drop: float, *, looks: int = 3,
     told: Callable[[int, int], Any] = lambda seen, of: None,
 ) -> Sequential:  # fmt: skip
     """The test of `drop < max_drop`. baseline, answer: the baseline's and the candidate's outputs for rows of the part,
-    each asked once for each row (the baseline also gets the number of the look); told: rows that are answered, before each look, of how many."""
+    each asked once for each row (the baseline also gets the number of the look; answer is None where the plan is the one that
+    the baseline's outputs come from); told: rows that are answered, before each look, of how many."""
     plan = boundaries(part.independent, max_drop, looks=looks, confidence=CONFIDENCE)
     rows: list[int] = []
     made: list[Outputs] = []
     base: list[Outputs] = []
     for at, more in enumerate(portions(part, plan.n)):
-        rows, made, base = rows + more, [*made, answer(more)], [*base, baseline(more, at)]
+        rows, base = rows + more, [*base, baseline(more, at)]
+        made.append(base[-1] if answer is None else answer(more))
         told(len(rows), len(part))
         outputs, seen, first = concat(made), part.take(rows), concat(base)
         before, after = seen.scores(first, first), seen.scores(outputs, first)

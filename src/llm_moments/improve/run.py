@@ -16,7 +16,7 @@ from llm_moments.data.independent import input_key
 from llm_moments.evaluate.measure import interleaved
 from llm_moments.improve import elsewhere, prefilter, strategies
 from llm_moments.improve.asks import Asks
-from llm_moments.improve.baseline import StandIn
+from llm_moments.improve.baseline import StandIn, sorted_
 from llm_moments.improve.beginning import Beginning
 from llm_moments.improve.certify import Certificate, Look, look, named
 from llm_moments.improve.choices import weighed
@@ -186,8 +186,10 @@ class Run(Beginning):
         part, key = self.parts["certify"], pipe.plan.key
         said = f"certifying on {len(part):,} examples: candidate {at + 1}"
         if self.slow:
+            own = pipe.plan == sorted_(self.pipe).plan
+            answer = None if own else lambda rows: pipe.outputs([part.values[i] for i in rows])
             found = sequential_look(
-                part, self.base_rows, lambda rows: pipe.outputs([part.values[i] for i in rows]), key, self.max_drop,
+                part, self.base_rows, answer, key, self.max_drop,
                 told=lambda seen, of: self.tick(None, f"{said}, {seen:,} of them"),
             )  # fmt: skip
             return found.look, found.outputs

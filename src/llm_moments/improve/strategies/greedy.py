@@ -1,12 +1,14 @@
-"""The search for tasks that make texts: engines first, then change by change, what is faster and keeps the answers stays.
+"""The search for tasks that make texts: the fastest engine, and on top of it change by change what is faster and keeps the
+answers.
 
-What there is to try is the task's to say (`task.changes(plan)`); a few rows say what promises most.
-An answer of such a model takes seconds, so that a plan is looked at on few examples before it gets the whole split.
+What there is to try is the task's to say (`task.changes(plan)`). An answer of such a model takes seconds: a few rows say
+what promises most, and the whole split is asked of that, with all that was found before it, rather than of each alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_moments.core import Plan
@@ -16,11 +18,15 @@ from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 
 FASTER = 0.97  # share of the time from which a change counts as a gain
+MUCH = 0.6  # share of the time at which a change is taken up at once: the others are asked sooner on top of it
 
 
-def engines(search: Search) -> None:
-    """Every engine and precision that reads this model, on a few examples; then on the whole split, the fastest first,
-    until one is likely to keep the answers: time is better spent on what else can be changed."""
+def search_by_changes(search: Search) -> None:
+    Climb(search, engines(search)).go()
+
+
+def engines(search: Search) -> list[Trial]:
+    """Every engine and precision that reads this model, on a few examples; the fastest first."""
     few, baseline = _glance(search), search.stock.plan.with_(**search.stock.task.sorts)
     quick: list[Trial] = []
     for change in search.stock.task.changes(search.stock.plan):
@@ -33,12 +39,7 @@ def engines(search: Search) -> None:
         trial = search.try_plan(plan, change.name, lossless=change.lossless, rows=few)
         if trial.status == "ok":
             quick.append(trial)
-    for trial in sorted(quick, key=_cost):
-        if search.late(1.2 * _cost(trial) * len(search.part)):
-            return
-        whole = search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
-        if whole.status == "ok" and search.odds(whole) >= GOOD:
-            return
+    return sorted(quick, key=_cost)
 
 
 def _first_look(search: Search, changes: Mapping[str, Any]) -> float:
@@ -53,53 +54,95 @@ def _whole(search: Search, quick: list[Trial]) -> float:
     return 1.2 * min(map(_cost, quick), default=0.0) * len(search.part)
 
 
-def climb(search: Search) -> None:
-    """On top of the fastest plan that keeps the answers, the change that promises most on a few rows, whatever its kind:
-    kept where it is faster on the whole split, too. What promises nothing is asked once more only when all else is done."""
-    best = next(iter(search.good()), None) or _baseline(search)
-    asked: set[str] | None = None  # names of the changes that still promise something; None: all
-    while not search.late():
-        promising = _promising(search, best, asked)
-        better = None
-        for at, trial in enumerate(promising):
-            if (better := _better(search, best, trial)) is not None:
-                best, asked = better, {other.stage for other in promising[at + 1 :]}
+@dataclass
+class Climb:
+    """From the fastest plan so far, the change that promises most on a few rows, whatever its kind: kept where the whole
+    split says so, too. What promises nothing is asked once more only when all else is done."""
+
+    search: Search
+    engines: list[Trial] = field(default_factory=list)  # on a few rows, fastest first
+
+    def __post_init__(self) -> None:
+        self.best = next(iter(self.search.good()), None) or _baseline(self.search)
+        self.sure = not self.engines or _cost(self.best) < _cost(self.engines[0])  # by the whole split
+        if not self.sure:
+            self.best = self.engines[0]
+        self.asked: set[str] | None = None  # names of the changes that still promise something; None: all
+        self.over: set[str] = set()  # keys of plans that there was no time for
+
+    def go(self) -> None:
+        while not self.search.late():
+            found, all_asked = self.promising()
+            better = next((at for at, trial in enumerate(found) if self.better(trial)), None)
+            if better is not None:
+                self.asked = {other.stage for other in found[better + 1 :]} if all_asked else self.asked
+            elif not all_asked:
+                continue  # what promised most is decided; the others are asked now
+            elif not self.sure:
+                self.settle()
+                self.asked = None
+            elif self.asked is None:
+                return  # none of all of them
+            if not self.asked:
+                self.asked = None
+        if not self.sure:
+            self.settle()
+
+    def settle(self) -> None:
+        """Nothing was kept on top of the fastest engine: the fastest one that is likely to keep the answers by itself."""
+        self.sure = True
+        for trial in self.engines:
+            if self.search.late(1.2 * _cost(trial) * len(self.search.part)):
                 break
-        if better is None and asked is None:
-            return  # none of all of them
-        if better is None or not asked:
-            asked = None
+            whole = self.search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
+            if whole.status == "ok" and self.search.odds(whole) >= GOOD:
+                break
+        self.best = next(iter(self.search.good()), None) or _baseline(self.search)
 
+    def promising(self) -> tuple[list[Trial], bool]:
+        """Looks at each change on the first rows: those that are faster there and do not surely lose too much, fastest
+        first; and whether all were asked, since one that promises much ends it."""
+        search, rows = self.search, _glance(self.search)
+        reserve = 0.0 if self.sure else _whole(search, self.engines)
+        if search.late(reserve):
+            reserve = 0.0  # there is no time for it anyway, but there may be for what is faster
+        base, found = None, []
+        for change in search.stock.task.changes(Plan(self.best.plan)):
+            plan = Plan(self.best.plan).with_(**change.choices)
+            known = search.study.trials.get(plan.key)
+            if "forward.engine" in change.choices or (self.asked is not None and change.name not in self.asked):
+                continue
+            if plan.key in {self.best.key, *self.over} or (known is not None and known.n == len(search.part)):
+                continue  # it was decided on the whole split, or cannot be
+            if base is None:
+                base = self.glanced(rows)
+            if search.late(rows * base + reserve):
+                break
+            trial = search.try_plan(plan, change.name, lossless=change.lossless, rows=rows)
+            if trial.status == "ok" and _cost(trial) < FASTER * base and (trial.drop_low or 0.0) < search.max_drop:
+                found.append(trial)
+                if _cost(trial) < MUCH * base:
+                    return [trial], False
+        return sorted(found, key=_cost), True
 
-def _promising(search: Search, best: Trial, asked: set[str] | None) -> list[Trial]:
-    """Looks at each change on the first rows; those that are faster there and do not surely lose too much, fastest first."""
-    rows = _glance(search)
-    base, found = None, []
-    for change in search.stock.task.changes(Plan(best.plan)):
-        plan = Plan(best.plan).with_(**change.choices)
-        known = search.study.trials.get(plan.key)
-        if "forward.engine" in change.choices or (asked is not None and change.name not in asked):
-            continue
-        if plan.key == best.key or (known is not None and known.n == len(search.part)):
-            continue  # it was decided on the whole split
-        if base is None:
-            base = measure(search.pipe(best), search.part.values[:rows], search.objective).cost
-        if search.late(rows * base):
-            break
-        trial = search.try_plan(plan, change.name, lossless=change.lossless, rows=rows)
-        if trial.status == "ok" and _cost(trial) < FASTER * base and (trial.drop_low or 0.0) < search.max_drop:
-            found.append(trial)
-    return sorted(found, key=_cost)
+    def glanced(self, rows: int) -> float:
+        """Seconds an example of the best so far, on the rows that changes are first looked at."""
+        if self.best.n == rows:
+            return _cost(self.best)
+        return measure(self.search.pipe(self.best), self.search.part.values[:rows], self.search.objective).cost
 
-
-def _better(search: Search, best: Trial, quick: Trial) -> Trial | None:
-    """The trial on the whole split, where it is faster than the best so far and as likely to keep the answers as is asked."""
-    if search.late(1.2 * _cost(quick) * len(search.part)):
-        return None
-    trial = search.try_plan(Plan(quick.plan), quick.stage, lossless=quick.lossless)
-    if trial.status != "ok" or _cost(trial) > FASTER * _cost(best) or search.odds(trial) < GOOD:
-        return None
-    return trial
+    def better(self, quick: Trial) -> bool:
+        """Whether the trial is the best from now on: on the whole split faster and as likely to keep the answers as is
+        asked."""
+        search = self.search
+        if search.late(1.2 * _cost(quick) * len(search.part)):
+            self.over.add(quick.key)
+            return False
+        trial = search.try_plan(Plan(quick.plan), quick.stage, lossless=quick.lossless)
+        if trial.status != "ok" or _cost(trial) > FASTER * _cost(self.best) or search.odds(trial) < GOOD:
+            return False
+        self.best, self.sure = trial, True
+        return True
 
 
 def _baseline(search: Search) -> Trial:
@@ -114,4 +157,4 @@ def _cost(trial: Trial) -> float:
     return trial.cost or float("inf")
 
 
-STAGES: tuple[Callable[[Search], Any], ...] = (engines, climb)
+STAGES: tuple[Callable[[Search], Any], ...] = (search_by_changes,)
