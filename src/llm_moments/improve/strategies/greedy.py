@@ -31,7 +31,7 @@ def engines(search: Search) -> list[Trial]:
     quick: list[Trial] = []
     for change in search.stock.task.changes(search.stock.plan):
         choices = change.choices
-        if "forward.engine" not in choices or search.late(_first_look(search, choices) + _whole(search, quick)):
+        if "forward.engine" not in choices or search.late(_first_look(search, choices) + _reserve(search, quick)):
             continue
         plan = baseline.with_(**choices)
         if plan in (baseline, search.stock.plan):
@@ -49,9 +49,11 @@ def _first_look(search: Search, changes: Mapping[str, Any]) -> float:
     return build + rows * (search.base_cost or 0.0)
 
 
-def _whole(search: Search, quick: list[Trial]) -> float:
-    """Seconds for the whole split by the fastest so far: without it nothing that was found could be chosen."""
-    return 1.2 * min(map(_cost, quick), default=0.0) * len(search.part)
+def _reserve(search: Search, quick: list[Trial]) -> float:
+    """Seconds for the whole split by the fastest so far: without it nothing that was found could be chosen. Where there is
+    no time for it, there may be for what is faster: none is kept then."""
+    whole = 1.2 * min(map(_cost, quick), default=0.0) * len(search.part)
+    return 0.0 if search.late(whole) else whole
 
 
 @dataclass
@@ -103,9 +105,7 @@ class Climb:
         """Looks at each change on the first rows: those that are faster there and do not surely lose too much, fastest
         first; and whether all were asked, since one that promises much ends it."""
         search, rows = self.search, _glance(self.search)
-        reserve = 0.0 if self.sure else _whole(search, self.engines)
-        if search.late(reserve):
-            reserve = 0.0  # there is no time for it anyway, but there may be for what is faster
+        reserve = 0.0 if self.sure else _reserve(search, self.engines)
         base, found = None, []
         for change in search.stock.task.changes(Plan(self.best.plan)):
             plan = Plan(self.best.plan).with_(**change.choices)
