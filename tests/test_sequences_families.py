@@ -108,9 +108,9 @@ def test_every_family_of_translators_learns_what_it_is_then_asked(name: str, lor
     make, choices = FAMILIES[name]
     folder = make(tmp_path / "begin")
     pairs = fakes.toy_pairs(6, longest=2)
-    data = fakes.write_pairs(tmp_path / "pairs.csv", pairs * 24)
+    data, judged = (fakes.write_pairs(tmp_path / f"{n}.csv", pairs * n) for n in (24, 1))
     settings = {**QUICK, "epochs": 6, "batch_size": 6, "learning_rate": 1e-2, "choices": choices, "lora": lora}
-    done = train(folder, data, tmp_path / "m", task="translation", evaluate=data, **settings)
+    done = train(folder, data, tmp_path / "m", task="translation", evaluate=judged, **settings)
     losses = [entry["loss"] for entry in done.history if "loss" in entry]
     assert losses[-1] < 0.7 * losses[0]
     if lora:  # random weights are a poor base: it is enough that it learns

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_moments.core import Plan
+from llm_moments.core import Change, Plan
 from llm_moments.engines.base import engine_class
 from llm_moments.evaluate.measure import measure
 from llm_moments.improve.search import GOOD, Search
@@ -50,10 +50,10 @@ def _first_look(search: Search, changes: Mapping[str, Any]) -> float:
 
 
 def _reserve(search: Search, quick: list[Trial]) -> float:
-    """Seconds for the whole split by the fastest so far: without it nothing that was found could be chosen. Where there is
-    no time for it, there may be for what is faster: none is kept then."""
+    """Seconds for the whole split by the fastest so far: without it nothing that was found could be chosen. Where that
+    would take nearly all of the time, none is kept: something faster is wanted."""
     whole = 1.2 * min(map(_cost, quick), default=0.0) * len(search.part)
-    return 0.0 if search.late(whole) else whole
+    return 0.0 if search.late(1.2 * whole) else whole
 
 
 @dataclass
@@ -69,11 +69,15 @@ class Climb:
         self.sure = not self.engines or _cost(self.best) < _cost(self.engines[0])  # by the whole split
         if not self.sure:
             self.best = self.engines[0]
+        self.reserve = 0.0 if self.sure else _reserve(self.search, self.engines)
+        self.start = Plan(self.best.plan)  # what the path goes on from
+        self.path: list[Change] = []  # what the best has, one on top of another; of a study that goes on: not known
         self.asked: set[str] | None = None  # names of the changes that still promise something; None: all
+        self.named: dict[str, Change] = {}  # what was asked last on top of the best, by the plan's key
         self.over: set[str] = set()  # keys of plans that there was no time for
 
     def go(self) -> None:
-        while not self.search.late():
+        while not self.search.late(self.back()):
             found, all_asked = self.promising()
             better = next((at for at, trial in enumerate(found) if self.better(trial)), None)
             if better is not None:
@@ -84,11 +88,36 @@ class Climb:
                 self.settle()
                 self.asked = None
             elif self.asked is None:
-                return  # none of all of them
+                break  # none of all of them
             if not self.asked:
                 self.asked = None
         if not self.sure:
             self.settle()
+        self.step_back()
+
+    def back(self) -> float:
+        """Seconds that are kept for one step back."""
+        lossy = self.sure and not all(change.lossless for change in self.path)
+        return 2 * _cost(self.best) * len(self.search.part) if lossy else 0.0
+
+    def step_back(self) -> None:
+        """Surer plans than the best, which may fail its certification: what changes no answer of all that it has, and
+        the best without one change each."""
+        search, base = self.search, self.search.stock.plan.with_(**self.search.stock.task.sorts)
+        lossless = [change for change in self.path if change.lossless]
+        if lossless and len(lossless) < len(self.path):
+            for change in lossless:
+                base = base.with_(**change.choices)
+            search.try_plan(base, "what changes no answer of it", lossless=True, rows=_glance(search))
+        for out in [change for change in self.path if not change.lossless][::-1]:
+            plan = self.start
+            for change in self.path:
+                plan = plan if change is out else plan.with_(**change.choices)
+            if search.late(1.2 * _cost(self.best) * len(search.part)):
+                return
+            quick = search.try_plan(plan, f"without {out.name}", rows=_glance(search))
+            if quick.status == "ok" and not search.late(1.2 * _cost(quick) * len(search.part)):
+                search.try_plan(plan, f"without {out.name}")
 
     def settle(self) -> None:
         """Nothing was kept on top of the fastest engine: the fastest one that is likely to keep the answers by itself."""
@@ -100,13 +129,15 @@ class Climb:
             if whole.status == "ok" and self.search.odds(whole) >= GOOD:
                 break
         self.best = next(iter(self.search.good()), None) or _baseline(self.search)
+        self.start, self.path = Plan(self.best.plan), []
 
     def promising(self) -> tuple[list[Trial], bool]:
         """Looks at each change on the first rows: those that are faster there and do not surely lose too much, fastest
         first; and whether all were asked, since one that promises much ends it."""
         search, rows = self.search, _glance(self.search)
-        reserve = 0.0 if self.sure else _reserve(search, self.engines)
+        reserve = self.back() if self.sure else self.reserve
         base, found = None, []
+        self.named = {}
         for change in search.stock.task.changes(Plan(self.best.plan)):
             plan = Plan(self.best.plan).with_(**change.choices)
             known = search.study.trials.get(plan.key)
@@ -119,6 +150,7 @@ class Climb:
             if search.late(rows * base + reserve):
                 break
             trial = search.try_plan(plan, change.name, lossless=change.lossless, rows=rows)
+            self.named[plan.key] = change
             if trial.status == "ok" and _cost(trial) < FASTER * base and (trial.drop_low or 0.0) < search.max_drop:
                 found.append(trial)
                 if _cost(trial) < MUCH * base:
@@ -142,6 +174,7 @@ class Climb:
         if trial.status != "ok" or _cost(trial) > FASTER * _cost(self.best) or search.odds(trial) < GOOD:
             return False
         self.best, self.sure = trial, True
+        self.path.append(self.named[trial.key])
         return True
 
 
