@@ -53,7 +53,7 @@ def explain(
     ablation = Ablation(stage, divided, outputs)
     tick(0.1, f"leaving out {len(divided):,} {divided.kind}")
     worths = losses(ablation) if len(divided) else {}
-    ordered = order(worths)
+    ordered = order(ablation, worths)
     tick(0.5, "holding the order against chance")
     test = _tested(ablation, ordered, worths, seed)
     keeps, turns = smallest_that_keeps(ablation, ordered), fewest_that_turn(ablation, ordered)
@@ -98,7 +98,11 @@ def _stage(pipe: Pipeline, value: Any) -> tuple[Pipeline, str, bool]:
         return stage, said, False
     margin, threshold = float(pipe.task.margins(stage.outputs([value]))[0]), pipe.plan["cascade"]["threshold"]
     if margin < threshold:
-        return pipe.full, f"the cheap stage was unsure (margin {margin:.2f}, below {threshold:.2f}): the full plan answered", True
+        return (
+            pipe.full,
+            f"the cheap stage was unsure (margin {margin:.2f}, below {threshold:.2f}): the full plan answered",
+            True,
+        )
     return stage, f"the cheap stage answered (margin {margin:.2f}, at least {threshold:.2f})", False
 
 
@@ -115,15 +119,28 @@ def _tested(ablation: Ablation, ordered: list[int], worths: dict[int, float], se
     if len(ordered) < 2:
         return Test(found.sizes, found.lost, found.by_chance, found.better, found.orders)
     first, parts = ordered[0], ablation.parts
-    long = len(parts.parts[first].name)
+    long = _extent(parts.parts[first].place)
     rng = np.random.default_rng(seed)
     rest = [at for at in range(len(parts)) if at != first]
-    alike = sorted(rest, key=lambda at: (abs(len(parts.parts[at].name) - long), rng.random()))
+    alike = sorted(rest, key=lambda at: (abs(_extent(parts.parts[at].place) - long), rng.random()))
     made = ablation.pipe.outputs([parts.keep(ablation.without([at])) for at in (first, alike[0])])
     told = [_told(ablation.pipe, made[np.array([at])]) for at in (0, 1)]
     return Test(
-        found.sizes, found.lost, found.by_chance, found.better, found.orders, told[0], told[1], parts.parts[alike[0]].name
+        found.sizes,
+        found.lost,
+        found.by_chance,
+        found.better,
+        found.orders,
+        told[0],
+        told[1],
+        parts.parts[alike[0]].name,
     )
+
+
+def _extent(place: tuple[Any, ...]) -> float:
+    """How long a stretch is, or how large a box."""
+    ends = [float(end) for end in place[1:]]
+    return ends[1] - ends[0] if len(ends) == 2 else (ends[2] - ends[0]) * (ends[3] - ends[1])
 
 
 def _layers(stage: Pipeline, value: Any, answer: Outputs, notes: list[str]) -> Iterator[LayerWorth]:
@@ -200,11 +217,20 @@ def _seen_all(stage: Pipeline, value: Any) -> str:
 def _told(pipe: Pipeline, outputs: Outputs) -> str:
     answer = pipe.task.answers(outputs)[0]
     label = answer.label
-    return ", ".join(map(str, label)) if isinstance(label, list) else f"{label:.4g}" if isinstance(label, float) else str(label)
+    return (
+        ", ".join(map(str, label))
+        if isinstance(label, list)
+        else f"{label:.4g}"
+        if isinstance(label, float)
+        else str(label)
+    )
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    """The input as a file of JSON can hold it: texts as they are, of anything else its name."""
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, str) else str(getattr(value, "name", value))
 
 
 def _numbers(some: list[int] | None) -> tuple[int, ...] | None:

@@ -12,7 +12,9 @@ from llm_moments.explain.ablation import Ablation
 ALONE = 256  # parts up to which each is left out alone; more are halved, group by group
 GROUPS = 32  # that many parts are first left out in
 WIDTH = 16  # groups that are halved at a time, those first whose loss is the largest
-ORDERS = 19  # by chance: an order that is better than all of them is so with an error of at most 5%
+ORDERS = 19  # by chance
+TOGETHER = 4  # parts that are found beside one another
+NEAR = 12  # parts that are tried beside those before them
 SIZES = (1, 2, 4, 8)  # parts that are left out together, along an order
 LONGEST = 32  # parts at most that a smallest set may have
 
@@ -27,10 +29,6 @@ class Faith:
     by_chance: float
     better: int
     orders: int
-
-    @property
-    def holds(self) -> bool:
-        return self.better == self.orders > 0
 
 
 def losses(ablation: Ablation) -> dict[int, float]:
@@ -55,9 +53,17 @@ def _lost(ablation: Ablation, sets: list[tuple[int, ...]]) -> list[float]:
     return [whole - float(left) for left in ablation.support([ablation.without(some) for some in sets])]
 
 
-def order(worths: dict[int, float]) -> list[int]:
-    """The parts, what the answer loses most by first."""
-    return sorted(worths, key=lambda at: (-worths[at], at))
+def order(ablation: Ablation, worths: dict[int, float]) -> list[int]:
+    """The parts, what the answer loses most by first. Two that matter alone need not matter together, and the other way
+    round: the first few are found one after the other, each beside those before it."""
+    rest = sorted(worths, key=lambda at: (-worths[at], at))
+    found: list[int] = []
+    while rest and len(found) < TOGETHER:
+        near = rest[:NEAR] if found else rest[:1]
+        left = ablation.support([ablation.without([*found, at]) for at in near])
+        found.append(near[int(np.argmin(left))])
+        rest.remove(found[-1])
+    return found + rest
 
 
 def faith(ablation: Ablation, ordered: list[int], seed: int = 0) -> Faith:

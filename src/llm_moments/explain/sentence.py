@@ -27,7 +27,9 @@ def in_a_sentence(found: Explanation) -> str:
     if found.turns is not None and len(found.turns) == 1:
         return f"The answer rests on {found.named(found.turns)} ({worth}): without it, it is {found.turned}."
     if found.keeps is not None and len(found.keeps) <= FEW:
-        give = f"{found.named(found.keeps)} {'alone gives' if len(found.keeps) == 1 else 'together give'} the same answer"
+        give = (
+            f"{found.named(found.keeps)} {'alone gives' if len(found.keeps) == 1 else 'together give'} the same answer"
+        )
         many = "; no single one decides" if (first.worth or 0.0) < SHARE * found.support else ""
         return f"{give}{many}."
     if found.turns is not None:

@@ -30,7 +30,10 @@ def text_parts(value: str | tuple[str, str], kind: str) -> Parts:
     )
 
     def keep(kept: Sequence[bool]) -> Any:
-        made = ["".join(fields[f][a:b] for (f, a, b), on in zip(spans, kept, strict=True) if on and f == at) for at in range(len(fields))]
+        made = [
+            "".join(fields[f][a:b] for (f, a, b), on in zip(spans, kept, strict=True) if on and f == at)
+            for at in range(len(fields))
+        ]
         return made[0] if isinstance(value, str) else tuple(made)
 
     return Parts(kind, parts, keep)
