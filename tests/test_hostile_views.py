@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from llm_moments.base.visible import ESCAPE, visible
-from llm_moments.explain.explanation import Explanation, LayerWorth, Other, PartWorth, Test, Unseen
+from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, PartWorth, Unseen
 from llm_moments.improve.certify import Certificate
 from llm_moments.improve.study import Trial
 from llm_moments.improve.training_certificate import TrainingCertificate
@@ -148,7 +148,7 @@ DOCTOR = {
 }  # fmt: skip
 
 EXPLANATION = bad(
-    Explanation, input=BAD, parts=(PartWorth(BAD, ("text", 0, 5), 1.0), PartWorth(BAD, ("text", 5, len(BAD)), -0.5)), test=bad(Test, sizes=(1,)), keeps=(0,),
+    Explanation, input=BAD, parts=(PartWorth(BAD, ("text", 0, 5), 1.0), PartWorth(BAD, ("text", 5, len(BAD)), -0.5)), test=bad(AgainstChance, sizes=(1,)), keeps=(0,),
     turns=(1,), unseen=(Unseen(BAD, ("text", 0, 5)),), layers=(LayerWorth(BAD, 1.0, BAD),), others=(Other(BAD, BAD, False, 0.1),), session=SESSION, notes=(BAD,),
 )  # fmt: skip
 ON_A_TERMINAL = {

@@ -16,7 +16,7 @@ from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.parts import Parts
 from llm_moments.engines.base import available
 from llm_moments.explain.ablation import Ablation
-from llm_moments.explain.explanation import Explanation, LayerWorth, Other, PartWorth, Test, Unseen
+from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, PartWorth, Unseen
 from llm_moments.explain.important import faith, fewest_that_turn, losses, order, smallest_that_keeps
 from llm_moments.explain.sentence import in_a_sentence
 from llm_moments.record.record import observe
@@ -114,10 +114,10 @@ def _divided(pipe: Pipeline, value: Any, kind: str | None) -> Parts:
     return divided
 
 
-def _tested(ablation: Ablation, ordered: list[int], worths: dict[int, float], seed: int) -> Test:
+def _tested(ablation: Ablation, ordered: list[int], worths: dict[int, float], seed: int) -> AgainstChance:
     found = faith(ablation, ordered, seed)
     if len(ordered) < 2:
-        return Test(found.sizes, found.lost, found.by_chance, found.better, found.orders)
+        return AgainstChance(found.sizes, found.lost, found.by_chance, found.better, found.orders)
     first, parts = ordered[0], ablation.parts
     long = _extent(parts.parts[first].place)
     rng = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def _tested(ablation: Ablation, ordered: list[int], worths: dict[int, float], se
     alike = sorted(rest, key=lambda at: (abs(_extent(parts.parts[at].place) - long), rng.random()))
     made = ablation.pipe.outputs([parts.keep(ablation.without([at])) for at in (first, alike[0])])
     told = [_told(ablation.pipe, made[np.array([at])]) for at in (0, 1)]
-    return Test(
+    return AgainstChance(
         found.sizes,
         found.lost,
         found.by_chance,

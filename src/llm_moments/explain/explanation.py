@@ -32,7 +32,7 @@ class Unseen:
 
 
 @dataclass(frozen=True)
-class Test:
+class AgainstChance:
     """The explanation held against chance: `sizes` parts that are said to matter most, and as many by chance, are left out.
 
     lost, by_chance: what the answer loses, on the mean over the sizes; better: of `orders` by chance, how many lost less.
@@ -88,7 +88,7 @@ class Explanation:
     said: str
     parts_are: str
     parts: tuple[PartWorth, ...]
-    test: Test
+    test: AgainstChance
     keeps: tuple[int, ...] | None
     turns: tuple[int, ...] | None
     turned: str

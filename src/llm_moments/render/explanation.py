@@ -21,7 +21,10 @@ def show(found: Explanation, console: Console) -> None:
     score = "" if found.score is None else f", probability {found.score:.3f}"
     say(console, f"answer: {found.answer}{score}; the model speaks for it with {found.support:.2f} {found.unit}")
     table = table_of(
-        f"what the answer loses without each of its {found.parts_are}", (found.parts_are,), (found.unit,), ("where",)
+        f"what the answer loses without each of its {found.parts_are}",
+        (plain(found.parts_are),),
+        (plain(found.unit),),
+        ("where",),
     )
     for part in found.strongest(SHOWN):
         table.add_row(plain(part.name[:CUT]), f"{part.worth:+.2f}", plain(place(part.place)))
@@ -29,12 +32,14 @@ def show(found: Explanation, console: Console) -> None:
     for line in lines(found):
         say(console, line)
     if found.layers:
-        table = table_of("what leaving out each layer does to this answer", ("layer",), (found.unit,), ("answer then",))
+        table = table_of(
+            "what leaving out each layer does to this answer", ("layer",), (plain(found.unit),), ("answer then",)
+        )
         for layer in found.layers:
             table.add_row(plain(layer.name), f"{layer.worth:+.2f}", plain(layer.answer))
         console.print(table)
     if found.others:
-        table = table_of("under other plans", ("plan",), (found.unit,), ("answer",))
+        table = table_of("under other plans", ("plan",), (plain(found.unit),), ("answer",))
         for other in found.others:
             table.add_row(
                 plain(other.name),
