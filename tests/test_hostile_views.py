@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from llm_moments.base.visible import ESCAPE, visible
+from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, PartWorth, Unseen
 from llm_moments.improve.certify import Certificate
 from llm_moments.improve.study import Trial
 from llm_moments.improve.training_certificate import TrainingCertificate
@@ -24,6 +25,7 @@ from llm_moments.render import (
     charts,
     chrome_trace,
     console,
+    explanation,
     html,
     learning,
     notebook,
@@ -145,6 +147,10 @@ DOCTOR = {
     "engines": {BAD: {"version": BAD, "precisions": [BAD], "cure": BAD}},
 }  # fmt: skip
 
+EXPLANATION = bad(
+    Explanation, input=BAD, parts=(PartWorth(BAD, ("text", 0, 5), 1.0), PartWorth(BAD, ("text", 5, len(BAD)), -0.5)), test=bad(AgainstChance, sizes=(1,)), keeps=(0,),
+    turns=(1,), unseen=(Unseen(BAD, ("text", 0, 5)),), layers=(LayerWorth(BAD, 1.0, BAD),), others=(Other(BAD, BAD, False, 0.1),), session=SESSION, notes=(BAD,),
+)  # fmt: skip
 ON_A_TERMINAL = {
     "show_session": [SESSION], "show_training": [TRAINING], "show_worths": [WORTHS], "show_improvement": [IMPROVED], "show_certificate": CERTIFICATES,
     "show_trials": [STUDY], "show_comparison": [COMPARED], "show_doctor": [DOCTOR], "show_elsewhere": [ELSEWHERE],
@@ -164,6 +170,7 @@ def test_every_view_is_walked() -> None:
         charts,
         chrome_trace,
         console,
+        explanation,
         training_certificate,
         html,
         learning,
@@ -175,7 +182,7 @@ def test_every_view_is_walked() -> None:
         worth_charts,
     )
     assert rooms == {room.__name__.rpartition(".")[2] for room in walked}
-    with_a_view = {Session, Worths, Certificate, TrainingCertificate, TrainingWorth}
+    with_a_view = {Session, Worths, Certificate, TrainingCertificate, TrainingWorth, Explanation}
     assert all(hasattr(kind, "_repr_html_") for kind in with_a_view)
 
 
@@ -191,6 +198,7 @@ def on_terminal(show: Any, *results: Any) -> str:
         *((getattr(console, name), result) for name, results in ON_A_TERMINAL.items() for result in results),
         (training_certificate.show, FASTER),
         (learning.show, LEARNING),
+        (explanation.show, EXPLANATION),
     ],
 )
 def test_on_a_terminal(show: Any, result: Any) -> None:
@@ -220,6 +228,7 @@ def no_markup(page: str) -> None:
     [
         *((getattr(notebook, name), result) for name, results in FRAGMENTS.items() for result in results),
         (learning.fragment, LEARNING),
+        (explanation.fragment, EXPLANATION),
     ],
 )
 def test_in_a_notebook(make: Any, result: Any) -> None:
@@ -239,6 +248,7 @@ def test_in_the_report(certificate: Any) -> None:
         training=TRAINING,
         learning=LEARNING,
         faster=FASTER,
+        explanation=EXPLANATION,
         elsewhere=ELSEWHERE,
         nearly=BAD,
         title=BAD,

@@ -17,7 +17,7 @@ ROOT = Path(llm_moments.__file__).parent
 # From the ground up. A room's files may import one another and what is below.
 ROOMS = (
     "stats", "base", "core", "data", "models", "engines", "steps", "tasks", "assembly", "evaluate", "record", "train", "weigh",
-    "improve", "render", "integrations", "cli", "house",
+    "improve", "explain", "render", "integrations", "cli", "house",
 )  # fmt: skip
 # Files that lie beside the rooms: what the package offers by name.
 BELONGS = {"_verb": "base", "version": "base", "errors": "house", "": "house"}

@@ -9,6 +9,7 @@ _PUBLIC = {
     "Answer": "tasks.classification",
     "Certificate": "improve.certify",
     "Example": "core",
+    "Explanation": "explain.explanation",
     "Improvement": "improve.improvement",
     "MomentsError": "base.errors",
     "Pipeline": "core",
@@ -22,7 +23,7 @@ _PUBLIC = {
     "fusion": "tasks.fusion",
     "load": "assembly.load",
 }
-_VERBS = {"improve", "record", "train", "weigh"}  # packages that can be called
+_VERBS = {"explain", "improve", "record", "train", "weigh"}  # packages that can be called
 __all__ = sorted({*_PUBLIC, *_VERBS})
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llm_moments.assembly.load import load
-from llm_moments.base.errors import PlanError
+from llm_moments.base.errors import InputError, PlanError
 from llm_moments.base.registry import resolve
 from llm_moments.base.views import VIEWS
 from llm_moments.core import Outputs, Pipeline, Plan, Ragged, Task, outputs_file
@@ -137,6 +137,27 @@ def test_its_stock_plan_and_every_change_are_possible(sample: Any) -> None:
             assert knob.means or not knob.values, (step, knob.name)
     if task.strategy == "ladder":
         assert task.ladder.of(stock) in (task.by_hand(stock), *task.rungs(pipe, values))
+
+
+def test_its_inputs_are_taken_apart_and_put_together(sample: Any) -> None:
+    pipe, inputs, outputs = sample
+    task, value = pipe.task, pipe.task.normalise(inputs[0])
+    for kind in task.part_kinds:
+        parts = task.divided(value, kind)
+        assert parts.kind == kind
+        assert len(parts) >= 1
+        whole, none = (parts.keep([on] * len(parts)) for on in (True, False))
+        for kept in (whole, none):
+            assert repr(task.normalise(kept)) == repr(kept)
+        support, same = task.support(pipe, [whole, none], outputs[[0]])
+        assert same.tolist()[0] is True
+        assert support.dtype == np.float64
+        alone = task.support(pipe, [value], outputs[[0]])[0]
+        np.testing.assert_allclose(support[0], alone[0], atol=1e-4)
+        assert task.unseen(pipe, value) == []
+    if not task.part_kinds:
+        with pytest.raises(InputError, match="taken apart"):
+            task.divided(value, "words")
 
 
 def test_there_is_a_sample_for_every_task() -> None:

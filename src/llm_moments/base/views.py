@@ -15,6 +15,7 @@ VIEWS = {
     "training": "notebook:training_html",
     "session": "notebook:session_html",
     "learning": "learning:fragment",
+    "explanation": "explanation:fragment",
 }
 
 

@@ -11,7 +11,21 @@ import typer
 
 from llm_moments.base.errors import MomentsError
 from llm_moments.base.notes import shown
-from llm_moments.cli import certify, chat, compare, distill, doctor, improve, record, run, show, train, tune, weigh
+from llm_moments.cli import (
+    certify,
+    chat,
+    compare,
+    distill,
+    doctor,
+    explain,
+    improve,
+    record,
+    run,
+    show,
+    train,
+    tune,
+    weigh,
+)
 from llm_moments.cli.groups import Grouped
 from llm_moments.cli.screen import screens
 
@@ -25,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (run, chat, record, weigh, improve, certify, train, tune, distill, compare, doctor, show):
+for verb in (run, chat, record, weigh, explain, improve, certify, train, tune, distill, compare, doctor, show):
     name = verb.__name__.rpartition(".")[2]
     app.command(name, cls=Grouped, help=verb.__doc__)(getattr(verb, name))
 

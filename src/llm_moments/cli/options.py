@@ -182,6 +182,11 @@ class Judging(Opened):
 
 
 @dataclass(frozen=True)
+class Explained(Opened):
+    without = (*Asked.CHOICES, "metric")
+
+
+@dataclass(frozen=True)
 class Teaching(Opened):
     without = (*Asked.CHOICES, "set_", "plan", "task", "metric")
 

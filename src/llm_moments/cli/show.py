@@ -38,6 +38,7 @@ def _load(path: Path) -> dict[str, Any]:
     from llm_moments.assembly.artefact import is_artefact, verify
     from llm_moments.base import schema
     from llm_moments.base.errors import DataError
+    from llm_moments.explain.explanation import Explanation
     from llm_moments.improve.certify import Certificate
     from llm_moments.improve.study import read_trials
     from llm_moments.improve.training_certificate import TrainingCertificate
@@ -59,7 +60,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is neither a saved result, an artefact nor a model that `moments train` made")
     kinds: dict[Any, tuple[str, Any]] = {
         "session": ("session", Session), "worth": ("worths", Worths), "training-worth": ("learning", TrainingWorth),
-        "training-certificate": ("faster", TrainingCertificate), "certificate": ("certificate", Certificate),
+        "training-certificate": ("faster", TrainingCertificate), "explanation": ("explanation", Explanation),
+        "certificate": ("certificate", Certificate),
     }  # fmt: skip
 
     def built(data: Any) -> dict[str, Any]:
@@ -83,6 +85,10 @@ def _print(results: dict[str, Any], console: Any) -> None:
         from llm_moments.render import training_certificate as faster
 
         faster.show(results["faster"], console)
+    if "explanation" in results:
+        from llm_moments.render import explanation
+
+        explanation.show(results["explanation"], console)
     if "learning" in results:
         from llm_moments.render.learning import show
 

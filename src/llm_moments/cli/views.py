@@ -13,7 +13,7 @@ def write_views(
     *, html: Path | None = None, trace: Path | None = None, tensorboard: Path | None = None, csv: Path | None = None,
     parquet: Path | None = None, **results: Any,
 ) -> None:  # fmt: skip
-    """results: session, worths, study, certificate, training, learning, faster. One that fails keeps no other from
+    """results: session, worths, study, certificate, training, learning, faster, explanation. One that fails keeps no other from
     being written; then WriteError with all that could not be."""
     wanted = ((html, _html), (trace, _trace), (tensorboard, _tensorboard), (csv, _csv), (parquet, _parquet))
     failed = [why for place, write in wanted if place is not None and (why := _why_not(place, write, results))]

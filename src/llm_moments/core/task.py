@@ -16,6 +16,7 @@ from llm_moments.core.change import Change
 from llm_moments.core.example import Batch, Example, SampleSizes
 from llm_moments.core.knob import Knob, Step
 from llm_moments.core.outputs import Outputs
+from llm_moments.core.parts import Part, Parts
 from llm_moments.core.plan import Plan
 
 
@@ -198,6 +199,25 @@ class Task(ABC):
     def beside(self, outputs: Outputs, references: Sequence[Any]) -> dict[str, float]:
         """Figures of all answers together, beside the mean of the scores."""
         return {}
+
+    # -- what an answer rests on
+
+    part_kinds: tuple[str, ...] = ()  # what an input can be taken apart into, the usual one first; (): it cannot
+
+    def divided(self, value: Any, kind: str) -> Parts:
+        """An input, as `normalise` gives it, as parts of that kind."""
+        raise InputError(f"inputs of {self.name} cannot be taken apart")
+
+    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> tuple[np.ndarray, np.ndarray]:
+        """float64 [n]: how far the model speaks for that answer (one row) where it is asked about each of the values, in
+        `support_unit`; bool [n]: whether it gives it."""
+        raise InputError(f"answers of {self.name} cannot be explained")
+
+    support_unit = "nats"
+
+    def unseen(self, pipe: Any, value: Any) -> list[Part]:
+        """What of an input never reached the model under the pipeline's plan."""
+        return []
 
     # -- what else may be chosen
 

@@ -65,6 +65,14 @@ class Encoder:
             return [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
         return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each of its tokens stands; of a tokenizer that does not say: as if all were as long."""
+        if self.backend is not None:
+            return list(self.backend.encode(text, add_special_tokens=False).offsets)
+        n = len(self.encode([text])[0])
+        ends = [round(len(text) * at / n) for at in range(n + 1)] if n else []
+        return list(zip(ends, ends[1:], strict=False))
+
     @cached_property
     def splits_at_spaces(self) -> bool:
         """Whether no token reaches from a word across the space after it, so that a text may be cut there.

@@ -95,6 +95,12 @@ def words(value: Any, most: int = 0) -> list[str]:
     return [m[0] for m in islice(WORD.finditer(text), most)] if most else WORD.findall(text)
 
 
+def beyond(text: str, most: int) -> int:
+    """The first character after the first `most` words of a text; its length where there are no more of them."""
+    ends = [m.end() for m in islice(WORD.finditer(text.lower()), most + 1)] if most else []
+    return ends[most - 1] if len(ends) > most and len(text.lower()) == len(text) else len(text)
+
+
 def grams(found: list[str], longest: int) -> list[str]:
     made = list(found)
     for length in range(2, longest + 1):

@@ -38,11 +38,11 @@ details{margin:.5rem 0}summary{cursor:pointer}li{margin:.2rem 0}
 
 def report(
     *, session: Any = None, after: Any = None, worths: Any = None, study: Sequence[Any] | None = None, certificate: Any = None,
-    training: Any = None, learning: Any = None, faster: Any = None, elsewhere: Sequence[Mapping[str, Any]] = (), nearly: str = "",
+    training: Any = None, learning: Any = None, faster: Any = None, explanation: Any = None, elsewhere: Sequence[Mapping[str, Any]] = (), nearly: str = "",
     title: str = "llm-moments",
 ) -> str:  # fmt: skip
     """The page, from whatever results are given. after: the session of the improved plan; learning and faster: of weigh
-    and of tune."""
+    and of tune; explanation: of explain."""
     draw = _Pictures()
     parts = []
     if training is not None and title == "llm-moments":
@@ -55,6 +55,11 @@ def report(
         parts.append(_section("What else could be had", _elsewhere(elsewhere, nearly)))
     if training is not None:
         parts.append(_section("How it learnt", draw(charts.curves, training), _learnt(training)))
+    if explanation is not None:
+        from llm_moments.render import explanation as opened
+
+        parts += [_section(head, inner) if head else inner for head, inner in opened.sections(explanation)]
+        session = explanation.session if session is None else session
     if faster is not None:
         from llm_moments.render import training_certificate as view
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
+from llm_moments.core.parts import Part
 from llm_moments.models.encoder import Encoder
 
 LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
@@ -46,6 +48,28 @@ class Truncate:
             types.append(row_types)
         recorder.count(cut_rows=cut_rows, cut_tokens=cut_tokens)
         return batch.with_(ids=ids, types=types)
+
+
+def cut_places(encoder: Encoder, value: str | tuple[str, str], max_length: int, side: str) -> list[Part]:
+    """The stretches of a text, or of a pair's texts, whose tokens are cut away at that length."""
+    texts = (value,) if isinstance(value, str) else value
+    spans = [encoder.spans(text) for text in texts]
+    room = max(max_length - encoder.template(len(texts) > 1).extra, 0)
+    counts = (room,) if len(texts) == 1 else longest_first(len(spans[0]), len(spans[1]), room)
+    found = []
+    for name, text, told, count in zip(("text", "text_pair"), texts, spans, counts, strict=False):
+        kept = set(keep(list(range(len(told))), count, side))
+        for first, last in _runs([at for at in range(len(told)) if at not in kept]):
+            start, end = told[first][0], told[last][1]
+            found.append(Part(text[start:end], (name, start, end)))
+    return found
+
+
+def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each run of numbers without a gap."""
+    for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        some = [number for _, number in run]
+        yield some[0], some[-1]
 
 
 def keep(ids: list[int], count: int, side: str) -> list[int]:

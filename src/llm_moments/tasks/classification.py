@@ -92,6 +92,22 @@ class Classification(Task):
         best = np.partition(logits, -2, axis=1)
         return best[:, -1] - best[:, -2]
 
+    # -- what an answer rests on
+
+    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> tuple[np.ndarray, np.ndarray]:
+        """The log-odds of the answer against the next one (of several labels: of the least sure one, of a number: how little
+        it moves): unlike a probability they do not stand still where the model is sure."""
+        outputs = pipe.outputs(values)
+        same = self.argmax_equal(outputs, answer[np.zeros(len(outputs), np.int64)])
+        logits, told = outputs["logits"].astype(np.float64), answer["logits"].astype(np.float64)[0]
+        if self.model.problem_type == REGRESSION:
+            return -np.abs(logits[:, 0] - told[0]), same
+        if self.model.problem_type == MULTI:
+            return (logits * np.where(told > 0, 1, -1)).min(axis=1), same
+        best = int(told.argmax())
+        others = np.delete(logits, best, axis=1)
+        return logits[:, best] - (others.max(axis=1) if others.size else 0.0), same
+
     # -- references and scores
 
     def has_label(self, value: Any) -> bool | None:

@@ -11,6 +11,8 @@ import numpy as np
 
 from llm_moments.base.errors import DataError, EngineError
 from llm_moments.core import Batch, Change, Knob, Pipeline, Plan, SampleSizes, Step, one_of, whole
+from llm_moments.core.parts import Parts
+from llm_moments.data.image_parts import image_parts
 from llm_moments.data.images import Image, Keeper, image_of, size_of
 from llm_moments.models.image_processor import Processor
 from llm_moments.models.preprocessing import Preprocessing, affine, preprocessing, write
@@ -184,6 +186,13 @@ class ImageClassification(Classification):
 
     def normalise(self, value: Any) -> Image:
         return image_of(value)
+
+    # -- what an answer rests on
+
+    part_kinds = ("patches",)
+
+    def divided(self, value: Any, kind: str) -> Parts:
+        return image_parts(value, 1 if preprocessing(self.model).channels == 1 else 3)
 
 
 def area_of(image: Image) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.core import Change, Knob, Pipeline, Plan, Step
-from llm_moments.models.vectorizer import words
+from llm_moments.core.parts import Part
+from llm_moments.models.vectorizer import beyond, words
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.sparse import SparseBatches, linear_steps
 from llm_moments.steps.vectorize import Vectorize
@@ -47,6 +48,12 @@ class LinearText(TextClassification):
         texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
         longest = max((len(words(text)) for text in texts), default=0)
         return [*(n for n in TOKEN_RUNGS if n < longest), 0]
+
+    def unseen(self, pipe: Pipeline, value: Any) -> list[Part]:
+        texts = (value,) if isinstance(value, str) else value
+        ends = [beyond(text, WORDS.of(pipe.plan)) for text in texts]
+        told = zip(("text", "text_pair"), texts, ends, strict=False)
+        return [Part(text[end:], (name, end, len(text))) for name, text, end in told if text[end:].strip()]
 
     def inputs(self, pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
         now = WORDS.of(pipe.plan)

@@ -9,14 +9,16 @@ from typing import Any
 
 from llm_moments.base.errors import DataError
 from llm_moments.core import Change, Knob, Pipeline, Plan, Step, whole
+from llm_moments.core.parts import Part, Parts
 from llm_moments.engines.base import available, engine_class, put_on
 from llm_moments.engines.padding import side_of
 from llm_moments.steps.batch import MakeBatches
 from llm_moments.steps.forward import Forward
 from llm_moments.steps.precut import Precut
 from llm_moments.steps.sparse import linear_steps
+from llm_moments.steps.text_parts import text_parts
 from llm_moments.steps.tokenize import Tokenize
-from llm_moments.steps.truncate import Truncate
+from llm_moments.steps.truncate import Truncate, cut_places
 from llm_moments.tasks.classification import CASCADE, Answer, Classification
 from llm_moments.tasks.extents import TOKEN_RUNGS, TOKENS, shorter
 
@@ -121,6 +123,18 @@ class TextClassification(Classification):
 
     def normalise(self, value: Any) -> Any:
         return text_input(value)
+
+    # -- what an answer rests on
+
+    part_kinds = ("words", "sentences")
+
+    def divided(self, value: Any, kind: str) -> Parts:
+        return text_parts(value, kind)
+
+    def unseen(self, pipe: Pipeline, value: Any) -> list[Part]:
+        cut = pipe.plan.settings("truncate")
+        side = cut.get("side", kept_side(self.model))
+        return cut_places(self.model.encoder, value, int(cut.get("max_length", self.model.max_length)), side)
 
     def inputs(self, pipe: Pipeline, values: Sequence[Any]) -> Iterator[Change]:
         if "truncate" in pipe.plan:

@@ -1,0 +1,3 @@
+from llm_moments._verb import verb
+
+verb(__name__)
