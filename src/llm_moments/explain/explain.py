@@ -148,7 +148,7 @@ def _layers(stage: Pipeline, value: Any, answer: Outputs, notes: list[str]) -> I
     from llm_moments.engines.torch_eager import load_module
     from llm_moments.models.blocks import layer_count
 
-    if not stage.task.layered or stage.model.is_linear:
+    if not stage.task.layered or _linear(stage):
         return
     base = stage.with_(**{"forward.engine": "torch", "forward.precision": "fp32", "forward.streams": 1})
     try:
@@ -168,6 +168,12 @@ def _layers(stage: Pipeline, value: Any, answer: Outputs, notes: list[str]) -> I
         yield LayerWorth(change.name.removeprefix("skip "), worth, _told(stage, less.outputs([value])))
 
 
+def _linear(stage: Pipeline) -> bool:
+    """Whether what answers is a linear model: the pipeline's own, or one that its plan puts in front."""
+    forward = stage.plan.settings("forward")
+    return bool((stage.engines.model_for(forward) if forward.get("weights") else stage.model).is_linear)
+
+
 def _others(stage: Pipeline, value: Any, answer: Outputs) -> Iterator[Other]:
     """Less of the input, and other precisions that need no graph to be built."""
     task = stage.task
@@ -175,7 +181,7 @@ def _others(stage: Pipeline, value: Any, answer: Outputs) -> Iterator[Other]:
     changes = [*task.inputs(stage, [value])]
     plain = {"forward.engine": "torch", "forward.streams": 1}
     named = [(change.name, change.choices) for change in changes]
-    if "torch" in available() and not stage.model.is_linear:
+    if "torch" in available() and not _linear(stage):
         named += [(f"torch {kind}", {**plain, "forward.precision": kind}) for kind in ("fp32", "bf16")]
     for name, choices in named[:OTHERS]:
         other = stage.with_(**choices)
