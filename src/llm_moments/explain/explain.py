@@ -178,10 +178,12 @@ def _others(stage: Pipeline, value: Any, answer: Outputs) -> Iterator[Other]:
     """Less of the input, and other precisions that need no graph to be built."""
     task = stage.task
     whole = float(task.support(stage, [value], answer)[0][0])
+    if _linear(stage):
+        return  # it has no precisions, and reads all words
     changes = [*task.inputs(stage, [value])]
     plain = {"forward.engine": "torch", "forward.streams": 1}
     named = [(change.name, change.choices) for change in changes]
-    if "torch" in available() and not _linear(stage):
+    if "torch" in available():
         named += [(f"torch {kind}", {**plain, "forward.precision": kind}) for kind in ("fp32", "bf16")]
     for name, choices in named[:OTHERS]:
         other = stage.with_(**choices)

@@ -132,7 +132,9 @@ class TextClassification(Classification):
         return text_parts(value, kind)
 
     def unseen(self, pipe: Pipeline, value: Any) -> list[Part]:
-        cut = pipe.plan.settings("truncate")
+        forward, cut = pipe.plan.settings("forward"), pipe.plan.settings("truncate")
+        if forward.get("weights") and pipe.engines.model_for(forward).is_linear:
+            return []  # whatever the plan cuts at, a linear model in front reads every word
         side = cut.get("side", kept_side(self.model))
         return cut_places(self.model.encoder, value, int(cut.get("max_length", self.model.max_length)), side)
 
