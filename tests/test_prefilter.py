@@ -154,6 +154,12 @@ def test_a_cascade_with_it_answers_as_its_stages_do_and_survives_saving(trained_
     session = lm.record(load(tmp_path / "artefact"), texts)
     assert [s.name for s in session.root.find("cascade").children] == ["vectorize", "batch", "forward"]
     assert "tokenize" in [s.name for s in session.root.children]
+    long = " ".join(texts[:6])
+    for text in (texts[int(sure.argmax())], texts[int(sure.argmin())], long):
+        found = lm.explain(load(tmp_path / "artefact").with_(**{"truncate.max_length": 8}), text)
+        full = "the full plan answered" in found.stage
+        assert bool(found.layers) == full  # a linear model has none,
+        assert bool(found.unseen) == (full and len(text.split()) > 8)  # and reads what the network is not given
 
 
 def test_a_search_offers_it_to_the_cascades(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def explain(
     worths = losses(ablation) if len(divided) else {}
     ordered = order(ablation, worths)
     tick(0.5, "holding the order against chance")
-    test = _tested(ablation, ordered, worths, seed)
+    test = _tested(ablation, ordered, seed)
     keeps, turns = smallest_that_keeps(ablation, ordered), fewest_that_turn(ablation, ordered)
     unseen = tuple(Unseen(part.name, part.place) for part in task.unseen(stage, value))
     notes: list[str] = []
@@ -114,10 +115,10 @@ def _divided(pipe: Pipeline, value: Any, kind: str | None) -> Parts:
     return divided
 
 
-def _tested(ablation: Ablation, ordered: list[int], worths: dict[int, float], seed: int) -> AgainstChance:
+def _tested(ablation: Ablation, ordered: list[int], seed: int) -> AgainstChance:
     found = faith(ablation, ordered, seed)
     if len(ordered) < 2:
-        return AgainstChance(found.sizes, found.lost, found.by_chance, found.better, found.orders)
+        return found
     first, parts = ordered[0], ablation.parts
     long = _extent(parts.parts[first].place)
     rng = np.random.default_rng(seed)
@@ -125,16 +126,7 @@ def _tested(ablation: Ablation, ordered: list[int], worths: dict[int, float], se
     alike = sorted(rest, key=lambda at: (abs(_extent(parts.parts[at].place) - long), rng.random()))
     made = ablation.pipe.outputs([parts.keep(ablation.without([at])) for at in (first, alike[0])])
     told = [_told(ablation.pipe, made[np.array([at])]) for at in (0, 1)]
-    return AgainstChance(
-        found.sizes,
-        found.lost,
-        found.by_chance,
-        found.better,
-        found.orders,
-        told[0],
-        told[1],
-        parts.parts[alike[0]].name,
-    )
+    return replace(found, without_strongest=told[0], without_another=told[1], another=parts.parts[alike[0]].name)
 
 
 def _extent(place: tuple[Any, ...]) -> float:
@@ -176,13 +168,11 @@ def _linear(stage: Pipeline) -> bool:
 
 def _others(stage: Pipeline, value: Any, answer: Outputs) -> Iterator[Other]:
     """Less of the input, and other precisions that need no graph to be built."""
-    task = stage.task
-    whole = float(task.support(stage, [value], answer)[0][0])
     if _linear(stage):
         return  # it has no precisions, and reads all words
-    changes = [*task.inputs(stage, [value])]
-    plain = {"forward.engine": "torch", "forward.streams": 1}
-    named = [(change.name, change.choices) for change in changes]
+    task, plain = stage.task, {"forward.engine": "torch", "forward.streams": 1}
+    whole = float(task.support(stage, [value], answer)[0][0])
+    named = [(change.name, change.choices) for change in task.inputs(stage, [value])]
     if "torch" in available():
         named += [(f"torch {kind}", {**plain, "forward.precision": kind}) for kind in ("fp32", "bf16")]
     for name, choices in named[:OTHERS]:
@@ -224,14 +214,9 @@ def _seen_all(stage: Pipeline, value: Any) -> str:
 
 def _told(pipe: Pipeline, outputs: Outputs) -> str:
     answer = pipe.task.answers(outputs)[0]
-    label = answer.label
-    return (
-        ", ".join(map(str, label))
-        if isinstance(label, list)
-        else f"{label:.4g}"
-        if isinstance(label, float)
-        else str(label)
-    )
+    if isinstance(answer.label, list):
+        return ", ".join(map(str, answer.label))
+    return f"{answer.label:.4g}" if isinstance(answer.label, float) else str(answer.label)
 
 
 def _plain(value: Any) -> Any:

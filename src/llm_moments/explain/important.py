@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from llm_moments.explain.ablation import Ablation
+from llm_moments.explain.explanation import AgainstChance
 
 ALONE = 256  # parts up to which each is left out alone; more are halved, group by group
 GROUPS = 32  # that many parts are first left out in
@@ -17,18 +17,6 @@ TOGETHER = 4  # parts that are found beside one another
 NEAR = 12  # parts that are tried beside those before them
 SIZES = (1, 2, 4, 8)  # parts that are left out together, along an order
 LONGEST = 32  # parts at most that a smallest set may have
-
-
-@dataclass(frozen=True)
-class Faith:
-    """The order of the parts, held against orders by chance. lost, by_chance: what the answer loses, on the mean over the
-    sizes, when the first of the order, or as many by chance, are left out; better: of `orders` how many lost less."""
-
-    sizes: tuple[int, ...]
-    lost: float
-    by_chance: float
-    better: int
-    orders: int
 
 
 def losses(ablation: Ablation) -> dict[int, float]:
@@ -66,16 +54,17 @@ def order(ablation: Ablation, worths: dict[int, float]) -> list[int]:
     return found + rest
 
 
-def faith(ablation: Ablation, ordered: list[int], seed: int = 0) -> Faith:
+def faith(ablation: Ablation, ordered: list[int], seed: int = 0) -> AgainstChance:
+    """The order of the parts, held against orders by chance."""
     rng = np.random.default_rng(seed)
     n = len(ablation.parts)
     sizes = tuple(k for k in SIZES if k <= max(n // 2, 1) and k <= len(ordered))
     if n < 2:
-        return Faith(sizes, 0.0, 0.0, 0, 0)
+        return AgainstChance(sizes, 0.0, 0.0, 0, 0)
     orders = [rng.permutation(n).tolist() for _ in range(ORDERS)]
     sets = [tuple(some[:k]) for some in (ordered, *orders) for k in sizes]
     lost = np.reshape(_lost(ablation, sets), (ORDERS + 1, len(sizes))).mean(axis=1)
-    return Faith(sizes, float(lost[0]), float(lost[1:].mean()), int((lost[1:] < lost[0]).sum()), ORDERS)
+    return AgainstChance(sizes, float(lost[0]), float(lost[1:].mean()), int((lost[1:] < lost[0]).sum()), ORDERS)
 
 
 def smallest_that_keeps(ablation: Ablation, ordered: list[int]) -> list[int] | None:

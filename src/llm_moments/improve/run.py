@@ -308,7 +308,8 @@ class Run(Beginning):
         from llm_moments.base.environment import fingerprint
 
         part = self.parts["certify"]
-        last = self.looks[-1] if self.looks and not self.looks[-1].passed else seen  # what ended the sequence
+        failed = not certified and bool(self.looks) and not self.looks[-1].passed
+        last = self.looks[-1] if failed else seen  # what ended the sequence says how many rows would be enough
         needs = last.needs if last else stats.needed_examples(self.max_drop, 0.0, 0.0)
         if last is None or (needs is not None and needs <= part.independent and not certified):
             needs = needs if needs and needs > part.independent else None
