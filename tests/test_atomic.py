@@ -15,7 +15,7 @@ import pytest
 from llm_moments.assembly.artefact import verify
 from llm_moments.assembly.load import load
 from llm_moments.base.atomic import recover, sibling, write_atomic
-from llm_moments.base.errors import WriteError
+from llm_moments.base.errors import InputError, WriteError
 from llm_moments.core import Plan
 from llm_moments.data.output import AnswerWriter
 from llm_moments.improve.study import Study, Trial
@@ -180,3 +180,14 @@ def test_a_full_disk_keeps_the_trials_before(tmp_path: Path, monkeypatch: pytest
     assert list(Study(tmp_path / "study", {"q": 1}).trials) == [one.key]
     with pytest.raises(WriteError, match="could not be written"):
         write_atomic(tmp_path / "study" / "study.json" / "below", "x")
+
+
+def test_a_pipe_or_a_device_is_never_replaced(tmp_path: Path) -> None:
+    import stat
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="a device or a pipe"):
+        write_atomic(pipe, "text")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]

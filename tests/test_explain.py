@@ -202,6 +202,13 @@ def test_inputs_with_hardly_anything_in_them(pipe: Any, text: str) -> None:
     assert found.said
 
 
+@pytest.mark.parametrize("text", ["good", "good film", "the film was good"])
+def test_a_model_that_takes_no_empty_input_is_not_asked_about_one(text: str, tmp_path: Path) -> None:
+    found = lm.explain(make_model(tmp_path / "m", "llama"), text)
+    assert len(found.parts) == len(text.split())
+    assert found.said
+
+
 def test_explaining_changes_no_answer_and_is_the_same_twice(pipe: Any, found: lm.Explanation) -> None:
     before = pipe.outputs([TEXT])["logits"]
     again = lm.explain(pipe, TEXT)

@@ -60,6 +60,7 @@ def replacing(path: Path, kept: str = "What was there before is unchanged.") -> 
     """
     with writing(path, kept):
         path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_device(path)
         made = _beside(path)
         os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
@@ -70,6 +71,12 @@ def replacing(path: Path, kept: str = "What was there before is unchanged.") -> 
             os.replace(made, path)
         finally:
             made.unlink(missing_ok=True)
+
+
+def refuse_device(path: Path) -> None:
+    """InputError for /dev/null and its like, and for pipes: a new file would take the place of the device itself."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is a device or a pipe, which a file would replace; name a file")
 
 
 def _beside(path: Path) -> Path:

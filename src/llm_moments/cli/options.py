@@ -310,12 +310,14 @@ def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
 def free(*outputs: Path | None, data: str, overwrite: bool = False, tensorboard: Path | None = None) -> None:
     """Before anything is done: no output is the file of examples, none replaces what is there unasked, and each can be
     written as far as one can tell."""
+    from llm_moments.base.atomic import refuse_device
     from llm_moments.base.errors import InputError, OutputExists
 
     for place in (p for p in outputs if p is not None):
         if place.exists():
             if Path(data).exists() and place.samefile(data):
                 raise InputError(f"{place} is the file of examples itself; choose another place for what is written")
+            refuse_device(place)
             if not overwrite:
                 raise OutputExists(place)
             if place.is_dir():

@@ -53,7 +53,7 @@ def explain(
     divided = _divided(pipe, value, parts)
     ablation = Ablation(stage, divided, outputs)
     tick(0.1, f"leaving out {len(divided):,} {divided.kind}")
-    worths = losses(ablation) if len(divided) else {}
+    worths = losses(ablation)
     ordered = order(ablation, worths)
     tick(0.5, "holding the order against chance")
     test = _tested(ablation, ordered, seed)

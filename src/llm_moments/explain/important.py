@@ -22,6 +22,8 @@ LONGEST = 32  # parts at most that a smallest set may have
 def losses(ablation: Ablation) -> dict[int, float]:
     """What the answer loses without each part, by its number; of very many parts only those that were found to matter."""
     n = len(ablation.parts)
+    if n < 2:
+        return {}  # without its only part nothing is left to ask about: some models take no empty input
     if n <= ALONE:
         return dict(enumerate(_lost(ablation, [(at,) for at in range(n)])))
     found: dict[tuple[int, ...], float] = {}
@@ -78,7 +80,7 @@ def smallest_that_keeps(ablation: Ablation, ordered: list[int]) -> list[int] | N
 
 def fewest_that_turn(ablation: Ablation, ordered: list[int]) -> list[int] | None:
     """Few parts without which the answer is another one; None where no few are."""
-    steps = range(1, min(len(ordered), LONGEST) + 1)
+    steps = range(1, min(len(ordered), len(ablation.parts) - 1, LONGEST) + 1)  # something is left each time
     turned = ~ablation.same([ablation.without(ordered[:k]) for k in steps])
     if not turned.any():
         return None

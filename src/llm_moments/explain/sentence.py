@@ -14,7 +14,7 @@ FEW = 5  # parts that are named
 def in_a_sentence(found: Explanation) -> str:
     strongest = found.strongest(1)
     if not strongest:
-        return f"The answer {found.answer} was given to an input without parts."
+        return f"The answer {found.answer} was given to an input with nothing to leave out."
     if found.test.orders and not found.test.holds:
         return (
             f"No {found.parts_are} were found that this answer rests on: leaving out those that seem to matter took "
