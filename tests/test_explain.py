@@ -174,6 +174,8 @@ def test_layers_and_other_plans_are_what_they_do(pipe: Any, found: lm.Explanatio
     for at, layer in enumerate(found.layers):
         assert layer.answer == pipe.with_(**{"forward.skip_layers": [at]})(TEXT).label
     assert {other.name for other in found.others} >= {"torch bf16"}
+    assert "torch fp32" not in {other.name for other in found.others}  # which it is
+    assert found.notes == ()
     assert all(other.same == (other.answer == found.answer) for other in found.others)
     assert found.session is not None
     assert found.session.root.find("forward").wall_s > 0

@@ -142,14 +142,14 @@ def _layers(stage: Pipeline, value: Any, answer: Outputs, notes: list[str]) -> I
 
     if not stage.task.layered or _linear(stage):
         return
-    base = stage.with_(**{"forward.engine": "torch", "forward.precision": "fp32", "forward.streams": 1})
+    base = _in_torch(stage, "fp32")
     try:
         count = layer_count(load_module(stage.model))
         whole = float(stage.task.support(base, [value], answer)[0][0])
     except (EngineError, ModelError):
         return
     own = float(stage.task.support(stage, [value], answer)[0][0])
-    if base.plan != stage.plan:
+    if base.plan != stage.settled().plan:
         notes.append(
             f"Layers were left out in torch fp32, which speaks for the answer with {whole:.2f}, not {own:.2f} as the engine "
             "that answered."
@@ -158,6 +158,12 @@ def _layers(stage: Pipeline, value: Any, answer: Outputs, notes: list[str]) -> I
         less = base.with_(**change.choices)
         worth = whole - float(stage.task.support(less, [value], answer)[0][0])
         yield LayerWorth(change.name.removeprefix("skip "), worth, _told(stage, less.outputs([value])))
+
+
+def _in_torch(stage: Pipeline, precision: str) -> Pipeline:
+    """The plan that answered, in torch; the same one where it is so already."""
+    alone = {"forward.streams": 1} if "streams" in stage.plan.settings("forward") else {}
+    return stage.settled().with_(**{"forward.engine": "torch", "forward.precision": precision, **alone})
 
 
 def _linear(stage: Pipeline) -> bool:
@@ -170,14 +176,12 @@ def _others(stage: Pipeline, value: Any, answer: Outputs) -> Iterator[Other]:
     """Less of the input, and other precisions that need no graph to be built."""
     if _linear(stage):
         return  # it has no precisions, and reads all words
-    task, plain = stage.task, {"forward.engine": "torch", "forward.streams": 1}
+    task = stage.task
     whole = float(task.support(stage, [value], answer)[0][0])
-    named = [(change.name, change.choices) for change in task.inputs(stage, [value])]
-    if "torch" in available():
-        named += [(f"torch {kind}", {**plain, "forward.precision": kind}) for kind in ("fp32", "bf16")]
-    for name, choices in named[:OTHERS]:
-        other = stage.with_(**choices)
-        if other.plan == stage.plan:
+    plans = [(f"torch {kind}", _in_torch(stage, kind)) for kind in ("fp32", "bf16") if "torch" in available()]
+    plans += [(change.name, stage.with_(**change.choices)) for change in task.inputs(stage, [value])]
+    for name, other in plans[:OTHERS]:
+        if other.plan == stage.settled().plan:
             continue
         try:
             support, same = task.support(other, [value], answer)
