@@ -187,7 +187,7 @@ while True:
 @pytest.mark.slow
 def test_killed_while_saving_leaves_a_whole_artefact(tiny_model: Path, tmp_path: Path) -> None:
     target, rng = tmp_path / "artefact", random.Random(1)
-    for _ in range(4):
+    for _ in range(3):
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(tiny_model), str(target)], stdout=subprocess.PIPE, text=True
         )

@@ -104,7 +104,7 @@ def test_the_same_call_goes_on_from_the_study(improved: tuple, trained_model: Pa
 def test_killed_at_random_it_goes_on(trained_model: Path, toy_csv: Path, tmp_path: Path) -> None:
     code = "import sys, llm_moments as lm; lm.improve(sys.argv[1], sys.argv[2], max_drop=0.05, budget='6s', out=sys.argv[3])"
     command = [sys.executable, "-c", code, str(trained_model), str(toy_csv), str(tmp_path / "out")]
-    for wait in (4.0, 6.0):
+    for wait in (3.5, 5.5):
         child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(wait)
         child.send_signal(signal.SIGKILL)
@@ -166,10 +166,10 @@ def test_bad_usage_is_named(trained_model: Path, wrong: dict) -> None:
 
 
 def test_compare_sees_no_difference_and_a_large_one(trained_model: Path, toy_csv: Path) -> None:
-    same = lm.compare(trained_model, trained_model, toy_csv, max_drop=0.02)
+    same = lm.compare(trained_model, trained_model, toy_csv, max_drop=0.02, limit=300)
     assert (same.drop, same.agreement, same.within) == (0.0, 1.0, True)
     short = lm.load(trained_model, plan={"truncate.max_length": 4})
-    worse = lm.compare(trained_model, short, toy_csv, max_drop=0.02)
+    worse = lm.compare(trained_model, short, toy_csv, max_drop=0.02, limit=300)
     assert worse.within is False
     assert worse.drop_low > 0.02
 
@@ -201,13 +201,13 @@ def test_weigh_of_a_deep_model_ablates_a_few_layers_and_samples_the_rest(
 ) -> None:
     monkeypatch.setattr("llm_moments.weigh.weigh.every_change", lambda base, some, layers: ([], []))  # layers alone
     deep = make_model(tmp_path / "deep", num_hidden_layers=12)
-    whole = lm.weigh(deep, toy_csv, limit=160, exhaustive=True)
-    some = lm.weigh(deep, toy_csv, limit=160)
+    whole = lm.weigh(deep, toy_csv, limit=96, exhaustive=True)
+    some = lm.weigh(deep, toy_csv, limit=96)
     layers = {w.name: w for w in some if w.name.startswith("skip layer")}
     assert len(layers) == 12
     measured = [w for w in layers.values() if w.ablated]
     assert 1 < len(measured) < 5
-    assert all(w.n == 160 and w.saving is not None for w in measured)
+    assert all(w.n == 96 and w.saving is not None for w in measured)
     assert all(w.n == 32 and w.saving is None and w.drop_high > w.drop for w in layers.values() if not w.ablated)
     truth = {w.name: w.divergence for w in whole if w.name in layers}
     assert all(w.ablated for w in whole)
@@ -240,7 +240,7 @@ def test_divergence_is_nought_for_the_same_and_bounded(tmp_path: Path, problem: 
 @pytest.mark.slow
 def test_weigh_prices_layers_kept_in_float_where_the_plan_is_int8(trained_model: Path, toy_csv: Path) -> None:
     pipe = lm.load(trained_model, plan={"forward.engine": "onnxruntime", "forward.precision": "int8-dynamic"})
-    names = {w.name for w in lm.weigh(pipe, toy_csv, limit=60) if w.verdict != "unavailable"}
+    names = {w.name for w in lm.weigh(pipe, toy_csv, limit=32) if w.verdict != "unavailable"}
     assert {"layer 0 kept in float", "head kept in float"} <= names
     assert not [n for n in names if n.endswith("in bf16")]
 

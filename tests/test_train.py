@@ -249,13 +249,13 @@ def test_it_learns_the_toy_task(trained_model: Path) -> None:
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, *OTHERS])
 def test_every_architecture_can_overfit_a_few_rows(arch: str, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", arch)
-    data = labelled(24)
+    data = labelled(16)
     done = train(
-        model, data, tmp_path / "out", epochs=40, batch_size=8, learning_rate=5e-3, evaluate=data, precision="fp32",
-        schedule="constant",
+        model, data, tmp_path / "out", epochs=38, batch_size=8, learning_rate=5e-3, precision="fp32",
+        schedule="constant", checkpoint_every=1000,
     )  # fmt: skip
-    assert done.evaluation is not None
-    assert done.evaluation["score"] > 0.85, done.history[-3:]
+    right = [a.label == e.reference for a, e in zip(load(done.folder).run([e.input for e in data]), data, strict=True)]
+    assert sum(right) / len(right) > 0.85, done.history[-3:]
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_model: Path, tmp_path: Path) -> None:
