@@ -15,7 +15,7 @@ from llm_moments.steps.decode import FORWARD, Decode
 from llm_moments.tasks.metrics import common_prefix, text_metric
 
 BATCH = (
-    Knob("order", "input", ("input", "length"), True, one_of("input", "length"), "input or length: which prompts are decoded together"),
+    Knob("order", "input", ("input", "length"), True, one_of("input", "length"), "input or length: which prompts are decoded together", {"forward.streams": 1}),
 )  # fmt: skip
 
 

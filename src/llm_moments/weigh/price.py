@@ -35,7 +35,7 @@ def priced(
     apart = base.task.divergence(outputs, after)
     if spread is not None:
         spread[:] = apart
-    saved: dict[str, Any] = {} if speed is None else _savings(speed)
+    saved: dict[str, Any] = {} if speed is None else savings(speed)
     found = judged(part, part.scores(outputs, outputs), part.scores(after, outputs))
     return Worth(
         change.name,
@@ -57,7 +57,10 @@ def judged(part: Evaluation, before: np.ndarray, now: np.ndarray) -> dict[str, A
     }  # fmt: skip
 
 
-def _savings(speed: stats.Bound) -> dict[str, Any]:
+def savings(speed: stats.Bound) -> dict[str, Any]:
+    """The fields of a Worth that a speed-up gives; of a single pair of times without an interval."""
+    if speed.n == 1:
+        return {"saving": 1 - 1 / speed.estimate}
     return {"saving": 1 - 1 / speed.estimate, "saving_low": 1 - 1 / speed.low, "saving_high": 1 - 1 / speed.high}
 
 

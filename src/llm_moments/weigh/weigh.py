@@ -15,7 +15,8 @@ from llm_moments.weigh.changes import every_change, skips
 from llm_moments.weigh.clock import Clock, Tick, in_words
 from llm_moments.weigh.layers import FEW, Layers, weigh_layers
 from llm_moments.weigh.price import look_at, priced
-from llm_moments.weigh.text_layers import ANEW, weigh_text_layers
+from llm_moments.weigh.text_layers import weigh_text_layers
+from llm_moments.weigh.texts import weigh_texts
 from llm_moments.weigh.verdict import with_verdicts
 from llm_moments.weigh.weighing import Costs, Weighing, costs_of
 from llm_moments.weigh.worth import Interrupted, Worth, Worths
@@ -49,12 +50,28 @@ def weigh(
     examples, _ = gather(data, judge=base, **read)
     part = evaluation(base, examples[: limit or MOST])
     there = len(part)
+    if base.task.by_token:
+        part, outputs, changed, by_layer = weigh_texts(base, part, clock, exhaustive=exhaustive, seed=seed)
+    else:
+        part, outputs, changed, by_layer = _all_rows(base, part, clock, max_drop, exhaustive, seed)
+    found = _result(part, outputs, [*by_layer.worths, *changed], by_layer, max_drop, clock, there)
+    if clock.interrupted:
+        raise Interrupted(found)
+    return found
+
+
+def _all_rows(
+    base: Pipeline, part: Evaluation, clock: Clock, max_drop: float, exhaustive: bool, seed: int
+) -> tuple[Evaluation, Outputs, list[Worth], Layers]:
+    """Of a task whose answers are quick: every change on as many rows as there is time for. The rows that were used, the
+    baseline's outputs for them, the worths of all changes, and what was found of the layers."""
+    there = len(part)
     if base.task.layered and not base.task.streams:
         base.engines.calibration = base.engines.calibration or base.arrays(part.values[:CALIBRATION])
     costs, some = costs_of(base, part, clock.left), part.values[:SEEN]
     layers = _layers(base)
     first, after = every_change(base, some, layers)
-    anew = ANEW if base.task.streams else layers if layers <= FEW or exhaustive else layers // 4
+    anew = layers if layers <= FEW or exhaustive else layers // 4
     wanted = stats.needed_examples(max_drop, 0.0, 0.0) or there
     part = part.take(range(affordable(costs, there, len(first) + anew, clock.left, wanted)))
     clock.planned = {"baseline": len(part) * costs.base}
@@ -70,10 +87,7 @@ def weigh(
     clock.planned = {}
     weighing.plan([*after, *skips(anew)])
     by_layer, changed = _all(base, part, outputs, weighing, (first, after), exhaustive, seed)
-    found = _result(part, outputs, [*by_layer.worths, *changed], by_layer, max_drop, clock, there)
-    if clock.interrupted:
-        raise Interrupted(found)
-    return found
+    return part, outputs, changed, by_layer
 
 
 def _all(
@@ -133,10 +147,10 @@ def _result(
     clock: Clock,
     there: int,
 ) -> Worths:
-    scores = part.scores(outputs, outputs)
+    base, scores = part.pipe, part.scores(outputs, outputs)
     about: dict[str, Any] = {"of_examples": there} if there > len(part) else {}
     return Worths(
-        with_verdicts(worths, max_drop), metric=part.metric, baseline_score=round(float(scores.mean()), 4), n=len(part),
+        with_verdicts(worths, max_drop, by_token=base.task.by_token, labelled=part.labelled), metric=part.metric, baseline_score=round(float(scores.mean()), 4), n=len(part),
         independent=part.independent, counted=part.told if part.independent < len(part) else "",
         **about, labelled=part.labelled, rank_correlation=layers.rank_correlation, screen=layers.screen,
         replaced_by="identity on the hidden state" if layers.worths else "", seconds=round(clock.spent, 1),
