@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
+from llm_moments.base.busy import Watch
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.evaluate.evaluation import PARTS, Evaluation
 from llm_moments.evaluate.measure import FEWEST, SHORTEST, answered, blocks, run_seconds
@@ -35,7 +36,7 @@ class Beginning:
         self, pipe: Pipeline, parts: dict[str, Evaluation], study: Study, max_drop: float, objective: str,
         budget: float, tick: Tick, source: str, folder: Path | None,
     ):  # fmt: skip
-        self.begin = time.monotonic()
+        self.begin, self.watch = time.monotonic(), Watch()
         self.pipe, self.study, self.tick, self.source, self.folder = pipe, study, tick, source, folder
         self.max_drop, self.objective, self.budget = max_drop, objective, budget
         self.parts = parts

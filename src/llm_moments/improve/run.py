@@ -329,7 +329,8 @@ class Run(Beginning):
             environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"),
             assumes=" ".join(filter(None, (seen.assumes, self.ledger().words(self.looks)))) if seen else "", baseline=named(self.pipe), answers=by.words(asked, len(part)),
             asked=self.asks.words if self.asks is not None else "",
-            independent=part.independent, counted=part.told if part.independent < len(part) else "", **speed,
+            independent=part.independent, counted=part.told if part.independent < len(part) else "",
+            busy=self.watch.words(), **speed,
         )  # fmt: skip
 
     def kept(

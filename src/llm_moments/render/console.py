@@ -246,6 +246,11 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         *_along(found),
         ("speed, times A", f"{number(found['speedup'], '.2f')} ({faster})"),
         ("budget", within),
+        *(
+            [("examples", f"{found['n']:,} of {found['of_examples']:,}: the time was up")]
+            if found.get("of_examples")
+            else []
+        ),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
     for note in (found.get("counted"), found.get("assumes")):

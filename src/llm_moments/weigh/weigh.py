@@ -8,6 +8,7 @@ from typing import Any
 from llm_moments import stats
 from llm_moments.assembly.load import load
 from llm_moments.base.budget import seconds
+from llm_moments.base.busy import Watch
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.change import Change
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, gather
@@ -44,7 +45,7 @@ def weigh(
     few do not, what promises to save most is priced first, then the layers that a screen finds dispensable, then the
     rest, and `about` names what was not measured. Ctrl-C raises Interrupted, which holds what was measured.
     """
-    clock = Clock(seconds(budget), progress or (lambda done, message: None))
+    clock, watch = Clock(seconds(budget), progress or (lambda done, message: None)), Watch()
     base = load(model, device=device)
     base = base.with_(**base.task.sorts)
     examples, _ = gather(data, judge=base, **read)
@@ -55,6 +56,8 @@ def weigh(
     else:
         part, outputs, changed, by_layer = _all_rows(base, part, clock, max_drop, exhaustive, seed)
     found = _result(part, outputs, [*by_layer.worths, *changed], by_layer, max_drop, clock, there)
+    if busy := watch.words():
+        found.about["busy"] = busy
     if clock.interrupted:
         raise Interrupted(found)
     return found
