@@ -250,6 +250,10 @@ class Task(ABC):
         """The extent that a careful engineer would set."""
         raise InputError(f"{self.name} has no extent to walk along")
 
+    def careful(self, plan: Plan) -> Mapping[str, Any]:
+        """What a careful engineer would choose beside the engine that the plan has."""
+        return {}
+
     def calibrating(self) -> dict[str, Any] | None:
         """Changes of a plan by which int8 is calibrated; None: nothing is."""
         return None

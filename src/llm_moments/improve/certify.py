@@ -85,7 +85,7 @@ class Certificate:
         behind = ""
         if self.hand_speedup is not None and self.hand_speedup < 0.95:
             behind = (
-                f" A plan set by hand (sorted, cut where the model was trained, best single engine) is {1 / self.hand_speedup:.1f} "
+                f" A plan set by hand (sorted, the best single engine; classifiers cut where they were trained, texts made 8 together) is {1 / self.hand_speedup:.1f} "
                 "times faster than this one, but it was not expected to keep the answers."
             )
         of = "the references" if self.labelled else "the baseline's own answers (no references were given)"

@@ -33,6 +33,7 @@ ANSWERS, HALF = 0.2, 0.5  # of the time: for the baseline's answers, and where e
 LAYERS = 0.25  # of the time that is left, for the layers
 ROUNDS = 3  # times at least that a change is timed, where there is time
 BUILDING = 3  # times the baseline's opening, for a graph that was not built yet
+SHARING = 0.2  # of the baseline's opening, for an engine that finds its weights open
 READING = 0.5  # of the time of an answer, that reading it may take
 MORE = 1.5  # times its share of what is left, that one change may take
 
@@ -110,7 +111,7 @@ class Texts:
             return 0.0
         if engine_class(settings.get("engine", "torch")).builds and self.base.engines.built(settings) is None:
             return self.built or BUILDING * self.opening
-        return self.opening
+        return self.opening if self.module is None else SHARING * self.opening
 
     def all(self, todo: list[Change]) -> list[Worth]:
         found = []
