@@ -4,6 +4,7 @@ it moves the next token's distribution along the baseline's own answers, which f
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -28,7 +29,7 @@ from llm_moments.weigh.text_layers import answers_anew, layers_along
 from llm_moments.weigh.weighing import unmeasured
 from llm_moments.weigh.worth import Worth
 
-FEWEST, MOST = 4, 32  # answers of the baseline
+FEWEST, MOST, JUDGED = 4, 32, 400  # answers of the baseline; most where there are references
 ANSWERS, HALF = 0.2, 0.5  # of the time: for the baseline's answers, and where even the fewest take longer
 LAYERS = 0.25  # of the time that is left, for the layers
 ROUNDS = 3  # times at least that a change is timed, where there is time
@@ -46,7 +47,7 @@ def weigh_texts(
     part, outputs = texts.part, texts.outputs
     first, after = every_change(base, part.values)
     todo = acting(base, [*first, *after], base.task.amounts(base, part.values, outputs))
-    clock.planned = {change.name: texts.foretold(change) for change in todo}
+    texts.plan(todo)
     layers, means = layers_along(base, part, outputs, clock, LAYERS * clock.left)
     worths = texts.all(todo)
     if len(means):
@@ -80,7 +81,7 @@ class Texts:
         together = max(int(base.engine_settings.get("streams", 1)), 1)
         made: list[Outputs] = []
         seconds: list[float] = []
-        for at in range(0, min(MOST, len(part)), together):
+        for at in range(0, min(JUDGED if part.labelled else MOST, len(part)), together):
             spent = clock.now() - begin
             if seconds and spent > (ANSWERS if len(seconds) >= FEWEST else HALF) * allowed:
                 break
@@ -100,9 +101,15 @@ class Texts:
 
     # -- in the time there is
 
+    def plan(self, todo: list[Change]) -> None:
+        """Tells the clock what they may take, as far as they can be made at all."""
+        for change in todo:
+            with suppress(MomentsError):
+                self.clock.planned[change.name] = self.foretold(change)
+
     def foretold(self, change: Change, rows: int = 2) -> float:
         """Seconds: opened, read, and as many rows answered at the baseline's pace."""
-        read = READING * len(self.seconds) if self.whole is not None else 0.0
+        read = READING * len(self.whole.rows) if self.whole is not None else 0.0
         return self._opening(change) + (read + rows) * float(self.seconds.mean())
 
     def _opening(self, change: Change) -> float:
