@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import llm_moments as lm
-from llm_moments.improve import baseline
-from llm_moments.improve.baseline import StandIn
+from llm_moments.evaluate import stand_in as baseline
+from llm_moments.evaluate.stand_in import StandIn
 from tests.fakes import logits, make_texts
 
 
@@ -73,3 +73,17 @@ def test_where_nothing_is_proved_equal_the_baseline_answers_itself(
     by = baseline.stand_in(pipe, rows, pipe.outputs(rows), cost)
     assert by == StandIn(cost=cost)
     assert by.words(0, 60) == ""
+
+
+def test_a_changed_plan_is_answered_by_the_graph_where_it_computes_the_same(pipe: lm.Pipeline) -> None:
+    by = StandIn("openvino", 1e-6, 40, 0.01)
+    shorter = pipe.with_(**{"truncate.max_length": 6})
+    assert baseline.judges(pipe, by, shorter)
+    for choice in ({"forward.skip_layers": [0]}, {"forward.precision": "bf16"}, {"forward.bf16_layers": ["head"]}):
+        assert not baseline.judges(pipe, by, pipe.with_(**choice))
+    assert not baseline.judges(pipe, StandIn(), shorter)
+    values = make_texts(30, seed=9)
+    ours, real = baseline.answers(pipe, by, shorter, values), shorter.outputs(values)
+    assert pipe.task.argmax_equal(ours, real).all()
+    assert np.abs(ours["logits"] - real["logits"]).max() < 1e-3
+    assert (ours["logits"] != pipe.outputs(values)["logits"]).any()

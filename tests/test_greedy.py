@@ -29,9 +29,13 @@ class Made:
         self.left, self.asked = time, []  # type: ignore[var-annotated]
         self.part = SimpleNamespace(values=list(range(ROWS)), __len__=lambda: ROWS)
         self.part = _Part()
-        task = SimpleNamespace(sorts={}, sizes=SimpleNamespace(block=4, warm=0), changes=self.changes)
+        task = SimpleNamespace(
+            sorts={}, sizes=SimpleNamespace(block=4, warm=0), changes=self.changes, careful=lambda plan: {"batch.order": 1}
+        )  # fmt: skip
         self.stock = SimpleNamespace(task=task, plan=Plan({}), objective="throughput")
-        self.study = SimpleNamespace(trials={})
+        self.notes: dict[str, Any] = {}
+        self.study = SimpleNamespace(trials={}, note=self.notes.__setitem__, add=lambda trial: None)
+        self.told: list[str] = []
         self.max_drop, self.base_cost, self.built, self.objective = 0.1, 1.0, 0.0, "throughput"
         self.try_plan(Plan({}), "baseline", lossless=True)
 
@@ -63,6 +67,18 @@ class Made:
         )
         self.study.trials[plan.key] = trial
         return trial
+
+    def refused(self, plan: Plan) -> str:
+        return "reads no such model" if plan.get_choice("forward.engine") == 3 else ""
+
+    def to_open(self, plan: Plan) -> float:
+        return 0.0
+
+    def tick(self, done: float | None, said: str) -> None:
+        self.told.append(said)
+
+    def same_answers(self, trial: Trial) -> bool:
+        return trial.lossless
 
     def odds(self, trial: Trial) -> float:
         chosen = [chance for choice, _, chance, _ in CHANGES.values() if Plan(trial.plan).get_choice(choice) == 1]
@@ -128,7 +144,6 @@ def test_an_engine_gets_no_whole_split_of_its_own_where_a_change_on_top_is_kept(
         monkeypatch.delitem(CHANGES, name)
     monkeypatch.setitem(CHANGES, "one beam", ("decode.beams", 3.0, keeps, False))
     monkeypatch.setitem(CHANGES, "engine", ("forward.engine", 1.5, 1.0, True))
-    monkeypatch.setattr(greedy, "engine_class", lambda name: SimpleNamespace(builds=False))
     search: Any = Made(time)
     greedy.search_by_changes(search)
     found = search.good()[0].plan
@@ -142,7 +157,6 @@ def test_an_engine_is_settled_before_the_time_is_over(monkeypatch: pytest.Monkey
     for name in CHANGES:
         monkeypatch.setitem(CHANGES, name, (CHANGES[name][0], 1.01, 1.0, True))
     monkeypatch.setitem(CHANGES, "engine", ("forward.engine", 1.5, 1.0, True))
-    monkeypatch.setattr(greedy, "engine_class", lambda name: SimpleNamespace(builds=False))
     search: Any = Made(
         ROWS + 4 + 1.2 * 1.2 * ROWS / 1.5 + 4
     )  # the baseline, a look at the engine, its whole split, one more look
@@ -159,3 +173,65 @@ def test_surer_plans_than_the_best_are_there_for_the_certification(monkeypatch: 
     assert ("decode", "features", "forward") in found  # the best of them
     assert found["forward",].lossless  # what changes no answer
     assert {("decode", "forward"), ("features", "forward")} <= set(found)  # and without one change each
+
+
+ENGINES = {  # name -> (engine, precision), times as fast, chance to pass, lossless
+    "quick fp32": ((1, "fp32"), 3.0, 1.0, True),
+    "quick int8": ((1, "int8"), 6.0, 0.0, False),
+    "slow bf16": ((2, "bf16"), 1.5, 0.8, False),
+    "another": ((3, "fp32"), 9.0, 1.0, True),
+}
+
+
+class WithEngines(Made):
+    """Engines in precisions, and decoding many together on top of any of them."""
+
+    def changes(self, plan: Plan) -> list[Change]:
+        found = [
+            Change(name, {"forward.engine": engine, "forward.precision": precision}, lossless)
+            for name, ((engine, precision), _, _, lossless) in ENGINES.items()
+        ]
+        together = [] if plan.get_choice("forward.streams") else [Change("together", {"forward.streams": 8}, True)]
+        return [*found, *together]
+
+    def _of(self, plan: Any) -> Any:
+        now = tuple(Plan(dict(plan)).get_choice(f"forward.{name}") for name in ("engine", "precision"))
+        return next((one for one in ENGINES.values() if one[0] == now), (None, 1.0, 1.0, True))
+
+    def cost(self, plan: Any) -> float:
+        together = 2.0 if Plan(dict(plan)).get_choice("forward.streams") else 1.0
+        return 1.0 / (self._of(plan)[1] * together)
+
+    def same_answers(self, trial: Trial) -> bool:
+        return bool(self._of(trial.plan)[3])
+
+    def odds(self, trial: Trial) -> float:
+        return float(self._of(trial.plan)[2])
+
+
+def made(time: float, monkeypatch: pytest.MonkeyPatch) -> Any:
+    search: Any = WithEngines(time)
+    monkeypatch.setattr(greedy, "measure", lambda plan, *_: SimpleNamespace(cost=search.cost(plan)))
+    greedy.search_by_changes(search)
+    return search
+
+
+@pytest.mark.parametrize("time", [1e9, ROWS + 45])
+def test_the_fastest_engine_that_keeps_the_answers_is_carried_on(time: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = made(time, monkeypatch)
+    kept = [t for t in search.study.trials.values() if t.lossless and search.same_answers(t)]
+    best = min(kept, key=lambda trial: trial.cost or 9.9)
+    assert best.plan == {"forward": {"engine": 1, "precision": "fp32", "streams": 8}}
+    assert search.left > 0
+
+
+def test_what_cannot_run_is_told_at_once_and_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = made(1e9, monkeypatch)
+    assert search.told == ["not available here: another (reads no such model)"]
+    assert not any(stage == "another" for stage, _ in search.asked)
+
+
+def test_the_plan_set_by_hand_is_the_best_float_engine_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = made(1e9, monkeypatch)
+    assert search.study.trials[search.notes["hand"]].plan["forward"]["precision"] == "fp32"
+    assert ("by hand", 4) in search.asked

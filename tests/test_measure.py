@@ -19,7 +19,7 @@ class Fake:
     def __init__(self, streams: int = 1):
         self.task = SimpleNamespace(sizes=SampleSizes(block=4, warm=2))
         self.engine_settings = {"streams": streams}
-        self.engines = SimpleNamespace(get=lambda settings: object())
+        self.engines = SimpleNamespace(get=lambda settings: object(), keep=6)
         self.seen: list[int] = []
 
     @property

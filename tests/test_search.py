@@ -95,7 +95,8 @@ def test_blocks_are_as_long_as_the_whole_and_keep_the_order_of_rows(order: str, 
 
 
 def test_a_budget_that_is_too_short_is_said_at_once(trained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llm_moments.improve import baseline, beginning
+    from llm_moments.evaluate import stand_in as baseline
+    from llm_moments.improve import beginning
 
     monkeypatch.setattr(beginning, "run_seconds", lambda pipe, values: 2.0 * len(values))
     for module in (beginning, baseline):

@@ -20,7 +20,7 @@ from llm_moments.weigh import weigh as module
 from llm_moments.weigh.changes import skips
 from llm_moments.weigh.clock import Clock, in_words
 from llm_moments.weigh.layers import weigh_layers
-from llm_moments.weigh.price import ROUNDS
+from llm_moments.weigh.price import ROUNDS, priced
 from llm_moments.weigh.weigh import affordable
 from llm_moments.weigh.weighing import Costs, Weighing
 from llm_moments.weigh.worth import Interrupted, Worth
@@ -209,3 +209,17 @@ def test_the_command_takes_a_budget_for_classifiers(
     about = json.loads(told.out)["about"]
     assert about["not_measured"]
     assert f"--budget {about['budget_that_would_do']}" in told.err
+
+
+def test_a_loss_beyond_doubt_spares_the_other_rows(model: Path, rows: list[lm.Example]) -> None:
+    pipe = lm.load(model)
+    references = [lm.Example(row.input, pipe(row.input).label, n) for n, row in enumerate(rows)]
+    part = evaluation(pipe, references)
+    outputs = pipe.outputs(part.values)
+    spoilt = Change("nearly nothing", {"truncate.max_length": 4})
+    whole = priced(pipe, part, outputs, spoilt, timed=False)
+    soon = priced(pipe, part, outputs, spoilt, timed=False, first=60)
+    same = priced(pipe, part, outputs, Change("sorted", {"batch.size": 8}), timed=False, first=60)
+    assert (whole.harmful or 0) > 30
+    assert (whole.n, soon.n, same.n) == (part.independent, part.take(range(60)).independent, part.independent)
+    assert (soon.drop or 0) == pytest.approx(whole.drop or 0, abs=0.2)

@@ -103,6 +103,7 @@ def go(call: Call, said: o.Said, tables: o.Tables, *, answers: Path | None = Non
         write_atomic(out / CALL, json.dumps(asdict(call.anywhere()), indent=1))
     tell.skipped(read, bare)
     tell.counted(done.certificate.counted)
+    tell.busy(done.certificate.busy)
     said.tell(done.to_dict(), "console:show_improvement")
     tables.write(study=done.study, certificate=done.certificate)
     if not done.certified:

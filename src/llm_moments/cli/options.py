@@ -298,7 +298,7 @@ def named_values(words: list[str] | None, option: str) -> dict[str, Any]:
     for text in words or ():
         name, equals, value = text.partition("=")
         if not equals:
-            wanted = "step.knob=value" if option == "--set" else "name=value"
+            wanted = "step.knob=value" if option in ("--set", "--a", "--b") else "name=value"
             raise PlanError(f"{option} takes {wanted}, not {text!r}")
         try:
             choices[name] = json.loads(value)

@@ -36,6 +36,7 @@ def record(
     with tell.progress(said.fmt) as tick:
         session = observe(pipe, examples, depth=depth, progress=tick)
     tell.skipped(examples)
+    tell.busy(session.busy)
     if out:
         session.save(out)
     said.tell(session, "console:show_session")

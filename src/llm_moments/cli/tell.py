@@ -48,6 +48,12 @@ def counted(counted: str) -> None:
         print(f"counted once: {counted}", file=sys.stderr)
 
 
+def busy(said: str) -> None:
+    """That others used the machine while figures were taken, where they did."""
+    if said and FORMAT.get() != "quiet":
+        print(f"note: {said}", file=sys.stderr)
+
+
 def json(value: Any) -> None:
     from llm_moments.data.tables import to_json
 

@@ -84,6 +84,7 @@ def weigh(
         worths, stopped = cut.worths, True
     tell.skipped(examples)
     tell.counted(worths.about.get("counted", ""))
+    tell.busy(worths.about.get("busy", ""))
     if out:  # first of all: what comes after may fail
         from llm_moments.base.atomic import write_atomic
 

@@ -18,7 +18,9 @@ class Knob:
 
     `values` are what a search tries; `valid` is the test a value from a file or the command line must
     pass. A lossless knob gives the same answers within the task's tolerance, whatever its value.
-    `idle`: choices of the same step beside which this one says nothing.
+    `idle`: choices beside which this one says nothing (of the same step, or by their whole name). `bounds`: the
+    amount of the data that it is a limit of (`Task.amounts`): where all data lie below two of its values, those are
+    the same choice; 0 is no limit.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Knob:
     valid: Callable[[Any], bool] = lambda value: True
     means: str = ""
     idle: Mapping[str, Any] = field(default_factory=dict)
+    bounds: str = ""
 
 
 def one_of(*allowed: Any) -> Callable[[Any], bool]:

@@ -56,6 +56,7 @@ class Task(ABC):
         "ladder"  # along the extent; or change by change, where answers take seconds
     )
     streams = False  # answers are made piece by piece
+    by_token = False  # answers are texts whose next-token distributions can be compared along a text
     prompted = False  # by a causal model, which goes on with a prompt: it can be asked how likely any text is
     compared = False  # of two answers the better one is asked for, not which label is right
     layered = True  # its model is one network, whose layers can be weighed
@@ -225,6 +226,10 @@ class Task(ABC):
         """Less of each input: shorter texts, smaller images. values: some of the data."""
         return ()
 
+    def amounts(self, pipe: Any, values: Sequence[Any], outputs: Outputs) -> Mapping[str, int]:
+        """How much there is in these data at most of what knobs are limits of (`Knob.bounds`)."""
+        return {}
+
     def changes(self, plan: Plan) -> list[Change]:
         """What a greedy search takes up, in that order, one on top of another."""
         return []
@@ -244,6 +249,10 @@ class Task(ABC):
     def by_hand(self, plan: Plan) -> int:
         """The extent that a careful engineer would set."""
         raise InputError(f"{self.name} has no extent to walk along")
+
+    def careful(self, plan: Plan) -> Mapping[str, Any]:
+        """What a careful engineer would choose beside the engine that the plan has."""
+        return {}
 
     def calibrating(self) -> dict[str, Any] | None:
         """Changes of a plan by which int8 is calibrated; None: nothing is."""

@@ -154,6 +154,13 @@ class Engines:
             engine.close()
 
     def _start(self, settings: Mapping[str, Any]) -> Engine:
+        self.check(settings)
+        cls = engine_class(settings.get("engine", "torch"))
+        return cls.open(self.model_for(settings), settings, self.store(settings), self.calibration, self.device)
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """EngineError with the reason, where an engine of these settings cannot be opened, as far as that is known without
+        loading anything."""
         name = settings.get("engine", "torch")
         reason = why_not(name)
         cls = engine_class(name)
@@ -170,7 +177,8 @@ class Engines:
         model = self.model_for(settings)
         if getattr(model, "is_linear", False):
             _check_linear(settings, name, precision)
-        return cls.open(model, settings, self.store(settings), self.calibration, self.device)
+        if reason := cls.refuses(model, settings):
+            raise EngineError(reason)
 
     def model_for(self, settings: Mapping[str, Any]) -> Any:
         """The model whose weights these settings ask for; EngineError if there are none of that name."""

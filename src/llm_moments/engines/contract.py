@@ -42,6 +42,12 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
+    @classmethod
+    def refuses(cls, model: Any, settings: Mapping[str, Any]) -> str:
+        """Why it cannot run this model so, as far as the model's header and this machine tell: nothing is loaded. '': no
+        reason is known."""
+        return ""
+
 
 def need(engine: Engine, ability: Any) -> Any:
     """The engine as one that can do this; EngineError naming both where it cannot."""

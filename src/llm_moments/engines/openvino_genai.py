@@ -31,6 +31,7 @@ from llm_moments.models.generation_settings import asked_by
 GRAPH = "openvino_model.xml"
 KV = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "u8", "int4": "u4"}
 GUESSES = 4  # tokens a draft model is ahead
+ENCODES = "openvino-genai makes texts with decoder-only models; this one has an encoder"
 NGRAM = 3  # tokens that must be the same before a guess is taken from the prompt
 
 
@@ -63,8 +64,6 @@ class OpenVinoGenAI(Generator):
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> OpenVinoGenAI:
         from llm_moments.engines.base import built_key
 
-        if model.format not in cls.formats:
-            raise EngineError(f"openvino-genai reads no {model.format} model; its own engine does")
         with failing_as("OpenVINO GenAI cannot take this model"):
             whole = store.parent / built_key({**settings, "precision": "fp32"})
             build(store, lambda folder: export(folder, model, settings, whole))
@@ -72,6 +71,18 @@ class OpenVinoGenAI(Generator):
             engine = cls(store, draft, settings, model.tokenizer, asked_by(model))
             engine.pipeline(lookup=False)
         return engine
+
+    @classmethod
+    def refuses(cls, model: Any, settings: Mapping[str, Any]) -> str:
+        if model.format not in cls.formats:
+            return f"openvino-genai reads no {model.format} model; its own engine does"
+        if model.config.get("is_encoder_decoder"):
+            return ENCODES
+        try:
+            _options(settings)
+        except EngineError as error:
+            return str(error)
+        return ""
 
     def pipeline(self, *, lookup: bool) -> Any:
         """Of the two kinds, plain and guessing from the prompt, the one last asked for stays open."""
@@ -279,7 +290,7 @@ def _exported(folder: Path, model: Any, settings: Mapping[str, Any]) -> Any:
 
     module = shared(model, settings.get("skip_layers", ()))
     if getattr(module.config, "is_encoder_decoder", False):
-        raise EngineError("this engine makes texts with decoder-only models; this one has an encoder")
+        raise EngineError(ENCODES)
     config = json.loads(module.config.to_json_string(use_diff=False))
     config.pop("quantization_config", None)
     ends = module.generation_config.eos_token_id

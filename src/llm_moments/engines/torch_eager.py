@@ -12,6 +12,7 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Arrays, Forward
 from llm_moments.engines.foreign import failing_as
 from llm_moments.engines.padding import SAME, asked
+from llm_moments.engines.threads import compute_with
 from llm_moments.models.nets.architectures import taken
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -69,7 +70,7 @@ class TorchEager(Forward):
 
         self.module, self.device, self.taken = module, device, taken(module)
         self.dtype = next((p.dtype for p in module.parameters()), None)
-        self.threads = int(settings.get("threads", 0)) or _all_threads()
+        self.threads = int(settings.get("threads", 0))
         self.precision = "bf16" if settings.get("bf16_layers") else settings.get("precision", "fp32")
         self._torch = torch
 
@@ -94,8 +95,8 @@ class TorchEager(Forward):
 
     def forward(self, fields: Arrays, recorder: Recorder = NULL) -> Arrays:
         torch = self._torch
-        if self.device == "cpu" and torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
+        if self.device == "cpu":
+            compute_with(self.threads)
         with torch.inference_mode():
             names = fields if self.taken is None else fields.keys() & self.taken
             inputs = {name: torch.from_numpy(fields[name]) for name in names}
@@ -129,16 +130,6 @@ def _padding_unknown(module: Any, rows: int) -> Iterator[None]:
         yield
     finally:
         config.pad_token_id = pad
-
-
-def _all_threads() -> int:
-    """OMP_NUM_THREADS, if the user has set it; else every core this process may use."""
-    import os
-
-    from llm_moments.base.environment import usable_cores
-
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) else usable_cores()
 
 
 def _bf16_layers(module: Any, names: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.foreign import failing_as
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.sharing import in_precision, shared
+from llm_moments.engines.threads import compute_with
 from llm_moments.engines.torch_eager import DTYPES, best_device
 from llm_moments.models.generation_settings import RULES
 
@@ -53,8 +54,6 @@ class TransformersGenerate(Generator):
     ) -> TransformersGenerate:
         import torch
 
-        if model.format not in cls.formats:
-            raise EngineError(f"transformers reads no {model.format} model; its own engine does")
         device = best_device(device)
         dtype = getattr(torch, DTYPES[settings.get("precision", "fp32")])
         module = in_precision(shared(model, settings.get("skip_layers", ())), device, dtype)
@@ -66,13 +65,19 @@ class TransformersGenerate(Generator):
         tokenizer = None if "num_mel_bins" in model.config else model.tokenizer
         return cls(module, tokenizer, settings, device, draft)
 
+    @classmethod
+    def refuses(cls, model: Any, settings: Mapping[str, Any]) -> str:
+        if model.format not in cls.formats:
+            return f"transformers reads no {model.format} model; its own engine does"
+        return ""
+
     # -- answers
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, recorder: Recorder = NULL, on_text: OnText | None = None
     ) -> list[Generated]:
-        if self.threads and self.device == "cpu":
-            self.torch.set_num_threads(self.threads)
+        if self.device == "cpu":
+            compute_with(self.threads)
         made: list[Generated] = []
         size = self.streams if self.encodes or not self._asked("min_length") else 1  # it counts padding, too
         for start in range(0, len(prompts), size):

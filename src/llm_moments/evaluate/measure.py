@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ SHORTEST, LONGEST = 0.5, 4.0  # seconds of one plan's turn in interleaved timing
 HELD = 200  # examples that a fresh process answers, whose memory is measured
 CALLS = 48  # examples, one a call, for latency
 GOLDEN = 0.618  # its multiples, less their whole parts, are spread evenly from the first few on
+AS_FLOATS = 6  # bytes of memory for one of a file of weights, which may be packed
 PATIENCE = 4.0  # seconds: a pass that takes longer than this is not repeated
 
 
@@ -121,17 +123,51 @@ def interleaved(
     costs: Mapping[str, float],
     rounds: int = 7,
     seconds: float = 60.0,
+    fewest: int = FEWEST,
     tick: Callable[[float], None] = lambda done: None,
 ) -> dict[str, list[float]]:
     """Costs of several plans in one run, in the order A B … then … B A, round after round.
 
     costs: seconds an example of each plan, roughly: a turn of a slow plan takes another block of rows
     each round, that of a fast one all values; what is returned is per example, so it compares. Ends
-    after `rounds`, or when `seconds` are over and `FEWEST` rounds are done.
+    after `rounds`, or when `seconds` are over and `fewest` rounds are done.
     """
     if objective in ("memory", "size"):
         return {name: [footprint(pipe, values, objective)] for name, pipe in plans.items()}
     found: dict[str, list[float]] = {name: [] for name in plans}
+    with all_open(plans.values()):
+        return _in_turn(found, plans, values, objective, costs, rounds, seconds, fewest, tick)
+
+
+@contextmanager
+def all_open(pipes: Iterable[Pipeline]) -> Iterator[None]:
+    """Meanwhile the engines of all of them stay open: one that is closed for another is no part of a plan's time. Not
+    where the machine has no memory for that."""
+    parts = [part for pipe in pipes for part in pipe.parts.values()]
+    pools = {id(part.engines): part.engines for part in parts}
+    before = {key: pool.keep for key, pool in pools.items()}
+    for pool in pools.values():
+        settings = {str(sorted(part.engine_settings.items())) for part in parts if part.engines is pool}
+        if len(settings) > pool.keep and _room(pool.model, len(settings)):
+            pool.keep = len(settings)
+    try:
+        yield
+    finally:
+        for key, pool in pools.items():
+            pool.keep = before[key]
+
+
+def _room(model: Any, engines: int) -> bool:
+    import psutil
+
+    weights = sum(file.stat().st_size for file in model.weight_files)
+    return bool(AS_FLOATS * weights * engines < psutil.virtual_memory().available)
+
+
+def _in_turn(
+    found: dict[str, list[float]], plans: Mapping[str, Pipeline], values: Sequence[Any], objective: str,
+    costs: Mapping[str, float], rounds: int, seconds: float, fewest: int, tick: Callable[[float], None],
+) -> dict[str, list[float]]:  # fmt: skip
     for pipe in plans.values():
         for stage in pipe.stages:
             stage.outputs(values[: pipe.task.sizes.warm])
@@ -155,7 +191,7 @@ def interleaved(
                 found[name].append(run_seconds(plans[name], some) / len(some))
         tick((turn + 1) / rounds)
         spent = time.perf_counter() - begin
-        if turn + 1 >= FEWEST and spent * (turn + 2) / (turn + 1) > seconds:
+        if turn + 1 >= fewest and spent * (turn + 2) / (turn + 1) > seconds:
             break
     return found
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from llm_moments.base.errors import EngineError, InputError
-from llm_moments.core import NULL, Batch, Outputs
-from llm_moments.tasks.chat import dialogue_of
+from llm_moments.core import Outputs
+from llm_moments.tasks.chat import dialogue_of, prompt_ids
 
 MOST = 32  # texts that `compare` looks along
 AT_ONCE = 64  # tokens whose distributions are held in float64
+TOKENS = 1024  # of a baseline's answers that changes are held against it along, at most
+HELD = 2**28  # bytes of its distributions that are kept meanwhile
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def told_after(
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Token ids of each prompt and of the text after it, as far as the context reaches. other: a pipeline whose tokens
     must be the same ones."""
-    for ids, text in zip(_prompts(pipe, prompts), texts, strict=True):
+    for ids, text in zip(prompt_ids(pipe, prompts), texts, strict=True):
         yield ids, _same_tokens(pipe, other or pipe, str(text))[: max(pipe.model.max_length - len(ids), 0)]
 
 
@@ -70,18 +72,6 @@ def divergence_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _engine(pipe: Any) -> Any:
     return pipe.engines.get(pipe.engine_settings)
-
-
-def _prompts(pipe: Any, prompts: Sequence[Any]) -> list[list[int]]:
-    """Token ids of the prompts, by the pipeline's own steps before the engine."""
-    batch = Batch(len(prompts), {"input": [pipe.task.normalise(value) for value in prompts]})
-    for step in pipe.steps:
-        if step.name == "batch":
-            break
-        batch = step(batch, NULL)
-    if "ids" not in batch.fields:
-        raise EngineError(f"{pipe.model.name} has its tokenizer elsewhere; its tokens are not known here")
-    return [list(ids) for ids in batch["ids"]]
 
 
 def _same_tokens(pipe_a: Any, pipe_b: Any, text: str) -> list[int]:
@@ -102,3 +92,68 @@ def along_answers(pipe_a: Any, pipe_b: Any, values: Sequence[Any], outputs: Outp
         return divergence_along(pipe_a, pipe_b, list(values[:MOST]), [str(text) for text in outputs["text"][:MOST]])
     except (EngineError, InputError):
         return None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far a pipeline's next-token distributions are from the baseline's along its answers, by text, float64 [texts]:
+    kl, sums of KL divergences (nats); nll, sums of what the text's tokens lose in log-likelihood (nats); other: tokens
+    at which another one is the likeliest; tokens: of the text."""
+
+    kl: np.ndarray
+    nll: np.ndarray
+    other: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class Told:
+    """A baseline's own answers as tokens, with its next-token distributions along them: what changes are held against.
+
+    rows: which of the values have an answer that is used; whole: float32 [tokens, vocabulary] of each."""
+
+    pipe: Any
+    values: list[Any]
+    rows: list[int]
+    prompts: list[list[int]]
+    told: list[list[int]]
+    whole: list[np.ndarray]
+
+    @classmethod
+    def of(cls, pipe: Any, values: Sequence[Any], texts: Sequence[str], most: int = TOKENS) -> Told:
+        """Of the first texts, so many tokens in all (fewer of a large vocabulary). EngineError, InputError where the
+        engine cannot tell its distributions, or no answer has a token."""
+        found = cls(pipe, [], [], [], [], [])
+        left = most
+        for row, (ids, told) in enumerate(told_after(pipe, values, texts)):
+            if not told or not ids:
+                continue
+            table = _engine(pipe).logprobs([*ids, *told[:left]], len(ids))
+            left = min(left, HELD // (4 * table.shape[1]) - sum(map(len, found.told)))
+            for kept, one in zip(
+                (found.values, found.rows, found.prompts, found.told, found.whole),
+                (values[row], row, ids, told[: len(table)], table), strict=True,
+            ):  # fmt: skip
+                kept.append(one)  # type: ignore[attr-defined]
+            left -= len(table)
+            if left <= 0:
+                break
+        if not found.rows:
+            raise InputError("there is no text to compare along: all are empty")
+        return found
+
+    def against(self, pipe: Any) -> Moved | None:
+        """None where nothing before the decoding is another one: the distributions are the same."""
+        prompts = prompt_ids(pipe, self.values)
+        if pipe.engine_settings == self.pipe.engine_settings and prompts == self.prompts:
+            return None
+        kl, nll, other = [], [], []
+        for ids, told, whole in zip(prompts, self.told, self.whole, strict=True):
+            now = _engine(pipe).logprobs([*ids, *told], len(ids))
+            if now.shape != whole.shape:
+                raise InputError(f"{now.shape[1]:,} tokens in the vocabulary, {whole.shape[1]:,} in the baseline's")
+            at = np.arange(len(told))
+            kl.append(divergence_of(whole, now).sum())
+            nll.append((whole[at, told].astype(np.float64) - now[at, told]).sum())
+            other.append((whole.argmax(axis=1) != now.argmax(axis=1)).sum())
+        return Moved(*(np.array(one, np.float64) for one in (kl, nll, other, [len(told) for told in self.told])))

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from llm_moments import stats
+from llm_moments.base.busy import Watch
 from llm_moments.core import Outputs, Pipeline
+from llm_moments.evaluate import stand_in as baseline
 from llm_moments.evaluate.evaluation import PARTS, Evaluation
 from llm_moments.evaluate.measure import FEWEST, SHORTEST, answered, blocks, run_seconds
-from llm_moments.improve import baseline
-from llm_moments.improve.baseline import StandIn
+from llm_moments.evaluate.stand_in import StandIn
 from llm_moments.improve.search import Search
 from llm_moments.improve.study import Study, Trial
 
@@ -35,10 +36,11 @@ class Beginning:
         self, pipe: Pipeline, parts: dict[str, Evaluation], study: Study, max_drop: float, objective: str,
         budget: float, tick: Tick, source: str, folder: Path | None,
     ):  # fmt: skip
-        self.begin = time.monotonic()
+        self.begin, self.watch = time.monotonic(), Watch()
         self.pipe, self.study, self.tick, self.source, self.folder = pipe, study, tick, source, folder
         self.max_drop, self.objective, self.budget = max_drop, objective, budget
         self.parts = parts
+        self.opening = 0.0  # seconds that the baseline took to open, where it was opened in this run
         self.slow = pipe.task.strategy == "greedy"  # an answer takes seconds
         # Outputs on a split that are known already, by its name and the plan's key.
         self.told: dict[tuple[str, str], Outputs] = {}
@@ -53,11 +55,14 @@ class Beginning:
             self.tick(0.0, "timing the baseline")
             values, block = self.parts["search"].values, self.pipe.task.sizes.block
             turns = blocks(values, block, 2, block)
-            self.pipe.outputs(turns[0][: max(min(4, block // 4), 1)])
+            begin, few = time.perf_counter(), turns[0][: max(min(4, block // 4), 1)]
+            self.pipe.outputs(few)
+            first = time.perf_counter() - begin
             costs = [run_seconds(self.pipe, turns[0]) / len(turns[0])]
             if costs[0] * block < LONG:
                 costs += [run_seconds(self.pipe, some) / len(some) for some in turns]
             stock = float(np.mean(costs[-2:]))
+            self.opening = max(first - len(few) * stock, 0.0)
             held, outputs, cost = self.sorted_run(stock)
             self.study.note("stock_cost", {"stock": stock, "sorted": cost})
             self.study.note("stand_in", baseline.noted(self.in_its_place(held, outputs, cost)))

@@ -61,6 +61,7 @@ class Certificate:
     asked: str = ""
     independent: int | None = None  # of the certification rows; None: not told (older certificates)
     counted: str = ""  # where not all rows are: how many, and what of them counts once
+    busy: str = ""  # that others used the machine meanwhile
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "certificate", "format": 1, **asdict(self)}
@@ -72,6 +73,9 @@ class Certificate:
             raise DataError("it says that it is certified, and lacks the figures of the claim")
         return found
 
+    def _busy(self) -> str:
+        return f"{self.busy[0].upper()}{self.busy[1:]}." if self.busy else ""
+
     def words(self) -> str:
         """The claim, or why there is none, as sentences."""
         if not self.certified:
@@ -81,11 +85,13 @@ class Certificate:
         behind = ""
         if self.hand_speedup is not None and self.hand_speedup < 0.95:
             behind = (
-                f" A plan set by hand (sorted, cut where the model was trained, best single engine) is {1 / self.hand_speedup:.1f} "
+                f" A plan set by hand (sorted, the best single engine; classifiers cut where they were trained, texts made 8 together) is {1 / self.hand_speedup:.1f} "
                 "times faster than this one, but it was not expected to keep the answers."
             )
         of = "the references" if self.labelled else "the baseline's own answers (no references were given)"
-        more = "".join(f" {said}" for said in (self.asked, self.baseline, self.answers, self.assumes) if said)
+        more = "".join(
+            f" {said}" for said in (self.asked, self.baseline, self.answers, self.assumes, self._busy()) if said
+        )
         return (
             f"With {self.confidence:.0%} confidence the {self.metric} against {of} drops by less than "
             f"{self.max_drop:g} (measured {self.drop:+.4f}, bound {self.drop_high:+.4f}, on {f'{self.counted},' if self.counted else f'{self.n_certify:,} examples'} "

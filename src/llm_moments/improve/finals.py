@@ -13,6 +13,7 @@ from llm_moments.core import Pipeline
 from llm_moments.evaluate.measure import interleaved
 
 HEATS = 5  # rounds in which the last few that passed are timed against one another
+FEW_ROUNDS = 3  # of it, where answers take seconds and the time is up
 ROUNDS = 7  # of the timing that the claim rests on
 
 
@@ -39,10 +40,10 @@ def heats(
 
 def timed(
     plans: Mapping[str, Pipeline], values: Sequence[Any], objective: str, costs: Mapping[str, float], seconds: float,
-    tick: Callable[[float], None],
+    tick: Callable[[float], None], rounds: int = ROUNDS,
 ) -> Timed:  # fmt: skip
     """plans: "baseline" and "chosen", and "lossless" and "hand" if there are such; all in turn, A B … then … B A."""
-    found = interleaved(plans, values, objective, costs=costs, rounds=ROUNDS, seconds=seconds, tick=tick)
+    found = interleaved(plans, values, objective, costs=costs, rounds=rounds, seconds=seconds, tick=tick)
 
     def times(slow: str, fast: str) -> float | None:
         return stats.ratio_interval(found[slow], found[fast]).estimate if {slow, fast} <= found.keys() else None

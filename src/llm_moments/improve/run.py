@@ -14,13 +14,13 @@ from llm_moments.assembly.load import load
 from llm_moments.core import WINDOW, Outputs, Pipeline, Plan
 from llm_moments.data.independent import input_key
 from llm_moments.evaluate.measure import interleaved
+from llm_moments.evaluate.stand_in import StandIn, sorted_
 from llm_moments.improve import elsewhere, prefilter, strategies
 from llm_moments.improve.asks import Asks
-from llm_moments.improve.baseline import StandIn, sorted_
 from llm_moments.improve.beginning import Beginning
 from llm_moments.improve.certify import Certificate, Look, look, named
 from llm_moments.improve.choices import weighed
-from llm_moments.improve.finals import Timed, heats, timed
+from llm_moments.improve.finals import FEW_ROUNDS, HEATS, ROUNDS, Timed, heats, timed
 from llm_moments.improve.heal import Healer
 from llm_moments.improve.improvement import Improvement
 from llm_moments.improve.ledger import Ledger
@@ -111,7 +111,7 @@ class Run(Beginning):
             self.pipe, self.parts["search"], self.study, max_drop=self.max_drop, n_certify=self.parts["certify"].independent,
             objective=self.objective, deadline=self.begin + self.budget - reserve, tick=self.tick,
         )  # fmt: skip
-        search.asks = self.asks is not None
+        search.asks, search.opening = self.asks is not None, self.opening
         if self.objective == "throughput":
             search.base_cost = self.study.notes["stock_cost"]["stock"]
         else:
@@ -247,6 +247,8 @@ class Run(Beginning):
         plans = {trial.key: search.pipe(trial) for trial, _ in some}
         costs = {trial.key: trial.cost or 1.0 for trial, _ in some}
         seconds = min(max(0.25 * (self.left() - self.timing() - REPORT * self.budget), 5.0), 30.0)
+        if self.slow and self.left() < self.timing() + HEATS * sum(costs.values()) * self.pipe.task.sizes.block:
+            return some  # as the search has timed them
         order = heats(plans, self.parts["certify"].values[:TIMED], self.objective, costs, seconds)
         return [next(one for one in some if one[0].key == key) for key in order]
 
@@ -262,10 +264,11 @@ class Run(Beginning):
         known = self.study.trials
         costs = {name: known[p.plan.key].cost or 1.0 for name, p in plans.items() if name != "baseline"}
         costs["baseline"] = search.base_cost or 1.0
+        rounds = ROUNDS if not self.slow or self.left() > self.timing() else FEW_ROUNDS
         found = timed(
             plans, self.parts["certify"].values[:TIMED], self.objective, costs,
             min(max(self.left() - REPORT * self.budget, 10.0), max(2 * self.timing(), 20.0)),
-            lambda done: self.tick(None, f"timing baseline and improved, in turn: {done:.0%}"),
+            lambda done: self.tick(None, f"timing baseline and improved, in turn: {done:.0%}"), rounds,
         )  # fmt: skip
         return found
 
@@ -276,6 +279,8 @@ class Run(Beginning):
             True, "", seen, speedup=found.speed.estimate, speedup_low=found.speed.low, lossless_speedup=found.lossless,
             hand_speedup=found.hand, plan=Plan(trial.plan),
         )  # fmt: skip
+        if self.slow and self.left() < 2 * self.pipe.task.sizes.block * found.baseline:
+            return self.kept(chosen, certificate)  # what is certified is kept within its time; `record` tells the rest
         self.tick(None, "recording where the time goes")
         pace, values = self.pipe.task.sizes, self.parts["certify"].values[:TIMED]
         rows = max(int(RECORDED * found.speed.estimate / found.baseline), pace.block)
@@ -329,7 +334,8 @@ class Run(Beginning):
             environment=fingerprint(), created=datetime.now(UTC).isoformat(timespec="seconds"),
             assumes=" ".join(filter(None, (seen.assumes, self.ledger().words(self.looks)))) if seen else "", baseline=named(self.pipe), answers=by.words(asked, len(part)),
             asked=self.asks.words if self.asks is not None else "",
-            independent=part.independent, counted=part.told if part.independent < len(part) else "", **speed,
+            independent=part.independent, counted=part.told if part.independent < len(part) else "",
+            busy=self.watch.words(), **speed,
         )  # fmt: skip
 
     def kept(

@@ -25,6 +25,7 @@ Tick = Callable[[float | None, str], None]
 QUICK = 96  # most rows on which engines and lossless variants are timed before whole splits are
 LOSSLESS = 1e-3  # most that a probability may move under a change that is called lossless
 GAIN = 1.02  # times the baseline from which a plan is worth a certification: less is noise
+BUILDING = 3  # times the baseline's opening, for a graph that was not built yet
 GOOD = 0.6  # chance to pass the certification from which a plan is worth working on
 
 
@@ -44,6 +45,7 @@ class Search:
         self.base_cost: float | None = None
         self.quick_rows = QUICK
         self.built = 0.0  # seconds that the dearest graph so far took to build
+        self.opening = 0.0  # seconds that the baseline took to open
         self.heal: Callable[[Pipeline, int, float, str], str] | None = None  # of improve.heal; gives a name of weights
         self.first: Callable[[Evaluation, Outputs, float], str] | None = None  # trains a model to put first
         self.asks = False  # whether what differs will be asked about: without labels, not all of it is harm then
@@ -62,6 +64,22 @@ class Search:
         total = max(self.deadline - self.started, 1e-9)
         done = min(max(1 - self.left() / total, 0.0), 1.0)
         self.tick(done, f"{stage}: {_short(self.stock.plan.changes(plan))}")
+
+    def to_open(self, plan: Plan) -> float:
+        """Seconds that the plan's engine may take to open; what is built already is not built again."""
+        pipe = self.stock.with_(plan)
+        settings = pipe.engine_settings
+        builds = engine_class(settings.get("engine", "torch")).builds and pipe.engines.built(settings) is None
+        return max(1.5 * self.built, BUILDING * self.opening) if builds else self.opening
+
+    def refused(self, plan: Plan) -> str:
+        """Why an engine of the plan cannot run it, as far as that is known before anything is loaded; else ''."""
+        try:
+            for part in self.stock.with_(plan).parts.values():
+                part.engines.check(part.engine_settings)
+        except EngineError as error:
+            return str(error)
+        return ""
 
     # -- one trial
 

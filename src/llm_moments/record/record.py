@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.assembly.load import load
+from llm_moments.base.busy import Watch
 from llm_moments.base.environment import fingerprint
 from llm_moments.base.errors import EngineError, InputError
 from llm_moments.core import NULL, Pipeline
@@ -50,6 +51,7 @@ def record(
         if value is not None and value < 1:
             raise InputError(f"{name} is at least 1, not {value!r}")
     pipe = load(model, device=device)
+    watch = Watch()
     tick = progress or (lambda done, message: None)
     values, read_s = _read(data, limit, read)
     tick(0.0, "warming up")
@@ -59,7 +61,8 @@ def record(
     tick(0.7, "measuring the recorder's own overhead")
     own = {"overhead": _overhead(pipe, values, session, depth), "overhead_counted": _counted(pipe, session, depth)}
     tick(1.0, "done")
-    return replace(session, figures={**session.figures, **own})
+    notes = (*session.notes, *filter(None, [busy := watch.words()]))
+    return replace(session, figures={**session.figures, **own}, notes=notes, busy=busy)
 
 
 def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: int = 1, read_s: float = 0.0) -> Session:

@@ -70,7 +70,8 @@ class Session:
     """The tree under `root`, the figures of the whole run, and what it was run on.
 
     figures: overhead (share of the run's time), peak_memory (bytes), tensor_memory, energy (J),
-    throughput (items/s). notes: sentences that a reader of the numbers must know.
+    throughput (items/s). notes: sentences that a reader of the numbers must know. busy: that others used the machine
+    meanwhile; empty where they did not.
     """
 
     root: StepCost
@@ -81,6 +82,7 @@ class Session:
     environment: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     created: str = ""
+    busy: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "session", "format": schema.FORMAT, **asdict(self)}
@@ -110,6 +112,7 @@ class Session:
             self.environment,
             notes,
             self.created,
+            self.busy or other.busy,
         )
 
     def _repr_html_(self) -> str:

@@ -14,7 +14,6 @@ from llm_moments.base.visible import visible
 from llm_moments.record.session import Session
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
-    beside_drop,
     by_worth,
     cut,
     epochs,
@@ -26,6 +25,7 @@ from llm_moments.render.text import (
     plan_in_short,
     share,
     value,
+    worth_columns,
 )
 from llm_moments.render.text import verdict as verdict_of
 
@@ -130,17 +130,14 @@ def show_training(training: Any, console: Console) -> None:
 
 def show_worths(worths: Any, console: Console) -> None:
     about: Mapping[str, Any] = getattr(worths, "about", {})
-    more = beside_drop(worths)
-    heads = ("saves", "drop", "interval", "worse", "better", "divergence", *(head for head, _, _ in more))
+    columns = worth_columns(worths)
     title = "what each change would save and lose" + (f" ({about['metric']})" if about.get("metric") else "")
-    table = table_of(title, ("change",), heads, ("verdict",))
+    table = table_of(title, ("change",), tuple(head for head, _ in columns), ("verdict",))
     for worth in by_worth(worths):
         colour = COLOURS.get(worth.verdict)
         verdict = safe(verdict_of(worth))
         table.add_row(
-            safe(worth.name), number(worth.saving, ".0%"), number(worth.drop, "+.4f"),
-            interval(worth.drop_low, worth.drop_high), number(worth.harmful, "d"), number(worth.beneficial, "d"),
-            number(worth.divergence, ".4f"), *(number(getattr(worth, field), form) for _, field, form in more),
+            safe(worth.name), *(said(worth) for _, said in columns),
             f"[{colour}]{verdict}[/]" if colour else verdict,
         )  # fmt: skip
     console.print(table)
@@ -249,6 +246,11 @@ def show_comparison(found: Mapping[str, Any], console: Console) -> None:
         *_along(found),
         ("speed, times A", f"{number(found['speedup'], '.2f')} ({faster})"),
         ("budget", within),
+        *(
+            [("examples", f"{found['n']:,} of {found['of_examples']:,}: the time was up")]
+            if found.get("of_examples")
+            else []
+        ),
     ]
     console.print(facts(f"{found['b']} held against {found['a']}", rows))
     for note in (found.get("counted"), found.get("assumes")):

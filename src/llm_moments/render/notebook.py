@@ -10,7 +10,6 @@ from typing import Any
 from llm_moments.base.visible import visible
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
-    beside_drop,
     by_worth,
     cut,
     epochs,
@@ -22,6 +21,7 @@ from llm_moments.render.text import (
     plan_in_short,
     share,
     value,
+    worth_columns,
 )
 from llm_moments.render.text import verdict as verdict_of
 
@@ -86,28 +86,9 @@ def training_html(training: Any) -> str:
 
 
 def worths_html(worths: Any) -> str:
-    more = [column for column in beside_drop(worths) if column[1] != "screened"]
-    head = (
-        "change",
-        "saves",
-        "drop",
-        "interval",
-        "worse",
-        "better",
-        "divergence",
-        *(c[0] for c in more),
-        "p",
-        "verdict",
-    )
-    body = [
-        (
-            w.name, number(w.saving, ".0%"), number(w.drop, "+.4f"), interval(w.drop_low, w.drop_high),
-            number(w.harmful, "d"), number(w.beneficial, "d"), number(w.divergence, ".4f"),
-            *(number(getattr(w, field), form) for _, field, form in more), number(w.p, ".2g"),
-            verdict_of(w),
-        )
-        for w in by_worth(worths)
-    ]  # fmt: skip
+    columns = [column for column in worth_columns(worths) if column[0] != "screen"]
+    head = ("change", *(head for head, _ in columns), "p", "verdict")
+    body = [(w.name, *(said(w) for _, said in columns), number(w.p, ".2g"), verdict_of(w)) for w in by_worth(worths)]
     return html_table(head, body)
 
 

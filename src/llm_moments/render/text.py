@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llm_moments.record.session import Figure, StepCost
@@ -55,11 +55,30 @@ def verdict(worth: Any) -> str:
     return worth.verdict + more + (f" ({worth.reason})" if worth.reason else "")
 
 
-def beside_drop(worths: Sequence[Any]) -> list[tuple[str, str, str]]:
-    """Further columns of a list of Worth, as (head, field, form): what its layers were judged or screened by."""
-    if any(w.kl is not None for w in worths):
-        return [("next token, nats", "kl", ".3g"), ("own text, nats", "nll", "+.3g")]
-    return [("screen", "screened", ".3g")] if any(w.screened is not None for w in worths) else []
+def worth_columns(worths: Sequence[Any]) -> list[tuple[str, Callable[[Any], str]]]:
+    """Columns of a list of Worth between its names and verdicts, as (head, what is said). Of changes that were judged
+    along texts the answers' scores are told where there are references; else how many answers are other ones."""
+    found: list[tuple[str, Callable[[Any], str]]] = [("saves", lambda w: number(w.saving, ".0%"))]
+    texts = any(w.kl is not None for w in worths)
+    if not texts or getattr(worths, "about", {}).get("labelled"):
+        found += [
+            ("drop", lambda w: number(w.drop, "+.4f")),
+            ("interval", lambda w: interval(w.drop_low, w.drop_high)),
+            ("worse", lambda w: number(w.harmful, "d")),
+            ("better", lambda w: number(w.beneficial, "d")),
+        ]
+    if texts:
+        return [
+            *found,
+            ("next token, nats", lambda w: number(w.kl, ".2g")),
+            ("interval", lambda w: "-" if w.kl_high is None else f"{w.kl_low:.2g} to {w.kl_high:.2g}"),
+            ("own text, nats", lambda w: number(w.nll, "+.2g")),
+            ("other tokens", lambda w: share(w.tokens_changed)),
+            ("other answers", lambda w: "-" if w.answers is None else f"{w.answers_changed:.0%} of {w.answers}"),
+        ]
+    found.append(("divergence", lambda w: number(w.divergence, ".4f")))
+    screened = any(w.screened is not None for w in worths)
+    return [*found, ("screen", lambda w: number(w.screened, ".3g"))] if screened else found
 
 
 def value(thing: Any) -> str:

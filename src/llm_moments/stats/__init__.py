@@ -2,6 +2,7 @@
 
     answers.py    right/wrong answers: exact bound and p-value for a drop
     scores.py     any score of an example: bound, p-value, equivalence
+    tokens.py     a figure of each token of some texts
     units.py      scores of rows that are not independent: each unit of them counts once
     times.py      speed-up of paired times
     seeds.py      two ways of training, each with some seeds
@@ -21,6 +22,7 @@ from llm_moments.stats.planning import fixed_sequence, holm, needed_examples, ne
 from llm_moments.stats.scores import drop_bound, drop_pvalue, equivalent, flips
 from llm_moments.stats.seeds import mean_bound, pooled_seed_variance, seeded_drop_bound
 from llm_moments.stats.times import ratio_interval
+from llm_moments.stats.tokens import token_mean
 from llm_moments.stats.units import unit_drop_bound, unit_drops, unit_means
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "rank_correlation",
     "ratio_interval",
     "seeded_drop_bound",
+    "token_mean",
     "unit_drop_bound",
     "unit_drops",
     "unit_means",

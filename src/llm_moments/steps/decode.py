@@ -36,7 +36,7 @@ FORWARD = (
     Knob("precision", "fp32", PRECISIONS, False, one_of(*PRECISIONS), f"of the weights, one of {', '.join(PRECISIONS)}; as-is: as the file has them"),
     Knob("kv_precision", "", ("", "bf16", "int8"), False, one_of("", "fp32", "bf16", "fp16", "int8", "int4"), "of the KV cache; '': the engine's own"),
     Knob("threads", 0, (1, 2, 4, 8), True, whole(0, 1024), "threads of one forward pass; 0: all cores"),
-    Knob("streams", 1, (1, 4, 8, 16), True, whole(1, 1024), "prompts decoded together"),
+    Knob("streams", 1, (1, 4, 8, 16), True, whole(1, 1024), "prompts decoded together", bounds="rows"),
     Knob("prefix_reuse", False, (False, True), True, one_of(False, True), "true or false: the cache of a shared beginning is kept"),
     Knob("draft", "", (), True, _word, "folder of a smaller model whose guesses this one checks (speculative decoding)"),
     Knob("skip_layers", [], (), False, _indices, "a list of layer numbers, such as [2, 3]"),
@@ -51,7 +51,7 @@ class Decode:
     reads: tuple[str, ...] = ("prompts",)
     writes: tuple[str, ...] = ("outputs", "generated")
     knobs: tuple[Knob, ...] = (
-        Knob("max_new_tokens", 256, (64, 128, 256, 512), False, whole(1, 1_000_000), "most tokens of an answer, >= 1"),
+        Knob("max_new_tokens", 256, (64, 128, 256, 512), False, whole(1, 1_000_000), "most tokens of an answer, >= 1", bounds="answer"),
         Knob("temperature", 0.0, (), False, share(0, 100), "0: the likeliest token; above: drawn, more freely the higher"),
         Knob("top_p", 1.0, (), False, share(1e-6, 1), "drawn from the likeliest tokens that have this share together"),
         Knob("top_k", 0, (), False, whole(0), "drawn from so many likeliest tokens; 0: all"),

@@ -159,7 +159,7 @@ class Context:
     reads: tuple[str, ...] = ("messages", "ids")
     writes: tuple[str, ...] = ("ids", "messages")
     knobs: tuple[Knob, ...] = (
-        Knob("max_tokens", 0, (256, 512, 1024, 2048, 4096), False, whole(0), "most tokens of prompt and answer; 0: all the model has"),
+        Knob("max_tokens", 0, (256, 512, 1024, 2048, 4096), False, whole(0), "most tokens of prompt and answer; 0: all the model has", bounds="context"),
     )  # fmt: skip
 
     def __init__(self, settings: Any, dialogue: Dialogue, window: int, new_tokens: int):

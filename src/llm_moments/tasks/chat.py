@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_moments.base.errors import DataError, ModelError
+from llm_moments.base.errors import DataError, EngineError, ModelError
 from llm_moments.base.notes import note
-from llm_moments.core import Batch, Change, Knob, Plan, Recorder, Step
+from llm_moments.core import NULL, Batch, Change, Knob, Outputs, Plan, Recorder, Step
 from llm_moments.engines.generator import Prompt
 from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
@@ -30,6 +30,7 @@ class TextGeneration(Generation):
 
     name = "text-generation"
     prompted = True
+    by_token = True
     templated = False
 
     def steps(self, plan: Plan, engines: Any) -> list[Step]:
@@ -77,6 +78,15 @@ class TextGeneration(Generation):
                 "max_new_tokens": new_tokens(asked, self.model.max_length),
             },
         }
+
+    def amounts(self, pipe: Any, values: Sequence[Any], outputs: Outputs) -> dict[str, int]:
+        found = {"rows": len(values)}
+        if self.model.format == "remote":
+            return found
+        dialogue, new = dialogue_of(self.model), int(pipe.plan.settings("decode").get("max_new_tokens", 256))
+        # A text's own tokens may be fewer than those that made it, and the token that ends it is one more.
+        answers = [len(dialogue.encode_plain(str(text))) + 2 for text in outputs["text"]]
+        return {**found, "answer": max(answers, default=0), "context": max(map(len, prompt_ids(pipe, values))) + new}
 
     def changes(self, plan: Plan) -> list[Change]:
         return [*engine_changes(self.model), *decoding_changes(plan, self.model)]
@@ -212,3 +222,15 @@ def dialogue_of(model: Any) -> Dialogue:
     if "_dialogue" not in model.__dict__:
         model.__dict__["_dialogue"] = Dialogue(model.tokenizer)
     return model.__dict__["_dialogue"]
+
+
+def prompt_ids(pipe: Any, values: Sequence[Any]) -> list[list[int]]:
+    """Token ids of the prompts, by the pipeline's own steps before the engine."""
+    batch = Batch(len(values), {"input": [pipe.task.normalise(value) for value in values]})
+    for step in pipe.steps:
+        if step.name == "batch":
+            break
+        batch = step(batch, NULL)
+    if "ids" not in batch.fields:
+        raise EngineError(f"{pipe.model.name} has its tokenizer elsewhere; its tokens are not known here")
+    return [list(ids) for ids in batch["ids"]]

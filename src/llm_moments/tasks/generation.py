@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from llm_moments.base.environment import usable_cores
 from llm_moments.base.errors import DataError
 from llm_moments.core import Change, Knob, Outputs, Plan, SampleSizes, Task, one_of
 from llm_moments.steps.decode import FORWARD, Decode
 from llm_moments.tasks.metrics import common_prefix, text_metric
 
+TOGETHER = 8  # prompts that a careful engineer decodes together
 BATCH = (
-    Knob("order", "input", ("input", "length"), True, one_of("input", "length"), "input or length: which prompts are decoded together"),
+    Knob("order", "input", ("input", "length"), True, one_of("input", "length"), "input or length: which prompts are decoded together", {"forward.streams": 1}),
 )  # fmt: skip
 
 
@@ -56,6 +58,14 @@ class Generation(Task):
 
     def base_knobs(self) -> dict[str, Sequence[Knob]]:
         return {"forward": FORWARD, "decode": Decode.knobs, "batch": BATCH}
+
+    def careful(self, plan: Plan) -> Mapping[str, Any]:
+        from llm_moments.engines.base import engine_class, follows
+
+        forward = plan.settings("forward")
+        cls = engine_class(forward.get("engine", first_engine(self.model)))
+        together = follows(cls, "streams", forward.get("precision", "fp32"))
+        return {"forward.streams": max(TOGETHER, int(forward.get("streams", 1)))} if together else {}
 
     # -- answers and scores
 
@@ -153,6 +163,10 @@ def engine_changes(model: Any) -> list[Change]:
     return found
 
 
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def decoding_changes(plan: Any, model: Any) -> list[Change]:
     """Knobs of the engine that the plan has: those it cannot follow are left out."""
     from llm_moments.engines.base import engine_class
@@ -166,6 +180,9 @@ def decoding_changes(plan: Any, model: Any) -> list[Change]:
             for n in (2, 4, 8, 16, 32)
             if n > forward.get("streams", 1)
         ]
+    if "threads" in cls.takes and not forward.get("threads"):
+        counts = next(knob.values for knob in FORWARD if knob.name == "threads")
+        found += [Change(_threads(n), {"forward.threads": n}, True) for n in counts if n < usable_cores()]
     if "lookup" in cls.decodes and not decode.get("lookup"):
         found.append(Change("prompt lookup", {"decode.lookup": 5}, True))
     if "prefix_reuse" in cls.takes and not forward.get("prefix_reuse"):

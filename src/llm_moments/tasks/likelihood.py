@@ -117,6 +117,7 @@ class _Likelihood(TextGeneration):
     """Mixed into a task of prompts: it has that task's steps up to the tokens, then `LogLikelihood`."""
 
     default_metric = "likelihood"
+    by_token = False
     agrees = ""
 
     def __init__(self, model: Any, metric: str | None = None):

@@ -30,6 +30,24 @@ def every_change(pipe: Pipeline, values: Sequence[Any], layers: int = 0) -> tupl
     return list(_once(first)), list(_once([*after, *others(pipe, first)], first))
 
 
+def acting(pipe: Pipeline, changes: Iterable[Change], amounts: Mapping[str, int]) -> list[Change]:
+    """Without those that are no other choice for these data: limits (`Knob.bounds`) above all that there is."""
+    knobs = knobs_of(pipe)
+    now = chosen(pipe, knobs)
+
+    def acts(name: str, value: Any) -> Any:
+        most = amounts.get(knobs[name].bounds) if name in knobs else None
+        return most if most is not None and (value == 0 or value >= most) else value
+
+    found, seen = [], list[dict[str, Any]]()
+    for one in changes:
+        choices = {name: acts(name, value) for name, value in one.choices.items()}
+        if choices not in seen and any(value != acts(name, now.get(name)) for name, value in choices.items()):
+            seen.append(choices)
+            found.append(one)
+    return found
+
+
 def _once(changes: Iterable[Change], known: Iterable[Change] = ()) -> Iterator[Change]:
     """Each once, and under a name of its own."""
     seen = [one.choices for one in known]
@@ -120,7 +138,8 @@ def _says_something(pipe: Pipeline, name: str, knob: Knob, now: Mapping[str, Any
         cls: Any = engine_class(engine)
         if bare not in cls.decodes:
             return False
-    return all(now.get(f"{stage}{step}.{other}") != value for other, value in knob.idle.items())
+    idle = {other if "." in other else f"{step}.{other}": value for other, value in knob.idle.items()}
+    return all(now.get(f"{stage}{other}") != value for other, value in idle.items())
 
 
 def _values(name: str, knob: Knob, now: Any) -> list[Any]:

@@ -11,31 +11,46 @@ from llm_moments import stats
 from llm_moments.base.errors import EngineError, ModelError, PlanError
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.change import Change
+from llm_moments.core.outputs import concat
 from llm_moments.evaluate.evaluation import Evaluation
 from llm_moments.evaluate.measure import run_seconds
+from llm_moments.evaluate.stand_in import StandIn, answers
 from llm_moments.weigh.worth import Worth
 
+ITSELF = StandIn()
+BEYOND_DOUBT = 1e-4  # p-value of the sign test on the first rows
 ROUNDS = 3  # pairs of times for each change
 
 
 def priced(
     base: Pipeline, part: Evaluation, outputs: Outputs, change: Change, *, timed: bool = True,
-    spread: np.ndarray | None = None, block: int | None = None,
+    spread: np.ndarray | None = None, block: int | None = None, by: StandIn = ITSELF, first: int = 0,
 ) -> Worth:  # fmt: skip
     """outputs: of the base on the part, [n, classes]. A change that cannot be made is `unavailable`.
+
+    by: what answers in the base's place where it can. first: rows that are asked before the others, which are spared
+    where those show a loss beyond doubt; 0: all are asked.
 
     spread: float64 [n], is given the divergence of each example. block: rows that are timed at a time.
     """
     try:
         changed = base.with_(**change.choices)
-        after = changed.outputs(part.values)
+        after = answers(base, by, changed, part.values[:first] if 0 < first < len(part) else part.values)
+        if len(after) < len(part):
+            few = part.take(range(len(after)))
+            if _lost(
+                few, few.scores(outputs[: len(after)], outputs[: len(after)]), few.scores(after, outputs[: len(after)])
+            ):
+                part, outputs = few, outputs[: len(after)]
+            else:
+                after = concat([after, answers(base, by, changed, part.values[first:])])
         speed = _times(base, changed, part.values, block or base.task.sizes.block) if timed else None
     except (EngineError, ModelError, PlanError) as error:
         return Worth(change.name, change.step, dict(change.choices), "unavailable", reason=str(error))
     apart = base.task.divergence(outputs, after)
     if spread is not None:
         spread[:] = apart
-    saved: dict[str, Any] = {} if speed is None else _savings(speed)
+    saved: dict[str, Any] = {} if speed is None else savings(speed)
     found = judged(part, part.scores(outputs, outputs), part.scores(after, outputs))
     return Worth(
         change.name,
@@ -48,6 +63,14 @@ def priced(
     )
 
 
+def _lost(part: Evaluation, before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether so many answers are worse that more rows would say nothing else."""
+    from scipy.stats import binomtest
+
+    worse, better = part.flips(before, now)
+    return worse > better and float(binomtest(worse, worse + better, alternative="greater").pvalue) < BEYOND_DOUBT
+
+
 def judged(part: Evaluation, before: np.ndarray, now: np.ndarray) -> dict[str, Any]:
     """The fields of a Worth that two arrays of scores [n] give."""
     bound, flips = part.drop(before, now), part.flips(before, now)
@@ -57,7 +80,10 @@ def judged(part: Evaluation, before: np.ndarray, now: np.ndarray) -> dict[str, A
     }  # fmt: skip
 
 
-def _savings(speed: stats.Bound) -> dict[str, Any]:
+def savings(speed: stats.Bound) -> dict[str, Any]:
+    """The fields of a Worth that a speed-up gives; of a single pair of times without an interval."""
+    if speed.n == 1:
+        return {"saving": 1 - 1 / speed.estimate}
     return {"saving": 1 - 1 / speed.estimate, "saving_low": 1 - 1 / speed.low, "saving_high": 1 - 1 / speed.high}
 
 

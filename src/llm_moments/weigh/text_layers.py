@@ -7,6 +7,7 @@ the next token's distribution at every place, and what lies before the layer tha
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,12 +21,13 @@ from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.change import Change
 from llm_moments.engines.base import engine_class, follows
 from llm_moments.evaluate.evaluation import Evaluation
-from llm_moments.evaluate.token_divergence import divergence_of, told_after
+from llm_moments.evaluate.token_divergence import Moved, divergence_of, told_after
 from llm_moments.tasks.chat import dialogue_of
 from llm_moments.tasks.metrics import common_prefix
 from llm_moments.weigh.changes import skips
 from llm_moments.weigh.clock import Clock, Tick
 from llm_moments.weigh.layers import Layers
+from llm_moments.weigh.moved import along as moved_fields
 from llm_moments.weigh.price import judged, priced
 from llm_moments.weigh.weighing import Weighing
 from llm_moments.weigh.worth import Worth
@@ -33,66 +35,75 @@ from llm_moments.weigh.worth import Worth
 TOKENS = 1024  # of the baseline's answers that layers are judged along, about
 TEXTS = 128  # answers at most
 LOWEST = 2  # layers of the least divergence that answers are made without; one at random is an audit
-ANEW = LOWEST + 1
-ALONG = "layers left out along the baseline's answers"
+PAIR = 2  # texts: of one alone there is no interval
+BESIDE = "layers left out along the baseline's answers"
+ALONG = ("kl", "kl_low", "kl_high", "nll", "tokens_changed", "n")  # what a Worth has of the texts
 
 
 @dataclass(frozen=True)
 class Seen:
     """Of one text and one layer left out, along the text's tokens. kl: KL divergence of the next token's distribution
     from the whole model's, nats [tokens]; nll: rise of the text's negative log-likelihood, nats [tokens]; start: the
-    answer as far as it would have been the same, with the first token that would not, where there is one."""
+    answer as far as it would have been the same, with the first token that would not, where there is one; other: tokens
+    at which another one is the likeliest."""
 
     kl: np.ndarray
     nll: np.ndarray
     start: str
+    other: int
 
 
 def weigh_text_layers(
     base: Pipeline, part: Evaluation, outputs: Outputs, *, exhaustive: bool = False, timed: bool = True,
     seed: int = 0, tick: Tick = lambda done, message: None, weighing: Weighing | None = None,
 ) -> Layers:  # fmt: skip
-    """outputs: the base's texts on the part. exhaustive: answers are made anew without each of the layers.
-
-    weighing: keeps a budget; then as many texts are gone along as there is time for."""
-    clock = weighing.clock if weighing else Clock(tick=tick)
-    one = weighing.one if weighing else partial(priced, base, part, outputs, timed=timed)
+    """Of models that are judged by likelihoods: there is no answer to go along (those that make texts: `layers_along`)."""
     if why := _why_not(base):
         return Layers([], f"none: {why}")
-    if "text" not in outputs:
-        return _one_by_one(base, weighing, one)
+    return _one_by_one(base, weighing, weighing.one if weighing else partial(priced, base, part, outputs, timed=timed))
+
+
+def layers_along(
+    base: Pipeline, part: Evaluation, outputs: Outputs, clock: Clock, seconds: float = math.inf
+) -> tuple[Layers, np.ndarray]:
+    """Each layer left out along the baseline's texts on the part, and the mean divergence that this brings, nats [layers]
+    (empty where nothing was found). seconds: after so many no further text is gone along."""
+    none = np.empty(0)
+    if why := _why_not(base):
+        return Layers([], f"none: {why}"), none
     along: dict[int, list[Seen]] = {}
     try:
-        _along(base, part, outputs, along, clock, weighing.costs.base if weighing else 0.0)
+        _along(base, part, outputs, along, clock, clock.now() + seconds)
     except (EngineError, ModelError, InputError) as error:
-        return Layers([], f"none: {error}")
+        return Layers([], f"none: {error}"), none
     if not along:
         empty = "there is no text to judge layers along; all answers are empty"
-        return Layers([], f"none: {clock.why if clock.missing else empty}")
-    layers = len(next(iter(along.values())))
-    means = np.array([np.concatenate([seen[at].kl for seen in along.values()]).mean() for at in range(layers)])
+        return Layers([], f"none: {clock.why if clock.missing else empty}"), none
+    layers = range(len(next(iter(along.values()))))
+    tokens = sum(len(seen[0].kl) for seen in along.values())
+    said = f"every layer left out along {tokens:,} tokens of {len(along)} of the baseline's answers (in fp32)"
+    means = np.array([np.concatenate([seen[at].kl for seen in along.values()]).mean() for at in layers])
+    return Layers([_worth(base, part, outputs, along, at) for at in layers], said), means
+
+
+def answers_anew(
+    base: Pipeline, layers: Layers, means: np.ndarray, one: Callable[[Change], Worth], *, exhaustive: bool = False,
+    seed: int = 0,
+) -> Layers:  # fmt: skip
+    """The layers of the least divergence and one at random, an audit, left out in making answers; what was seen along the
+    texts stays where one of them cannot be. exhaustive: all layers."""
     order = [int(at) for at in np.argsort(means, kind="stable")]
     audit = np.random.default_rng(seed).permutation(order[LOWEST:])[:1].tolist()
-    anew = set(range(layers)) if exhaustive else {*order[:LOWEST], *audit}
     settings = base.engine_settings
-    if not follows(engine_class(settings["engine"]), "skip_layers", settings.get("precision", "fp32")):
-        anew = set()
-    worths = []
-    for at, change in enumerate(skips(layers)):
-        worth = _worth(base, part, outputs, along, at)
-        if at in anew:
-            clock.tell(f"{change.name}, answers made anew")
-            made = one(change)
-            worth = made if made.verdict == "unavailable" else replace(made, kl=worth.kl, nll=worth.nll)
-            if change.name in clock.missing:  # what was seen along the texts stays
-                anew, worth = anew - {at}, _worth(base, part, outputs, along, at)
-        worths.append(worth)
-    tokens = sum(len(seen[0].kl) for seen in along.values())
-    screen = (
-        f"every layer left out along {tokens:,} tokens of {len(along)} of the baseline's answers (in fp32), "
-        f"{len(anew)} of {layers} with answers made anew"
-    )
-    return Layers(worths, screen)
+    follow = follows(engine_class(settings["engine"]), "skip_layers", settings.get("precision", "fp32"))
+    chosen = [] if not follow else order if exhaustive else [*order[:LOWEST], *audit]
+    worths, changes, anew = list(layers.worths), skips(len(order)), 0
+    for at in chosen:
+        made, along = one(changes[at]), worths[at]
+        if made.verdict != "unavailable":
+            seen = {name: getattr(along, name) for name in ALONG}
+            worths[at], anew = replace(made, **seen), anew + 1
+    return Layers(worths, f"{layers.screen}, {anew} of {len(order)} with answers made anew")
 
 
 def _why_not(base: Pipeline) -> str:
@@ -122,21 +133,18 @@ def _worth(base: Pipeline, part: Evaluation, outputs: Outputs, along: dict[int, 
     """By what was seen along the texts. The drop is known without references only: then an answer counts as far as
     it is the baseline's, and where that ends is where another token is the likeliest."""
     change, rows = skips(at + 1)[at], list(along)
-    kl, nll = (
-        float(np.concatenate([getattr(seen[at], name) for seen in along.values()]).mean()) for name in ("kl", "nll")
-    )
+    every = [seen[at] for seen in along.values()]
+    columns = ([float(seen.kl.sum()), float(seen.nll.sum()), seen.other, len(seen.kl)] for seen in every)
+    moved = Moved(*np.array(list(columns), np.float64).T)
+    told = moved_fields(moved, None if part.units is None else np.asarray(part.units[rows]))
+    found = Worth(change.name, change.step, dict(change.choices), "unclear", ablated=False, **told)
     if part.labelled or not _greedy(base):
-        return Worth(
-            change.name, change.step, dict(change.choices), "unclear", n=len(rows), kl=kl, nll=nll, ablated=False
-        )
-    few = part.take(rows)
-    before = np.ones(len(rows))
-    after = np.array([common_prefix(along[row][at].start, str(outputs["text"][row])) for row in rows])
-    found = judged(few, before, after)
-    return Worth(
-        change.name, change.step, dict(change.choices), "unclear", kl=kl, nll=nll, ablated=False,
-        divergence=float(1 - after.mean()), **found,
-    )  # fmt: skip
+        return found
+    after = np.array(
+        [common_prefix(seen.start, str(outputs["text"][row])) for seen, row in zip(every, rows, strict=True)]
+    )
+    scored = judged(part.take(rows), np.ones(len(rows)), after)
+    return replace(found, divergence=float(1 - after.mean()), **scored)
 
 
 def _greedy(base: Pipeline) -> bool:
@@ -145,22 +153,21 @@ def _greedy(base: Pipeline) -> bool:
 
 
 def _along(
-    base: Pipeline, part: Evaluation, outputs: Outputs, found: dict[int, list[Seen]], clock: Clock, cost: float
+    base: Pipeline, part: Evaluation, outputs: Outputs, found: dict[int, list[Seen]], clock: Clock, until: float
 ) -> None:
-    """Puts into `found`, for some rows of the part, what was seen without each of the layers.
-
-    cost: seconds that the first text may take; of the next ones that is known."""
+    """Puts into `found`, for some rows of the part, what was seen without each of the layers. At least for two rows,
+    where the clock has the time; no further one is begun after `until`."""
     from llm_moments.engines.sharing import shared
 
     module = shared(base.engines.model_for(base.plan.settings("forward")))
-    dialogue, tokens, seconds = dialogue_of(base.model), 0, cost
+    dialogue, tokens, seconds = dialogue_of(base.model), 0, 0.0
     for row, (ids, told) in enumerate(
         told_after(base, part.values[:TEXTS], [str(text) for text in outputs["text"][:TEXTS]])
     ):
-        if tokens >= TOKENS:
+        if tokens >= TOKENS or (len(found) >= PAIR and clock.now() + seconds > until):
             return
         if told:
-            begin, name = clock.now(), f"{ALONG}: {min(tokens / TOKENS, 1):.0%}"
+            begin, name = clock.now(), f"{BESIDE}: {min(tokens / TOKENS, 1):.0%}"
             seen = clock.run(name, seconds, partial(_seen, module, ids, told, dialogue.decode))
             if seen is None:
                 return
@@ -179,7 +186,8 @@ def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[
             now = run(layer, len(told) + 1)
             other = np.flatnonzero(now.argmax(1) != likely)
             start = told if not len(other) else [*told[: other[0]], int(now[other[0]].argmax())]
-            found.append(Seen(divergence_of(whole, now)[:-1], whole[at, told] - now[at, told], text(start)))
+            lost = whole[at, told] - now[at, told]
+            found.append(Seen(divergence_of(whole, now)[:-1], lost, text(start), int((other < len(told)).sum())))
     return found
 
 

@@ -30,18 +30,21 @@ class Costs:
     opened: dict[str, float] = field(default_factory=dict)  # seconds to open, by name of the change
     per_example: dict[str, float] = field(default_factory=dict)
     built: float = 0.0  # the longest opening so far
+    fixed_base: float = 0.0  # seconds an example where a change is timed, if its answers come about otherwise
+    judged: Callable[[Change], float] = lambda change: 1.0  # share of a change's own time that its answers take
 
     @property
     def fixed(self) -> float:
         """Of a change, if it is as fast as the baseline: what does not hang on how many examples there are."""
-        return self.opening + (2 * ROUNDS + 3) * self.block * self.base
+        return self.opening + (2 * ROUNDS + 3) * self.block * (self.fixed_base or self.base)
 
     def look(self, change: Change) -> float:
         return self._opening(change) + 2 * self.block * self.base
 
     def whole(self, change: Change, rows: int) -> float:
         own = self.per_example.get(change.name, self.base)
-        return self._opening(change) + rows * own + ROUNDS * self.block * own + (ROUNDS + 1) * self.block * self.base
+        answers = rows * own * self.judged(change)
+        return self._opening(change) + answers + ROUNDS * self.block * own + (ROUNDS + 1) * self.block * self.base
 
     def _opening(self, change: Change) -> float:
         if change.name in self.opened:

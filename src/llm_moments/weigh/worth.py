@@ -20,8 +20,10 @@ class Worth:
     saving: share of the baseline's time that the change saves (0.25: a quarter), with its interval;
     None where it was not measured. drop > 0 is a loss. harmful / beneficial: answers changed for
     worse / better. divergence: mean Jensen-Shannon divergence of the outputs, in nats, or of texts the share that is
-    not the same. kl, nll: of a layer of a model that makes texts, along the baseline's own answers, mean nats a token:
-    how far the next token's distribution moves, and how much less likely the text becomes. verdict: free
+    not the same. kl (with its interval), nll: of models that make texts, along the baseline's own answers, mean nats a
+    token: how far the next token's distribution moves, and how much less likely the text becomes; tokens_changed: share
+    of those tokens at which another one becomes the likeliest; answers_changed: share of `answers` texts that are other
+    ones. lossless: no answer should change by it. verdict: free
     (equivalent and no slower), cheap (a small certain price), needed, harmful (leaving it out improves
     the answers), helps (a change of the training that improves them), unclear (see `needs`), unavailable (see `reason`). p: Holm-corrected p-value.
     """
@@ -45,6 +47,12 @@ class Worth:
     screened: float | None = None
     kl: float | None = None
     nll: float | None = None
+    kl_low: float | None = None
+    kl_high: float | None = None
+    tokens_changed: float | None = None
+    answers_changed: float | None = None
+    answers: int | None = None
+    lossless: bool = False
     ablated: bool = True
     reason: str = ""
 

@@ -7,34 +7,49 @@ what promises most, and the whole split is asked of that, with all that was foun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from llm_moments.core import Change, Plan
-from llm_moments.engines.base import engine_class
 from llm_moments.evaluate.measure import measure
 from llm_moments.improve.search import GOOD, Search
 from llm_moments.improve.study import Trial
 
+FLOAT = ("fp32", "bf16", "fp16")
 FASTER = 0.97  # share of the time from which a change counts as a gain
 MUCH = 0.6  # share of the time at which a change is taken up at once: the others are asked sooner on top of it
 
 
 def search_by_changes(search: Search) -> None:
-    Climb(search, engines(search)).go()
+    found = engines(search)
+    by_hand(search, found)
+    Climb(search, found).go()
 
 
 def engines(search: Search) -> list[Trial]:
-    """Every engine and precision that reads this model, on a few examples; the fastest first."""
+    """Every engine and precision that reads this model, on a few examples; the fastest first. What cannot run here is told
+    at once, before anything is loaded."""
     few, baseline = _glance(search), search.stock.plan.with_(**search.stock.task.sorts)
-    quick: list[Trial] = []
+    able: list[tuple[Change, Plan]] = []
+    refused: dict[str, str] = {}
     for change in search.stock.task.changes(search.stock.plan):
-        choices = change.choices
-        if "forward.engine" not in choices or search.late(_first_look(search, choices) + _reserve(search, quick)):
+        plan = baseline.with_(**change.choices)
+        if "forward.engine" not in change.choices or plan in (baseline, search.stock.plan):
             continue
-        plan = baseline.with_(**choices)
-        if plan in (baseline, search.stock.plan):
+        if why := search.refused(plan):
+            refused[change.name] = why
+            if plan.key not in search.study.trials:
+                search.study.add(
+                    Trial(plan.to_dict(), plan.key, change.name, "unavailable", why, lossless=change.lossless)
+                )
+        else:
+            able.append((change, plan))
+    if refused:
+        search.tick(None, f"not available here: {'; '.join(f'{name} ({why})' for name, why in refused.items())}")
+    quick: list[Trial] = []
+    for change, plan in able:
+        if search.late(_first_look(search, plan) + _reserve(search, quick)):
             continue
         trial = search.try_plan(plan, change.name, lossless=change.lossless, rows=few)
         if trial.status == "ok":
@@ -42,11 +57,23 @@ def engines(search: Search) -> list[Trial]:
     return sorted(quick, key=_cost)
 
 
-def _first_look(search: Search, changes: Mapping[str, Any]) -> float:
+def by_hand(search: Search, quick: list[Trial]) -> None:
+    """What a careful engineer would set: the best single engine in float, and many prompts together. It is compared with
+    what is chosen, and a candidate like any other."""
+    best = next((t for t in quick if t.plan["forward"].get("precision") in FLOAT), None)
+    if best is None:
+        return
+    plan = Plan(best.plan).with_(**search.stock.task.careful(Plan(best.plan)))
+    if search.late(_glance(search) * _cost(best) + _reserve(search, quick)):
+        return
+    if (trial := search.try_plan(plan, "by hand", lossless=best.lossless, rows=_glance(search))).status == "ok":
+        search.study.note("hand", trial.key)
+
+
+def _first_look(search: Search, plan: Plan) -> float:
     """Seconds that an engine may take until it has answered the first few, if it is no faster than the baseline."""
     rows = _glance(search) + search.stock.task.sizes.warm
-    build = 1.5 * search.built if engine_class(changes["forward.engine"]).builds else 0.0
-    return build + rows * (search.base_cost or 0.0)
+    return search.to_open(plan) + rows * (search.base_cost or 0.0)
 
 
 def _reserve(search: Search, quick: list[Trial]) -> float:
@@ -65,7 +92,10 @@ class Climb:
     engines: list[Trial] = field(default_factory=list)  # on a few rows, fastest first
 
     def __post_init__(self) -> None:
-        self.best = next(iter(self.search.good()), None) or _baseline(self.search)
+        # The fastest engine that gave the baseline's own answers: it is never left behind for the baseline.
+        lossless = (trial for trial in self.engines if trial.lossless and self.search.same_answers(trial))
+        self.safe = next((t for t in lossless if _cost(t) < _cost(_baseline(self.search))), _baseline(self.search))
+        self.best = next(iter(self.search.good()), None) or self.safe
         self.sure = not self.engines or _cost(self.best) < _cost(self.engines[0])  # by the whole split
         if not self.sure:
             self.best = self.engines[0]
@@ -98,14 +128,15 @@ class Climb:
     def back(self) -> float:
         """Seconds that are kept for one step back."""
         lossy = self.sure and not all(change.lossless for change in self.path)
-        return 2 * _cost(self.best) * len(self.search.part) if lossy else 0.0
+        safe = 2 * _cost(self.safe) * _glance(self.search) if lossy or self.start != Plan(self.safe.plan) else 0.0
+        return (2 * _cost(self.best) * len(self.search.part) if lossy else 0.0) + safe
 
     def step_back(self) -> None:
-        """Surer plans than the best, which may fail its certification: what changes no answer of all that it has, and
-        the best without one change each."""
-        search, base = self.search, self.search.stock.plan.with_(**self.search.stock.task.sorts)
+        """Surer plans than the best, which may fail its certification: the fastest engine that keeps the answers, with what
+        changes no answer of all that the best has, and the best without one change each."""
+        search, base = self.search, Plan(self.safe.plan)
         lossless = [change for change in self.path if change.lossless]
-        if lossless and len(lossless) < len(self.path):
+        if lossless and (len(lossless) < len(self.path) or self.start != base):
             for change in lossless:
                 base = base.with_(**change.choices)
             search.try_plan(base, "what changes no answer of it", lossless=True, rows=_glance(search))
@@ -128,7 +159,7 @@ class Climb:
             whole = self.search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
             if whole.status == "ok" and self.search.odds(whole) >= GOOD:
                 break
-        self.best = next(iter(self.search.good()), None) or _baseline(self.search)
+        self.best = next(iter(self.search.good()), None) or self.safe
         self.start, self.path = Plan(self.best.plan), []
 
     def promising(self) -> tuple[list[Trial], bool]:

@@ -110,3 +110,20 @@ def on(pipe: Pipeline, engine: str) -> Pipeline:
 
 def noted(by: StandIn) -> dict[str, Any]:
     return asdict(by)
+
+
+def answers(base: Pipeline, by: StandIn, changed: Pipeline, values: Sequence[Any]) -> Outputs:
+    """The outputs of a plan that departs from the baseline's: by the stand-in's graph where that can follow all of it."""
+    if not judges(base, by, changed):
+        return changed.outputs(values)
+    return settled(changed, by, on(changed, by.engine).outputs(values), values)[0]
+
+
+def judges(base: Pipeline, by: StandIn, changed: Pipeline) -> bool:
+    """Whether the graph that stands in for the baseline gives the plan's answers, too: it computes the same in the same
+    way, of other inputs."""
+    if not by.engine or "cascade" in changed.plan:
+        return False
+    mine, theirs = base.engine_settings, changed.engine_settings
+    apart = {name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name)}
+    return apart <= {"threads", "streams"}
