@@ -167,12 +167,31 @@ class Opened(Asked):
 
 
 @dataclass(frozen=True)
-class Answering(Opened):
+class Billed(Opened):
+    """What is done with an input that is too long, and what is told beside an answer."""
+
+    on_overflow: Annotated[
+        str | None, typer.Option("--on-overflow", help="cut an input that is too long and say so (else), or fail.")
+    ] = None
+    timings: Annotated[
+        bool,
+        typer.Option("--timings", help="Tell what each answer took: tokens read, cut and made, why it ended, seconds."),
+    ] = False
+
+    def open(self, model: str, task: str | None = None, also: Mapping[str, Any] | None = None) -> Pipeline:
+        from llm_moments.cli.bills import overflowing
+
+        pipe = super().open(model, task, also)
+        return pipe if self.on_overflow is None else overflowing(pipe, self.on_overflow)
+
+
+@dataclass(frozen=True)
+class Answering(Billed):
     without = ("metric",)
 
 
 @dataclass(frozen=True)
-class Chatting(Opened):
+class Chatting(Billed):
     without = ("task", "metric")
 
 

@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ import typer
 from llm_moments.base.visible import visible
 from llm_moments.cli import options as o
 from llm_moments.cli import paths, tell
+from llm_moments.cli.bills import LINES, Cuts, line, row_of, usage_of
 from llm_moments.cli.verb import verb
 from llm_moments.data.tables import to_json
 
@@ -69,15 +69,15 @@ def run(
     if not stock and opened.plan is None:
         pipe = sparing(pipe, o.named_values(opened.set_, "--set"))
     inputs = [_said(pipe, word) for word in inputs or ()]
-    if len(inputs) == 1 and said.fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
+    if len(inputs) == 1 and said.fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0], opened.timings):
         return
     watch = None if inputs or (data or "-") == "-" else Watch(str(data), content=out is not None)
     source = given(inputs, on_error=rows.on_error, limit=rows.limit) if inputs else rows.read(data or "-")
     if out is None:
-        count = _show(source, pipe, said.fmt, watch)
+        count = _show(source, pipe, said.fmt, watch, opened.timings)
     else:
         content = watch.content if watch else _content(inputs)
-        count = _to_file(pipe, source, content, out, overwrite, said.fmt, watch, workers)
+        count = _to_file(pipe, source, content, out, overwrite, said.fmt, watch, workers, opened.timings)
     tell.skipped(source)
     if not count and not source.errors:
         raise InputError(f"{source.path}: there is no text in it")
@@ -108,7 +108,7 @@ def _said(pipe: Any, word: str) -> str:
 
 def answered(pipe: Any, examples: list[Any], source: Any) -> Iterator[tuple[Any, Any]]:
     """(example, answer) in their order. A row that the model fails on is named with its file, or left out and counted."""
-    from llm_moments.base.errors import EngineError, RowsFailed
+    from llm_moments.base.errors import RowsFailed
 
     done = 0
     try:
@@ -117,14 +117,14 @@ def answered(pipe: Any, examples: list[Any], source: Any) -> Iterator[tuple[Any,
             done += 1
         return
     except RowsFailed as error:
-        failed = error.rows
+        failed, kind, alone = error.rows, error.kind, error.alone
     named = {at: f"row {examples[at].id}: {why}" for at, why in sorted(failed.items())}
     if source.on_error != "skip":
         at = min(named)
         yield from answered(pipe, examples[done:at], source)
-        raise EngineError(f"{source.path}, {named[at]}. Mend it or pass --on-error skip.")
+        raise alone(f"{source.path}, {named[at]}. Mend it or pass --on-error skip.")
     for said in named.values():
-        source.skipped("the model fails on", said)
+        source.skipped(kind, said)
     yield from answered(pipe, [e for at, e in enumerate(examples) if at >= done and at not in failed], source)
 
 
@@ -135,37 +135,42 @@ def _content(inputs: list[str]) -> str:
     return f"stdin at {time.time_ns()}"  # nobody knows whether the next pipe holds the same
 
 
-def _show(source: Any, pipe: Any, fmt: str, watch: Any) -> int:
+def _show(source: Any, pipe: Any, fmt: str, watch: Any, timings: bool) -> int:
     """Answers on stdout as they come; small windows, so that the first is soon there. Gives their number."""
-    size, count = 1, 0
+    size, count, cuts = 1, 0, Cuts()
     rows = iter(source)
     while some := list(itertools.islice(rows, size)):
         if watch:
             watch.check("The answers so far are of what it was.", inside=False)
         for number, asked, answer in ((e.id, e.input, answer) for e, answer in answered(pipe, some, source)):
+            cuts.add(answer)
             if fmt == "json":
                 print(to_json({"id": number, **row_of(answer)}), flush=size == 1)
             elif fmt == "human":
                 print(line_of(answer, asked), flush=size == 1)
+            if timings and fmt == "human":
+                print(f"({line(usage_of(answer))})", file=sys.stderr)
         count += len(some)
         size = min(size * 2, pipe.window)
     if watch:
         watch.check("Begin again.")
+    cuts.tell(fmt)
     return count
 
 
-def _piece_by_piece(pipe: Any, asked: str) -> bool:
+def _piece_by_piece(pipe: Any, asked: str, timings: bool) -> bool:
     """A made text is shown while it is made; False for a task that gives its answers whole."""
     from llm_moments.record.stream import Stream, generates
 
-    if generates(pipe):
-        tell.pieces(Stream(pipe, asked))
-    return generates(pipe)
-
-
-def row_of(answer: Any) -> dict[str, Any]:
-    """The fields of an answer, whatever its task."""
-    return {one.name: getattr(answer, one.name) for one in fields(answer)}
+    if not generates(pipe):
+        return False
+    stream, cuts = Stream(pipe, asked), Cuts()
+    tell.pieces(stream)
+    cuts.add(stream.answer)
+    cuts.tell("human")
+    if timings:
+        print(f"({line(usage_of(stream.answer))})", file=sys.stderr)
+    return True
 
 
 def line_of(answer: Any, asked: Any) -> str:
@@ -179,7 +184,9 @@ def line_of(answer: Any, asked: Any) -> str:
     return f"{visible(answer.label)}\t{score}\t{visible(' '.join(shown.split())[:80])}"
 
 
-def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str, watch: Any, workers: int) -> int:
+def _to_file(
+    pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str, watch: Any, workers: int, timings: bool
+) -> int:
     """Gives the number of answers in the file. told: what identifies the content of the source."""
     from llm_moments.data.formats import about_rows
     from llm_moments.data.output import AnswerWriter
@@ -188,6 +195,7 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
     key = "/".join(
         [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
     )
+    cuts, bill = Cuts(), timings or out.suffix.lower() in LINES
     with AnswerWriter(out, key, overwrite=overwrite) as writer, tell.progress(fmt) as tick:
         examples = iter(()) if writer.finished else writer.rest(iter(source))
         if writer.dropped:
@@ -203,7 +211,8 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
             rows: list[dict[str, Any]] = []
             try:
                 for example, answer in found:
-                    rows.append({"id": example.id, **row_of(answer)})
+                    cuts.add(answer)
+                    rows.append({"id": example.id, **row_of(answer, bill=bill)})
             finally:  # an engine that failed in the middle has answered the first of them
                 writer.write(rows)
             share = None if total is None else min(writer.done / total, 1.0)
@@ -215,6 +224,7 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
             writer.partial.unlink()
             return 0
         writer.finish()
+    cuts.tell(fmt)
     if fmt == "json":
         tell.json({"out": str(out), "rows": count, "skipped": dict(source.errors)})
     elif fmt == "human":

@@ -72,7 +72,9 @@ class Generated:
     """One answer. ids: new tokens, end token and what follows a stop string left out; None where the engine
     does not tell them (text says all then). first_s: seconds from the call to the first token; later_s: seconds
     of all later tokens of this answer together. reused: prompt tokens that a cache spared; score: mean
-    log-probability of its tokens; silence: how likely no speech was heard; None where the engine does not tell."""
+    log-probability of its tokens; silence: how likely no speech was heard; drafted, accepted: tokens that were guessed
+    ahead, and of them those that are in the answer; read, new: tokens of prompt and answer as a server counts them. None
+    where the engine does not tell."""
 
     ids: list[int] | None
     text: str | None = None
@@ -82,6 +84,10 @@ class Generated:
     reused: int | None = 0
     score: float | None = None
     silence: float | None = None
+    drafted: int | None = None
+    accepted: int | None = None
+    read: int | None = None
+    new: int | None = None
 
 
 class Generator(Engine):

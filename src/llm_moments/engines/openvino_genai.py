@@ -187,7 +187,8 @@ class _Run:
         self.watch = TextWatch(engine.tokenizer, decoding.stop, on_text)
         self.waiting = deque(range(len(prompts)))
         self.open: dict[int, tuple[Any, float]] = {}
-        self.last: dict[int, float] = {}
+        self.reads = [0] * len(prompts)  # steps that gave a prompt's answer some tokens
+        self.guesses = bool(decoding.lookup) or engine.draft is not None
 
     def answers(self) -> list[Generated]:
         spent, steps = {"prefill": 0.0, "decode": 0.0}, {"prefill": 0, "decode": 0}
@@ -229,6 +230,7 @@ class _Run:
             for out in handle.read().values():
                 if one.first_s is None and out.generated_ids:
                     one.first_s = now - asked
+                self.reads[at] += 1
                 one.ids += [int(token) for token in out.generated_ids]
         one.later_s = now - asked - (one.first_s or 0.0)
         end = next((i for i, token in enumerate(one.ids) if token in self.ends), None)
@@ -242,6 +244,8 @@ class _Run:
             )
         if end is not None or stopped or status != "RUNNING":
             one.finish = "stop" if end is not None or stopped else "length"
+            if self.guesses:  # how many were guessed it does not tell; each step makes one token of its own
+                one.accepted = max(len(one.ids) + (end is not None) - self.reads[at], 0)
             if status == "RUNNING":
                 handle.stop()
             del self.open[at]

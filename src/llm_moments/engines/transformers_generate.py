@@ -119,6 +119,8 @@ class TransformersGenerate(Generator):
         first = (watch.times[0] if watch.times else end) - start
         for answer in answers:
             answer.first_s, answer.later_s, answer.reused = first, end - start - first, reused
+            if decoding.lookup or self.draft is not None:  # each step made one token of its own
+                answer.accepted = max(watch.steps - watch.calls, 0)
         if self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1:
             self._cache = (out.sequences[0].tolist(), getattr(out, _cache_word()))
         read = sum(map(_length, prompts))
@@ -293,7 +295,7 @@ class _Watch:
         """most: new tokens of each row, where some may have fewer than the others."""
         self.engine, self.begun, self.stop, self.on_text, self.most = engine, begun, stop, on_text, most
         self.times: list[float] = []
-        self.steps = 0
+        self.steps = self.calls = 0
         self.told: dict[int, str] = {}
 
     def __call__(self, ids: Any, scores: Any, **kwargs: Any) -> Any:
@@ -301,6 +303,7 @@ class _Watch:
         if not self.times:
             self.times.append(time.perf_counter())
             self.engine.phase = 2
+        self.calls += 1
         self.steps = ids.shape[1] - self.begun
         done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
         if self.most and self.steps >= min(self.most):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_moments.base.errors import DataError
 from llm_moments.core import Change, Knob, Outputs, Plan, SampleSizes, Task, one_of
+from llm_moments.core.usage import Usage, usages
 from llm_moments.steps.decode import FORWARD, Decode
 from llm_moments.tasks.metrics import common_prefix, text_metric
 
@@ -21,9 +22,10 @@ BATCH = (
 
 @dataclass(frozen=True, slots=True)
 class TextAnswer:
-    """text: what the model answered."""
+    """text: what the model answered. usage: its bill, no part of the answer."""
 
     text: str
+    usage: Usage = field(default=Usage(), compare=False)
 
 
 class Generation(Task):
@@ -60,7 +62,7 @@ class Generation(Task):
     # -- answers and scores
 
     def answers(self, outputs: Outputs) -> list[Any]:
-        return [TextAnswer(str(text)) for text in outputs["text"]]
+        return [TextAnswer(str(text), bill) for text, bill in zip(outputs["text"], usages(outputs), strict=True)]
 
     def references(self, raw: Iterable[Any]) -> list[Any]:
         return [self._reference(value, row) for row, value in enumerate(raw, 1)]
