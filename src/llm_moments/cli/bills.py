@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from llm_moments.core import Pipeline
@@ -29,10 +30,11 @@ def overflowing(pipe: Pipeline, choice: str) -> Pipeline:
 def row_of(answer: Any, *, bill: bool = True) -> dict[str, Any]:
     """The fields of an answer, whatever its task. bill: what it took, too."""
     told = {one.name: getattr(answer, one.name) for one in fields(answer)}
+    asked = {one.name for one in fields(answer) if one.metadata.get("asked")}  # told of where somebody asked for it
     return {
         name: value.to_dict() if isinstance(value, Usage) else value
         for name, value in told.items()
-        if bill or not isinstance(value, Usage)
+        if (bill or not isinstance(value, Usage)) and not (value is None and name in asked)
     }
 
 
@@ -42,15 +44,30 @@ def usage_of(answer: Any) -> Usage:
     return Usage(**told["usage"]) if "usage" in told else Usage(cut_tokens=told.get("cut_tokens"))
 
 
+def tokens_told(answer: Any) -> str:
+    """A line for each token of an answer whose log-probabilities were asked for; else nothing."""
+    told = row_of(answer).get("logprobs") or ()
+    return "".join(f"{_token(one)}\t{'  '.join(map(_token, one['top_logprobs']))}".rstrip() + "\n" for one in told)
+
+
+def _token(one: Any) -> str:
+    return f"{one['logprob']:8.4f} {json.dumps(one['token'], ensure_ascii=False)}"
+
+
 @dataclass
 class Cuts:
     """What was cut of many inputs, told once in the end."""
 
+    schema: bool = False  # whether answers are to keep to one
     rows: int = 0
     all: int = 0
+    broken: int = 0
     tokens: int = 0
     read: int = 0
-    _last: Usage = field(default_factory=Usage)
+
+    @classmethod
+    def of(cls, pipe: Pipeline) -> Cuts:
+        return cls(bool(pipe.plan.settings("decode").get("json_schema")))
 
     def add(self, answer: Any) -> None:
         bill = usage_of(answer)
@@ -59,9 +76,15 @@ class Cuts:
             self.rows += 1
             self.tokens += bill.cut_tokens
             self.read += bill.prompt_tokens or 0
-        self._last = bill
+        self.broken += self.schema and bill.finish_reason == "length"
 
     def tell(self, fmt: str) -> None:
+        if self.broken and fmt != "quiet":
+            print(
+                f"note: {self.broken:,} of {self.all:,} answers ended before their JSON did (finish_reason length): "
+                "give --max-new-tokens more",
+                file=sys.stderr,
+            )
         if self.rows and fmt != "quiet":
             of = f" of {self.tokens + self.read:,}" if self.read else ""
             which = "the input was" if self.all == 1 else f"{self.rows:,} of {self.all:,} inputs were"

@@ -188,6 +188,25 @@ class Billed(Opened):
 @dataclass(frozen=True)
 class Answering(Billed):
     without = ("metric",)
+    CHOICES: ClassVar[dict[str, str]] = {**Asked.CHOICES, "logprobs": "decode.logprobs"}
+    logprobs: Annotated[
+        int | None,
+        typer.Option("--logprobs", min=0, help="Tell each token's log-probability, and of so many alternatives."),
+    ] = None
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples", min=1, max=1000, help="So many drawn answers to each input, with seeds from --seed on."
+        ),
+    ] = 1
+    json_schema: Annotated[
+        Path | None,
+        typer.Option("--json-schema", parser=paths.path, help="A file with the JSON schema that answers keep to."),
+    ] = None
+
+    def choices(self) -> dict[str, Any]:
+        schema = {"decode.json_schema": _schema(self.json_schema)} if self.json_schema else {}
+        return {**super().choices(), **schema}
 
 
 @dataclass(frozen=True)
@@ -307,6 +326,18 @@ def _plan(file: Path) -> Plan:
         return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
     except (PlanError, UnicodeDecodeError) as error:
         raise PlanError(f"--plan {file}: {error}") from error
+
+
+def _schema(file: Path) -> str:
+    from llm_moments.base.errors import InputError
+
+    try:
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--json-schema {file}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f'--json-schema {file} should hold a JSON object, such as {{"type": "object"}}')
+    return json.dumps(found)
 
 
 def named_values(words: list[str] | None, option: str) -> dict[str, Any]:

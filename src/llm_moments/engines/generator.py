@@ -59,6 +59,7 @@ class Decoding:
     seed: int = 0
     stop: tuple[str, ...] = ()
     lookup: int = 0
+    json_schema: str = ""
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Decoding:
@@ -132,8 +133,9 @@ def settle(decoding: Decoding, engine: type[Generator] | Generator) -> Decoding:
     plain = Decoding()
     for one in fields(Decoding):
         value = getattr(decoding, one.name)
+        said = "" if one.name == "json_schema" else f" = {value!r}"
         if value != getattr(plain, one.name) and one.name not in engine.decodes and one.name != "max_new_tokens":
             raise EngineError(
-                f"{engine.name} cannot follow decode.{one.name} = {value!r}; take it back or choose another engine"
+                f"{engine.name} cannot follow decode.{one.name}{said}; take it back or choose another engine"
             )
     return decoding

@@ -42,6 +42,7 @@ class OpenVinoGenAI(Generator):
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams", "kv_precision", "prefix_reuse", "draft", "skip_layers")
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "lookup",
+        "json_schema",
     )  # fmt: skip
     rules: ClassVar[tuple[str, ...]] = ("min_length", "min_new_tokens")
     formats: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
@@ -124,11 +125,29 @@ class OpenVinoGenAI(Generator):
             config.temperature, config.top_p, config.rng_seed = decoding.temperature, decoding.top_p, decoding.seed
             if decoding.top_k:
                 config.top_k = decoding.top_k
+        if decoding.json_schema:
+            config.structured_output_config = self.kept_to(decoding)
         if decoding.lookup:
             config.num_assistant_tokens, config.max_ngram_size = decoding.lookup, NGRAM
         elif self.draft is not None:
             config.num_assistant_tokens = GUESSES
         return config
+
+    def kept_to(self, decoding: Decoding) -> Any:
+        """What makes answers keep to a JSON schema: xgrammar, inside GenAI, by GenAI's own form of the tokenizer. It lets any
+        white space stand where JSON does."""
+        import openvino_genai as genai
+
+        if decoding.lookup or self.draft is not None:
+            raise EngineError(
+                "openvino-genai guesses no tokens of an answer that keeps to decode.json_schema; unset decode.lookup, forward.draft"
+            )
+        if not (self.folder / "openvino_tokenizer.xml").exists():
+            raise EngineError(
+                "openvino-genai keeps to decode.json_schema only with a tokenizer that openvino_tokenizers can convert, which "
+                "this model's is not; take it back, or use transformers"
+            )
+        return genai.StructuredOutputConfig(json_schema=decoding.json_schema)
 
     def next_number(self) -> int:
         self._asked += 1

@@ -12,6 +12,7 @@ import numpy as np
 
 from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
+from llm_moments.engines.constrained import Grammars
 from llm_moments.engines.foreign import failing_as
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.sharing import in_precision, shared
@@ -27,6 +28,7 @@ class TransformersGenerate(Generator):
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams", "skip_layers", "prefix_reuse", "draft")
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "beams", "length_penalty", "seed", "stop", "lookup",
+        "json_schema",
     )  # fmt: skip
     rules: ClassVar[tuple[str, ...]] = tuple(RULES)  # they are its own
     formats: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
@@ -43,6 +45,7 @@ class TransformersGenerate(Generator):
         self.encodes = bool(getattr(module.config, "is_encoder_decoder", False))
         # 1 while it reads a prompt, 2 while it makes tokens, 3 in its encoder: for whoever watches its layers
         self.phase = 0
+        self._grammars: Grammars | None = None
         self._cache: tuple[list[int], Any] | None = (
             None  # tokens of the last prompt and answer, and their keys and values
         )
@@ -103,15 +106,14 @@ class TransformersGenerate(Generator):
         watch = _Watch(self, begun, decoding.stop, on_text, [p.limit(decoding) for p in prompts])
         apart = self.encodes and self.draft is None and not decoding.lookup
         apart = apart and not self._asked("encoder_no_repeat_ngram_size", "encoder_repetition_penalty")  # they see ids
+        options = self._options(decoding) | self._kept_to(decoding, len(prompts), begun)
         start = time.perf_counter()
         with torch.inference_mode():
             if apart:
                 inputs = self._encoded(inputs)
             middle = time.perf_counter()
             self.phase = 1
-            out = self.module.generate(
-                **inputs, **self._options(decoding), stopping_criteria=[watch], return_dict_in_generate=True
-            )
+            out = self.module.generate(**inputs, **options, stopping_criteria=[watch], return_dict_in_generate=True)
         end = time.perf_counter()
         self.phase = 0
         rows = out.sequences[:, begun:].tolist()
@@ -220,6 +222,19 @@ class TransformersGenerate(Generator):
         if self.draft is not None:
             chosen["assistant_model"] = self.draft
         return chosen
+
+    def _kept_to(self, decoding: Decoding, rows: int, begun: int) -> dict[str, Any]:
+        """What `generate` is given for answers that keep to a JSON schema."""
+        if not decoding.json_schema:
+            return {}
+        if decoding.beams > 1 or decoding.lookup or self.draft is not None:
+            raise EngineError(
+                "transformers keeps to decode.json_schema a token at a time: unset decode.beams, decode.lookup and forward.draft"
+            )
+        if self._grammars is None:
+            size = self.module.get_output_embeddings().weight.shape[0]
+            self._grammars = Grammars(self.tokenizer, self.ends(), int(size))
+        return {"logits_processor": [self._grammars.masks(decoding.json_schema, rows, begun)]}
 
     def _answer(self, ids: list[int], decoding: Decoding) -> Generated:
         ends = set(self.ends())

@@ -60,6 +60,8 @@ class Transcribe:
         self.chunker = Chunker(part["vad"], part["chunk"])
         self.bins, self.margin = bins, float(part["features"].get("margin", 0.0))
         self.decoding = Decoding.of(part["decode"])
+        if part["decode"].get("logprobs", -1) >= 0:
+            raise PlanError("a transcript is told without log-probabilities of its tokens; take decode.logprobs back")
         self.ladder = Ladder(part["fallback"], self.decoding, self._plain)
         self.language, self.task = part["speech"].get("language", ""), part["speech"].get("task", "transcribe")
         self.timestamps, self.words = (bool(part["speech"].get(k)) for k in ("timestamps", "words"))

@@ -37,6 +37,10 @@ class TextGeneration(Generation):
         if self.model.format == "remote":  # the server has template, tokenizer and context
             if fails(plan.settings("context")):
                 raise PlanError("a server has the context and does not say what it cuts; take context.on_overflow back")
+            if plan.settings("decode").get("logprobs", -1) >= 0:
+                raise PlanError(
+                    "log-probabilities are told by engines that run here, not by a server; take decode.logprobs back"
+                )
             ask = Decode(plan.settings("forward"), plan.settings("decode"), engines, str, False)
             return [Messages(plan.settings("template") if self.templated else None), ask]
         makes_text(self.model, self.name)

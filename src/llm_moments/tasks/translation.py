@@ -36,7 +36,7 @@ class Translation(Generation):
             SourcePrompts(begin),
             Decode(
                 plan.settings("forward"), plan.settings("decode"), engines, languages.decode,
-                plan.settings("batch").get("order") == "length",
+                plan.settings("batch").get("order") == "length", (start_token(self.model),),
             ),
         ]  # fmt: skip
 
