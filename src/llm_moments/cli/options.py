@@ -141,7 +141,7 @@ class Opened(Asked):
         str | None,
         typer.Option(
             "--metric",
-            help="What texts are judged by: 'exact match', 'token F1', chrF, of speech WER or CER; without making any: likelihood (of the "
+            help="What texts are judged by: 'exact match', 'token F1', contains (the reference), chrF, of speech WER or CER; without making any: likelihood (of the "
             "references), accuracy or 'normalised accuracy' (of the choices in a row).",
         ),
     ] = None
@@ -207,6 +207,11 @@ class Answering(Billed):
     def choices(self) -> dict[str, Any]:
         schema = {"decode.json_schema": _schema(self.json_schema)} if self.json_schema else {}
         return {**super().choices(), **schema}
+
+
+@dataclass(frozen=True)
+class Embedding(Billed):
+    without = (*Asked.CHOICES, "task", "metric", "timings")
 
 
 @dataclass(frozen=True)

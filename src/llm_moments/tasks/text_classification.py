@@ -128,7 +128,7 @@ class TextClassification(Classification):
 
     # -- what an answer rests on
 
-    part_kinds = ("words", "sentences")
+    part_kinds: tuple[str, ...] = ("words", "sentences")
 
     def divided(self, value: Any, kind: str) -> Parts:
         return text_parts(value, kind)
