@@ -250,3 +250,25 @@ def test_a_stage_of_a_cascade_without_bills_leaves_them_out(tiny_model: Path) ->
     assert cascade(text).cut_tokens == pipe(text).cut_tokens  # it came as far as the last stage
     with pytest.raises(InputError):
         cascade.with_(**{"truncate.on_overflow": "maybe"})
+
+
+def test_choices_and_transcripts_have_bills_too(folder: Path, tmp_path: Path) -> None:
+    from tests.fakes_speech import make_whisper, tone
+
+    choices = lm.load(folder, task="multiple-choice")
+    rows = [{"prompt": text, "choices": ["good", "bad"]} for text in ("the film was", LONG)]
+    assert [bool(answer.cut_tokens) for answer in choices.run(rows)] == [False, True]
+    heard = lm.load(make_whisper(tmp_path / "w"), plan={"decode.max_new_tokens": 3})
+    bill = heard({"array": tone(1.0), "sampling_rate": 16000}).usage
+    assert bill.completion_tokens <= 3
+    assert bill.finish_reason == ("length" if bill.completion_tokens == 3 else "stop")
+    with pytest.raises(PlanError, match="without log-probabilities"):
+        heard.with_(**{"decode.logprobs": 1})({"array": tone(1.0), "sampling_rate": 16000})
+
+
+def test_what_any_stage_of_a_chain_cuts_is_told(tmp_path: Path, tiny_model: Path) -> None:
+    first = lm.load(make_marian(tmp_path / "marian"), plan={"decode.max_new_tokens": 6})
+    text = " ".join(one for one, _ in toy_pairs(12))
+    both = lm.chain({"there": first, "label": lm.load(tiny_model)})
+    assert both(text).cut_tokens == first(text).usage.cut_tokens > 0
+    assert both("red dog").cut_tokens == 0
