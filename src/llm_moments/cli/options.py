@@ -107,7 +107,7 @@ class Asked(Options):
     top_p: Annotated[
         float | None, typer.Option("--top-p", help="Draw from the likeliest tokens that have this share together.")
     ] = None
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens: the same draws the same.")] = None
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="A text that ends an answer; may be given again.")
     ] = None

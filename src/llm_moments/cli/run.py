@@ -1,6 +1,8 @@
 """Answer texts: from the command line, a file, or stdin; in the order of the input.
 
-Example: moments run my-model --data reviews.csv --out answers.jsonl"""
+Example: moments run my-model --data reviews.csv --out answers.jsonl
+
+Example: moments run my-chat-model "Name a colour." --temperature 0.8 --samples 3 --timings"""
 
 from __future__ import annotations
 
