@@ -205,7 +205,9 @@ def test_run_shows_one_answer_while_it_is_made_and_takes_the_sampling_options() 
     with serving() as told:
         assert moments("run", told.address, "a b c", "--max-new-tokens", 2).stdout == "c b \n"
         shown = moments("run", told.address, "a b c", "--max-new-tokens", 2, "--json").stdout
-    assert json.loads(shown) == {"id": 1, "text": "c b "}
+    found = json.loads(shown)
+    assert (found["id"], found["text"]) == (1, "c b ")
+    assert found["usage"].items() >= {"prompt_tokens": 7, "completion_tokens": 2, "finish_reason": "length"}.items()
 
 
 def test_sampling_options_are_no_choices_of_a_classifier(tiny_model: Path) -> None:

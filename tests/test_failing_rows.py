@@ -11,6 +11,7 @@ import pytest
 from llm_moments.assembly.load import load
 from llm_moments.base.errors import EngineError, RowsFailed
 from llm_moments.cli.run import answered
+from llm_moments.cli.samples import Samples
 from llm_moments.core import Pipeline
 from llm_moments.data.readers import read
 from tests.fakes import FakeEngine, FakeEngines
@@ -63,9 +64,9 @@ def test_the_file_and_the_row_are_named_or_the_row_is_left_out(pipe: Pipeline, t
     source = read(file)
     seen: list[Any] = []
     with pytest.raises(EngineError, match=r"d\.csv, row .*it does not take"):
-        seen.extend(answered(pipe, list(source), source))
+        seen.extend(answered(Samples(pipe, 1), list(source), source))
     assert [example.input for example, _ in seen] == ["good"]
     source = read(file, on_error="skip")
-    found = [example.input for example, _ in answered(pipe, list(source), source)]
+    found = [example.input for example, _ in answered(Samples(pipe, 1), list(source), source)]
     assert found == ["good", "film"]
     assert sum(source.errors.values()) == 1

@@ -227,6 +227,12 @@ def test_metrics() -> None:
     assert text_metric("exact match")("The cat.", "cat") == 1
     assert text_metric("token F1")("a cat sat", "cat ran") == pytest.approx(0.5)
     assert text_metric("chrF")("same", "same") == pytest.approx(1)
+    contains = text_metric("contains")
+    assert contains("It is the Eiffel Tower, of course.", "Eiffel tower") == 1
+    assert contains("The cat.", "a cat") == 1  # articles do not count, as in an exact match
+    assert contains("concatenate", "cat") == 0
+    assert contains("Tower Eiffel", "Eiffel Tower") == 0
+    assert contains("Paris", "") == 0
     assert common_prefix("a b c d", "a b x d") == 0.5
     assert common_prefix("", "") == 1
 

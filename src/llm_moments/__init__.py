@@ -20,6 +20,7 @@ _PUBLIC = {
     "compare": "evaluate.compare",
     "distill": "train.distill",
     "doctor": "assembly.doctor",
+    "embed": "evaluate.embed",
     "fusion": "tasks.fusion",
     "load": "assembly.load",
 }

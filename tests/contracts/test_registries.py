@@ -37,6 +37,7 @@ from llm_moments.train.trainer import Trainer
 from tests import fakes_pages, fakes_seq, fakes_speech
 from tests.fakes import make_linear, make_model, make_texts
 from tests.fakes_chat import make_chat
+from tests.fakes_text import make_encoder
 from tests.image_fakes import make_arrays, make_image_model
 
 SHORT = {"decode.max_new_tokens": 4}
@@ -51,6 +52,7 @@ def sounds(folder: Path) -> list[str]:
 # By task: the folder of a model, five inputs, and changes that make it quick.
 SAMPLES: dict[str, Callable[[Path], tuple[Path, list[Any], dict[str, Any]]]] = {
     "text-classification": lambda room: (make_model(room / "m"), make_texts(5), {}),
+    "feature-extraction": lambda room: (make_encoder(room / "m"), make_texts(5), {}),
     "linear-text": lambda room: (make_linear(room / "m"), make_texts(5), {}),
     "image-classification": lambda room: (make_image_model(room / "m", "vit"), list(make_arrays(5)), {}),
     "chat": lambda room: (make_chat(room / "m"), ["hi", "who", "the movie", "good", "a film"], SHORT),

@@ -24,7 +24,16 @@ from llm_moments.models.model import Model, _read_json, checked_config
 MANIFEST = "MANIFEST.json"
 PLAN = "moments.toml"
 FORMAT = 1
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.tiktoken")
+MODEL_FILES = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.spm",
+    "*.jinja",
+    "*.tiktoken",
+    "[0-9]*_*/*.json",
+    "[0-9]*_*/*.safetensors",
+)
 
 
 def is_artefact(ref: Any) -> bool:

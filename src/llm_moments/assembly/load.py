@@ -50,7 +50,7 @@ def load(
     chosen = task_for(model, task or model.notes.get("task"), metric)
     base = stored or Plan(chosen.stock())
     wanted = plan if isinstance(plan, Plan) else base.with_(**(plan or {}))
-    engines = Engines(model, device=device, keep=chosen.engines_open)
+    engines = Engines(chosen.model, device=device, keep=chosen.engines_open)  # which a task may see in its own way
     return Pipeline(chosen, wanted, engines=engines)
 
 

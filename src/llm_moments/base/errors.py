@@ -5,6 +5,7 @@ MomentsError              exit 1   something failed
 │   ├── EngineMissing     exit 2   an engine's package is not installed
 │   ├── Unfinished        exit 1   an engine failed in the middle; what it had answered is kept
 │   └── RowsFailed        exit 1   the model fails on these rows, also on each alone
+│       └── RowsTooLong   exit 2   they are longer than the plan takes, and may not be cut
 ├── WriteError            exit 1   a disk that is full, or a place that may not be written
 └── InputError            exit 2   bad usage or bad input: the user can mend it
     ├── DataError                  a file, row or value of the examples
@@ -51,15 +52,22 @@ class Unfinished(EngineError):
 class RowsFailed(EngineError):
     """The model fails on some rows, also on each alone. rows: why, by the place among those that were given, from 0."""
 
+    kind = "the model fails on"  # what is said of those that are left out
+    alone: type[MomentsError] = EngineError  # what one of them raises when it is named with its file
+
     def __init__(self, rows: Mapping[int, str]):
         first = min(rows)
         more = f" (and {len(rows) - 1} more such rows)" if len(rows) > 1 else ""
-        super().__init__(f"the model fails on row {first + 1} of those it was given{more}: {rows[first]}")
+        super().__init__(self._said(first, more, rows[first]))
         self.rows = dict(rows)
+
+    @staticmethod
+    def _said(first: int, more: str, why: str) -> str:
+        return f"the model fails on row {first + 1} of those it was given{more}: {why}"
 
     def moved(self, place: Callable[[int], int]) -> RowsFailed:
         """The same, by the places among more rows."""
-        return RowsFailed({int(place(row)): why for row, why in self.rows.items()})
+        return type(self)({int(place(row)): why for row, why in self.rows.items()})
 
 
 class WriteError(MomentsError):
@@ -72,6 +80,18 @@ class InputError(MomentsError):
 
 class DataError(InputError):
     pass
+
+
+class RowsTooLong(RowsFailed):
+    """Rows that would have to be cut, where the plan says that none may be (on_overflow = fail)."""
+
+    exit_code = 2
+    kind = "too long"
+    alone = DataError
+
+    @staticmethod
+    def _said(first: int, more: str, why: str) -> str:
+        return f"{why}{more}"
 
 
 class ModelError(InputError):

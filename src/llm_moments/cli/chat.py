@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_moments.cli import options as o
 from llm_moments.cli import tell
+from llm_moments.cli.bills import line as bill_line
 from llm_moments.cli.verb import verb
 
 HELP = """/reset  forget what was said
@@ -33,7 +34,7 @@ def chat(
         if line == "/quit":
             return
         if not _command(line, talk):
-            _answer(talk, line)
+            _answer(talk, line, opened.timings)
 
 
 def _lines() -> Iterator[str]:
@@ -90,7 +91,7 @@ def _steps(talk: Any) -> None:
     print("(nothing was answered yet)" if session is None else "\n".join(lines(session)))
 
 
-def _answer(talk: Any, line: str) -> None:
+def _answer(talk: Any, line: str, timings: bool) -> None:
     from llm_moments.base.errors import MomentsError
 
     try:
@@ -101,5 +102,10 @@ def _answer(talk: Any, line: str) -> None:
         if not sys.stdin.isatty():  # a script should not go on as if there had been an answer
             raise
         print(f"error: {error}", file=sys.stderr)
+    bill = talk.usage
     if talk.dropped:
         print(f"(the context was full: {talk.dropped} of the oldest turns were left out)", file=sys.stderr)
+    elif bill.cut_tokens:
+        print(f"(the context was full: the first {bill.cut_tokens:,} tokens of your message were cut)", file=sys.stderr)
+    if timings:
+        print(f"({bill_line(bill)})", file=sys.stderr)

@@ -8,10 +8,10 @@ from typer.core import TyperCommand
 
 MANY = 12  # options from which on they are grouped
 SHARED = {  # of options that several verbs have
-    "Data": ("data", "unlabelled", "heal_data", "evaluate", "text_column", "pair_column", "label_column", "group_column", "encoding", "on_error", "limit", "stream"),
-    "How a model that makes texts is asked": ("system", "max_new_tokens", "temperature", "top_p", "seed", "stop"),
+    "Data": ("data", "unlabelled", "heal_data", "evaluate", "text_column", "pair_column", "label_column", "group_column", "encoding", "on_error", "on_overflow", "limit", "stream"),
+    "How a model that makes texts is asked": ("system", "max_new_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "samples", "json_schema"),
     "Plan and machine": ("set_", "plan", "stock", "device", "task", "metric", "trust_remote_code", "workers", "config"),
-    "Output": ("out", "overwrite", "format", "json_", "html", "tensorboard", "histograms", "csv", "parquet", "trace"),
+    "Output": ("out", "overwrite", "format", "json_", "timings", "html", "tensorboard", "histograms", "csv", "parquet", "trace"),
 }  # fmt: skip
 TRAINING = {  # of `train`, in whose help they come before those
     "Steps": ("epochs", "updates", "batch_size", "batch_tokens", "accumulate", "max_length", "image_size", "pack", "order", "early_stopping", "checkpoint_every", "seed"),

@@ -17,6 +17,7 @@ from llm_moments.cli import (
     compare,
     distill,
     doctor,
+    embed,
     explain,
     improve,
     record,
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (run, chat, record, weigh, explain, improve, certify, train, tune, distill, compare, doctor, show):
+for verb in (run, chat, embed, record, weigh, explain, improve, certify, train, tune, distill, compare, doctor, show):
     name = verb.__name__.rpartition(".")[2]
     app.command(name, cls=Grouped, help=verb.__doc__)(getattr(verb, name))
 

@@ -107,7 +107,7 @@ class Asked(Options):
     top_p: Annotated[
         float | None, typer.Option("--top-p", help="Draw from the likeliest tokens that have this share together.")
     ] = None
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of drawn tokens: the same draws the same.")] = None
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="A text that ends an answer; may be given again.")
     ] = None
@@ -141,7 +141,7 @@ class Opened(Asked):
         str | None,
         typer.Option(
             "--metric",
-            help="What texts are judged by: 'exact match', 'token F1', chrF, of speech WER or CER; without making any: likelihood (of the "
+            help="What texts are judged by: 'exact match', 'token F1', contains (the reference), chrF, of speech WER or CER; without making any: likelihood (of the "
             "references), accuracy or 'normalised accuracy' (of the choices in a row).",
         ),
     ] = None
@@ -167,12 +167,55 @@ class Opened(Asked):
 
 
 @dataclass(frozen=True)
-class Answering(Opened):
-    without = ("metric",)
+class Billed(Opened):
+    """What is done with an input that is too long, and what is told beside an answer."""
+
+    on_overflow: Annotated[
+        str | None, typer.Option("--on-overflow", help="cut an input that is too long and say so (else), or fail.")
+    ] = None
+    timings: Annotated[
+        bool,
+        typer.Option("--timings", help="Tell what each answer took: tokens read, cut and made, why it ended, seconds."),
+    ] = False
+
+    def open(self, model: str, task: str | None = None, also: Mapping[str, Any] | None = None) -> Pipeline:
+        from llm_moments.cli.bills import overflowing
+
+        pipe = super().open(model, task, also)
+        return pipe if self.on_overflow is None else overflowing(pipe, self.on_overflow)
 
 
 @dataclass(frozen=True)
-class Chatting(Opened):
+class Answering(Billed):
+    without = ("metric",)
+    CHOICES: ClassVar[dict[str, str]] = {**Asked.CHOICES, "logprobs": "decode.logprobs"}
+    logprobs: Annotated[
+        int | None,
+        typer.Option("--logprobs", min=0, help="Tell each token's log-probability, and of so many alternatives."),
+    ] = None
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples", min=1, max=1000, help="So many drawn answers to each input, with seeds from --seed on."
+        ),
+    ] = 1
+    json_schema: Annotated[
+        Path | None,
+        typer.Option("--json-schema", parser=paths.path, help="A file with the JSON schema that answers keep to."),
+    ] = None
+
+    def choices(self) -> dict[str, Any]:
+        schema = {"decode.json_schema": _schema(self.json_schema)} if self.json_schema else {}
+        return {**super().choices(), **schema}
+
+
+@dataclass(frozen=True)
+class Embedding(Billed):
+    without = (*Asked.CHOICES, "task", "metric", "timings")
+
+
+@dataclass(frozen=True)
+class Chatting(Billed):
     without = ("task", "metric")
 
 
@@ -288,6 +331,18 @@ def _plan(file: Path) -> Plan:
         return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
     except (PlanError, UnicodeDecodeError) as error:
         raise PlanError(f"--plan {file}: {error}") from error
+
+
+def _schema(file: Path) -> str:
+    from llm_moments.base.errors import InputError
+
+    try:
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--json-schema {file}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f'--json-schema {file} should hold a JSON object, such as {{"type": "object"}}')
+    return json.dumps(found)
 
 
 def named_values(words: list[str] | None, option: str) -> dict[str, Any]:

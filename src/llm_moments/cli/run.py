@@ -1,6 +1,8 @@
 """Answer texts: from the command line, a file, or stdin; in the order of the input.
 
-Example: moments run my-model --data reviews.csv --out answers.jsonl"""
+Example: moments run my-model --data reviews.csv --out answers.jsonl
+
+Example: moments run my-chat-model "Name a colour." --temperature 0.8 --samples 3 --timings"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ import typer
 from llm_moments.base.visible import visible
 from llm_moments.cli import options as o
 from llm_moments.cli import paths, tell
+from llm_moments.cli.bills import LINES, Cuts, line, row_of, tokens_told, usage_of
+from llm_moments.cli.samples import Samples
 from llm_moments.cli.verb import verb
 from llm_moments.data.tables import to_json
 
@@ -64,20 +67,29 @@ def run(
         raise InputError("nothing to answer: give a text, --data FILE, or text on stdin")
     if workers > 1 and out is None:
         raise InputError("--workers answer a file together: give --out, too")
+    if workers > 1 and opened.samples > 1:
+        raise InputError("--samples are drawn by one process; leave out --workers")
     o.free(out, data=data or "-", overwrite=True)
     pipe = opened.open(model)
     if not stock and opened.plan is None:
         pipe = sparing(pipe, o.named_values(opened.set_, "--set"))
+    samples = Samples(pipe, opened.samples)
     inputs = [_said(pipe, word) for word in inputs or ()]
-    if len(inputs) == 1 and said.fmt == "human" and out is None and _piece_by_piece(pipe, inputs[0]):
+    if (
+        len(inputs) == 1
+        and said.fmt == "human"
+        and out is None
+        and opened.samples == 1
+        and _piece_by_piece(pipe, inputs[0], opened.timings)
+    ):
         return
     watch = None if inputs or (data or "-") == "-" else Watch(str(data), content=out is not None)
     source = given(inputs, on_error=rows.on_error, limit=rows.limit) if inputs else rows.read(data or "-")
     if out is None:
-        count = _show(source, pipe, said.fmt, watch)
+        count = _show(source, samples, said.fmt, watch, opened.timings)
     else:
         content = watch.content if watch else _content(inputs)
-        count = _to_file(pipe, source, content, out, overwrite, said.fmt, watch, workers)
+        count = _to_file(samples, source, content, out, overwrite, said.fmt, watch, workers, opened.timings)
     tell.skipped(source)
     if not count and not source.errors:
         raise InputError(f"{source.path}: there is no text in it")
@@ -106,26 +118,26 @@ def _said(pipe: Any, word: str) -> str:
         return word
 
 
-def answered(pipe: Any, examples: list[Any], source: Any) -> Iterator[tuple[Any, Any]]:
+def answered(samples: Samples, examples: list[Any], source: Any) -> Iterator[tuple[Any, Any]]:
     """(example, answer) in their order. A row that the model fails on is named with its file, or left out and counted."""
-    from llm_moments.base.errors import EngineError, RowsFailed
+    from llm_moments.base.errors import RowsFailed
 
     done = 0
     try:
-        for answer in pipe.run([example.input for example in examples]):
+        for answer in samples.run(examples):
             yield examples[done], answer
             done += 1
         return
     except RowsFailed as error:
-        failed = error.rows
+        failed, kind, alone = error.rows, error.kind, error.alone
     named = {at: f"row {examples[at].id}: {why}" for at, why in sorted(failed.items())}
     if source.on_error != "skip":
         at = min(named)
-        yield from answered(pipe, examples[done:at], source)
-        raise EngineError(f"{source.path}, {named[at]}. Mend it or pass --on-error skip.")
+        yield from answered(samples, examples[done:at], source)
+        raise alone(f"{source.path}, {named[at]}. Mend it or pass --on-error skip.")
     for said in named.values():
-        source.skipped("the model fails on", said)
-    yield from answered(pipe, [e for at, e in enumerate(examples) if at >= done and at not in failed], source)
+        source.skipped(kind, said)
+    yield from answered(samples, [e for at, e in enumerate(examples) if at >= done and at not in failed], source)
 
 
 def _content(inputs: list[str]) -> str:
@@ -135,37 +147,44 @@ def _content(inputs: list[str]) -> str:
     return f"stdin at {time.time_ns()}"  # nobody knows whether the next pipe holds the same
 
 
-def _show(source: Any, pipe: Any, fmt: str, watch: Any) -> int:
+def _show(source: Any, samples: Samples, fmt: str, watch: Any, timings: bool) -> int:
     """Answers on stdout as they come; small windows, so that the first is soon there. Gives their number."""
-    size, count = 1, 0
-    rows = iter(source)
+    size, count, cuts = 1, 0, Cuts.of(samples.pipe)
+    rows = samples.repeated(source)
     while some := list(itertools.islice(rows, size)):
         if watch:
             watch.check("The answers so far are of what it was.", inside=False)
-        for number, asked, answer in ((e.id, e.input, answer) for e, answer in answered(pipe, some, source)):
+        for example, answer in answered(samples, some, source):
+            cuts.add(answer)
             if fmt == "json":
-                print(to_json({"id": number, **row_of(answer)}), flush=size == 1)
+                print(to_json({"id": example.id, **samples.told(example), **row_of(answer)}), flush=size == 1)
             elif fmt == "human":
-                print(line_of(answer, asked), flush=size == 1)
+                print(line_of(answer, example.input), flush=size == 1)
+                print(tokens_told(answer), end="")
+            if timings and fmt == "human":
+                print(f"({line(usage_of(answer))})", file=sys.stderr)
         count += len(some)
-        size = min(size * 2, pipe.window)
+        size = min(size * 2, samples.pipe.window)
     if watch:
         watch.check("Begin again.")
+    cuts.tell(fmt)
     return count
 
 
-def _piece_by_piece(pipe: Any, asked: str) -> bool:
+def _piece_by_piece(pipe: Any, asked: str, timings: bool) -> bool:
     """A made text is shown while it is made; False for a task that gives its answers whole."""
     from llm_moments.record.stream import Stream, generates
 
-    if generates(pipe):
-        tell.pieces(Stream(pipe, asked))
-    return generates(pipe)
-
-
-def row_of(answer: Any) -> dict[str, Any]:
-    """The fields of an answer, whatever its task."""
-    return {one.name: getattr(answer, one.name) for one in fields(answer)}
+    if not generates(pipe):
+        return False
+    stream, cuts = Stream(pipe, asked), Cuts.of(pipe)
+    tell.pieces(stream)
+    print(tokens_told(stream.answer), end="")
+    cuts.add(stream.answer)
+    cuts.tell("human")
+    if timings:
+        print(f"({line(usage_of(stream.answer))})", file=sys.stderr)
+    return True
 
 
 def line_of(answer: Any, asked: Any) -> str:
@@ -179,17 +198,37 @@ def line_of(answer: Any, asked: Any) -> str:
     return f"{visible(answer.label)}\t{score}\t{visible(' '.join(shown.split())[:80])}"
 
 
-def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt: str, watch: Any, workers: int) -> int:
+def _to_file(
+    samples: Samples,
+    source: Any,
+    told: str,
+    out: Path,
+    overwrite: bool,
+    fmt: str,
+    watch: Any,
+    workers: int,
+    timings: bool,
+) -> int:
     """Gives the number of answers in the file. told: what identifies the content of the source."""
     from llm_moments.data.formats import about_rows
     from llm_moments.data.output import AnswerWriter
 
+    pipe = samples.pipe
     total = min((n for n in (source.limit, about_rows(source.path)) if n), default=None)
     key = "/".join(
-        [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
+        [
+            pipe.model.digest,
+            pipe.plan.key,
+            told,
+            json.dumps(source.columns),
+            source.on_error,
+            str(source.limit),
+            *([f"{samples.count} samples"] if samples.count > 1 else ()),
+        ]
     )
+    cuts, bill = Cuts.of(pipe), timings or out.suffix.lower() in LINES
     with AnswerWriter(out, key, overwrite=overwrite) as writer, tell.progress(fmt) as tick:
-        examples = iter(()) if writer.finished else writer.rest(iter(source))
+        examples = iter(()) if writer.finished else writer.rest(samples.repeated(source))
         if writer.dropped:
             print(f"{writer.dropped:,} rows of {writer.partial} were damaged; they are answered again", file=sys.stderr)
         if writer.done and not writer.finished:
@@ -197,17 +236,19 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
         kept = (
             f"The rows finished before are kept in {writer.partial} for the file as it was; --overwrite begins again."
         )
-        for found in _answers(pipe, examples, source, workers):
+        for found in _answers(samples, examples, source, workers):
             if watch:
                 watch.check(kept, inside=False)
             rows: list[dict[str, Any]] = []
             try:
                 for example, answer in found:
-                    rows.append({"id": example.id, **row_of(answer)})
+                    cuts.add(answer)
+                    rows.append({"id": example.id, **samples.told(example), **row_of(answer, bill=bill)})
             finally:  # an engine that failed in the middle has answered the first of them
                 writer.write(rows)
-            share = None if total is None else min(writer.done / total, 1.0)
-            tick(share, f"{writer.done:,} rows" + ("" if total is None else f" of about {total:,}"))
+            whole = None if total is None else total * samples.count
+            share = None if whole is None else min(writer.done / whole, 1.0)
+            tick(share, f"{writer.done:,} rows" + ("" if whole is None else f" of about {whole:,}"))
         if watch and not writer.finished:
             watch.check(kept)
         count = writer.done
@@ -215,6 +256,7 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
             writer.partial.unlink()
             return 0
         writer.finish()
+    cuts.tell(fmt)
     if fmt == "json":
         tell.json({"out": str(out), "rows": count, "skipped": dict(source.errors)})
     elif fmt == "human":
@@ -222,11 +264,14 @@ def _to_file(pipe: Any, source: Any, told: str, out: Path, overwrite: bool, fmt:
     return int(count)
 
 
-def _answers(pipe: Any, examples: Iterator[Any], source: Any, workers: int) -> Iterator[Iterator[tuple[Any, Any]]]:
+def _answers(
+    samples: Samples, examples: Iterator[Any], source: Any, workers: int
+) -> Iterator[Iterator[tuple[Any, Any]]]:
     """(example, answer) of each chunk, in this process or by workers."""
+    pipe = samples.pipe
     if workers == 1:
         for chunk in _chunks(examples, pipe.window):
-            yield answered(pipe, chunk, source)
+            yield answered(samples, chunk, source)
         return
     from llm_moments.assembly.executors.local import Local
     from llm_moments.base.errors import RowsFailed
@@ -242,7 +287,7 @@ def _answers(pipe: Any, examples: Iterator[Any], source: Any, workers: int) -> I
         for outputs in executor.map(values()):
             chunk = sent.popleft()
             if isinstance(outputs, RowsFailed):  # told, or left out and counted, as in one process
-                yield answered(pipe, chunk, source)
+                yield answered(samples, chunk, source)
             else:
                 yield zip(chunk, pipe.task.answers(outputs), strict=True)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,18 @@ class Batch:
 
     size: int
     fields: dict[str, Any] = field(default_factory=dict)
+    begun: float = field(default_factory=time.perf_counter)  # when its inputs were there
+    details: dict[str, Any] = field(default_factory=dict)  # a column an entry: what is told of each answer (usage.py)
 
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]
 
     def with_(self, **fields: Any) -> Batch:
-        return Batch(self.size, {**self.fields, **fields})
+        return replace(self, fields={**self.fields, **fields})
+
+    def told(self, **details: Any) -> Batch:
+        """The same, with more to be told of each row's answer."""
+        return replace(self, details={**self.details, **details})
 
     def take(self, rows: np.ndarray) -> Batch:
         """The inputs of some rows, as a batch of its own: whatever steps have added is left behind."""

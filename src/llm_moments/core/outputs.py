@@ -54,14 +54,23 @@ Column = np.ndarray | Ragged
 
 
 class Outputs:
-    """Columns by name, all of n rows. numpy sees the first one, where it is dense."""
+    """Columns by name, all of n rows. numpy sees the first one, where it is dense.
 
-    def __init__(self, columns: Mapping[str, Column]):
-        self.columns = dict(columns)
-        if not self.columns or len({len(column) for column in self.columns.values()}) > 1:
-            raise ValueError(f"columns of one length, not { ({n: len(c) for n, c in self.columns.items()}) }")
-        if objects := [n for n, c in self.columns.items() if _values(c).dtype.kind not in "biufU"]:
+    details: more columns of the same rows, which say how each was answered (tokens, seconds; usage.py). They are no part of
+    what the model says: nothing is judged by them, and no study keeps them. Where only some parts have one, the whole has not.
+    """
+
+    def __init__(self, columns: Mapping[str, Column], details: Mapping[str, Column] | None = None):
+        self.columns, self.details = dict(columns), dict(details or {})
+        every = {**self.details, **self.columns}
+        if not self.columns or len({len(column) for column in every.values()}) > 1:
+            raise ValueError(f"columns of one length, not { ({n: len(c) for n, c in every.items()}) }")
+        if objects := [n for n, c in every.items() if _values(c).dtype.kind not in "biufU"]:
             raise TypeError(f"the column {objects[0]!r} holds neither numbers nor texts")
+
+    def told(self, details: Mapping[str, Column]) -> Outputs:
+        """The same, with more told of each row."""
+        return Outputs(self.columns, {**self.details, **details}) if details else self
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -85,7 +94,7 @@ class Outputs:
         return np.array(first, dtype) if copy else np.asarray(first, dtype)
 
     def take(self, rows: Rows) -> Outputs:
-        return Outputs({n: c.take(rows) if isinstance(c, Ragged) else c[rows] for n, c in self.columns.items()})
+        return Outputs(*({n: _taken(c, rows) for n, c in some.items()} for some in (self.columns, self.details)))
 
     def put(self, rows: Rows, other: Outputs) -> Outputs:
         """The same with other rows at these places."""
@@ -104,7 +113,15 @@ def concat(parts: Iterable[Outputs]) -> Outputs:
     parts = list(parts)
     if len(parts) == 1:
         return parts[0]
-    return Outputs({name: _joined([part.columns[name] for part in parts]) for name in parts[0].columns})
+    shared = [name for name in parts[0].details if all(name in part.details for part in parts)]
+    return Outputs(
+        {name: _joined([part.columns[name] for part in parts]) for name in parts[0].columns},
+        {name: _joined([part.details[name] for part in parts]) for name in shared},
+    )
+
+
+def _taken(column: Column, rows: Rows) -> Column:
+    return column.take(rows) if isinstance(column, Ragged) else column[rows]
 
 
 def _joined(columns: Sequence[Any]) -> Column:

@@ -19,8 +19,13 @@ NUMBERS, ROWS = ".npy", ".jsonl"
 KINDS = "biufU"  # of numpy's types what is kept
 
 
-def write(outputs: Outputs) -> tuple[str, bytes]:
-    """The kind of file, and what is in it."""
+DETAIL = "details."  # what their columns' names begin with
+
+
+def write(outputs: Outputs, *, details: bool = False) -> tuple[str, bytes]:
+    """The kind of file, and what is in it. details: those, too."""
+    if details and outputs.details:
+        outputs = Outputs({**outputs.columns, **{DETAIL + name: one for name, one in outputs.details.items()}})
     if set(outputs.columns) == {"logits"}:
         stream = io.BytesIO()
         np.save(stream, outputs["logits"], allow_pickle=False)
@@ -93,7 +98,9 @@ def _rows(raw: bytes) -> Outputs:
         if "columns" not in head:
             return _older(lines)
         cells = list(zip(*lines, strict=True)) or [()] * len(head["columns"])
-        return Outputs({n: _column(kind, c) for (n, kind), c in zip(head["columns"].items(), cells, strict=True)})
+        found = {n: _column(kind, c) for (n, kind), c in zip(head["columns"].items(), cells, strict=True)}
+        details = {n.removeprefix(DETAIL): found.pop(n) for n in list(found) if n.startswith(DETAIL)}
+        return Outputs(found, details)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"it is damaged: {error!r:.120}") from error
 

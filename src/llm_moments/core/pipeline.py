@@ -172,7 +172,7 @@ class Pipeline:
             with recorder.step(step.name, items=batch.size):
                 batch = step(batch, recorder)
         outputs: Outputs = batch["outputs"]
-        return outputs
+        return outputs.told(batch.details)
 
     def arrays(self, values: Sequence[Any]) -> list[dict[str, np.ndarray]]:
         """The padded arrays that the forward step would be given: one dict a batch."""

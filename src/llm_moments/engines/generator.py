@@ -59,6 +59,7 @@ class Decoding:
     seed: int = 0
     stop: tuple[str, ...] = ()
     lookup: int = 0
+    json_schema: str = ""
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Decoding:
@@ -72,7 +73,9 @@ class Generated:
     """One answer. ids: new tokens, end token and what follows a stop string left out; None where the engine
     does not tell them (text says all then). first_s: seconds from the call to the first token; later_s: seconds
     of all later tokens of this answer together. reused: prompt tokens that a cache spared; score: mean
-    log-probability of its tokens; silence: how likely no speech was heard; None where the engine does not tell."""
+    log-probability of its tokens; silence: how likely no speech was heard; drafted, accepted: tokens that were guessed
+    ahead, and of them those that are in the answer; read, new: tokens of prompt and answer as a server counts them. None
+    where the engine does not tell."""
 
     ids: list[int] | None
     text: str | None = None
@@ -82,6 +85,10 @@ class Generated:
     reused: int | None = 0
     score: float | None = None
     silence: float | None = None
+    drafted: int | None = None
+    accepted: int | None = None
+    read: int | None = None
+    new: int | None = None
 
 
 class Generator(Engine):
@@ -126,8 +133,9 @@ def settle(decoding: Decoding, engine: type[Generator] | Generator) -> Decoding:
     plain = Decoding()
     for one in fields(Decoding):
         value = getattr(decoding, one.name)
+        said = "" if one.name == "json_schema" else f" = {value!r}"
         if value != getattr(plain, one.name) and one.name not in engine.decodes and one.name != "max_new_tokens":
             raise EngineError(
-                f"{engine.name} cannot follow decode.{one.name} = {value!r}; take it back or choose another engine"
+                f"{engine.name} cannot follow decode.{one.name}{said}; take it back or choose another engine"
             )
     return decoding

@@ -230,6 +230,8 @@ class _Run:
             self.right += 1
         self.guessed += len(guesses)
         if guesses:
+            made.drafted = (made.drafted or 0) + len(guesses)
+            made.accepted = (made.accepted or 0) + one.read - start
             self.context.forget(sequence, one.read)
         now = time.perf_counter() - one.asked
         made.first_s = now if made.first_s is None else made.first_s

@@ -43,6 +43,7 @@ class OpenVinoGenAI(Generator):
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams", "kv_precision", "prefix_reuse", "draft", "skip_layers")
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "lookup",
+        "json_schema",
     )  # fmt: skip
     rules: ClassVar[tuple[str, ...]] = ("min_length", "min_new_tokens")
     formats: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
@@ -135,11 +136,29 @@ class OpenVinoGenAI(Generator):
             config.temperature, config.top_p, config.rng_seed = decoding.temperature, decoding.top_p, decoding.seed
             if decoding.top_k:
                 config.top_k = decoding.top_k
+        if decoding.json_schema:
+            config.structured_output_config = self.kept_to(decoding)
         if decoding.lookup:
             config.num_assistant_tokens, config.max_ngram_size = decoding.lookup, NGRAM
         elif self.draft is not None:
             config.num_assistant_tokens = GUESSES
         return config
+
+    def kept_to(self, decoding: Decoding) -> Any:
+        """What makes answers keep to a JSON schema: xgrammar, inside GenAI, by GenAI's own form of the tokenizer. It lets any
+        white space stand where JSON does."""
+        import openvino_genai as genai
+
+        if decoding.lookup or self.draft is not None:
+            raise EngineError(
+                "openvino-genai guesses no tokens of an answer that keeps to decode.json_schema; unset decode.lookup, forward.draft"
+            )
+        if not (self.folder / "openvino_tokenizer.xml").exists():
+            raise EngineError(
+                "openvino-genai keeps to decode.json_schema only with a tokenizer that openvino_tokenizers can convert, which "
+                "this model's is not; take it back, or use transformers"
+            )
+        return genai.StructuredOutputConfig(json_schema=decoding.json_schema)
 
     def next_number(self) -> int:
         self._asked += 1
@@ -198,7 +217,8 @@ class _Run:
         self.watch = TextWatch(engine.tokenizer, decoding.stop, on_text)
         self.waiting = deque(range(len(prompts)))
         self.open: dict[int, tuple[Any, float]] = {}
-        self.last: dict[int, float] = {}
+        self.reads = [0] * len(prompts)  # steps that gave a prompt's answer some tokens
+        self.guesses = bool(decoding.lookup) or engine.draft is not None
 
     def answers(self) -> list[Generated]:
         spent, steps = {"prefill": 0.0, "decode": 0.0}, {"prefill": 0, "decode": 0}
@@ -240,6 +260,7 @@ class _Run:
             for out in handle.read().values():
                 if one.first_s is None and out.generated_ids:
                     one.first_s = now - asked
+                self.reads[at] += 1
                 one.ids += [int(token) for token in out.generated_ids]
         one.later_s = now - asked - (one.first_s or 0.0)
         end = next((i for i, token in enumerate(one.ids) if token in self.ends), None)
@@ -253,6 +274,8 @@ class _Run:
             )
         if end is not None or stopped or status != "RUNNING":
             one.finish = "stop" if end is not None or stopped else "length"
+            if self.guesses:  # how many were guessed it does not tell; each step makes one token of its own
+                one.accepted = max(len(one.ids) + (end is not None) - self.reads[at], 0)
             if status == "RUNNING":
                 handle.stop()
             del self.open[at]

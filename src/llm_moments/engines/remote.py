@@ -137,7 +137,9 @@ class _Calls:
 def _generated(one: Answered) -> Generated:
     first = None if one.first is None else one.first - one.sent
     later = None if one.first is None else one.end - one.first
-    return Generated(None, one.text, one.finish or "stop", first, later, one.reused)
+    return Generated(
+        None, one.text, one.finish or "stop", first, later, one.reused, read=one.read, new=one.new
+    )  # fmt: skip
 
 
 def _begin(prompt: Prompt) -> str:

@@ -33,6 +33,11 @@ def load_module(model: Any, skip_layers: Iterable[int] = (), attention: str | No
     from llm_moments.models.nets.architectures import auto_class, fitted
 
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    if "sentence" in model.config:  # a vector of each text is asked for (tasks/embedding.py)
+        from llm_moments.models.nets.embedder import load_embedder
+
+        module = fitted(load_embedder(model, **options), model)
+        return skip(module, list(skip_layers)) if skip_layers else module
     module = loaded(
         auto_class(model.config), model.path, model.name, dtype="float32", use_safetensors=True,
         trust_remote_code=model.trust_remote_code, **options,

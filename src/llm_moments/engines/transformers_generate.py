@@ -12,6 +12,7 @@ import numpy as np
 
 from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
+from llm_moments.engines.constrained import Grammars
 from llm_moments.engines.foreign import failing_as
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.sharing import in_precision, shared
@@ -28,6 +29,7 @@ class TransformersGenerate(Generator):
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams", "skip_layers", "prefix_reuse", "draft")
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "beams", "length_penalty", "seed", "stop", "lookup",
+        "json_schema",
     )  # fmt: skip
     rules: ClassVar[tuple[str, ...]] = tuple(RULES)  # they are its own
     formats: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
@@ -44,6 +46,7 @@ class TransformersGenerate(Generator):
         self.encodes = bool(getattr(module.config, "is_encoder_decoder", False))
         # 1 while it reads a prompt, 2 while it makes tokens, 3 in its encoder: for whoever watches its layers
         self.phase = 0
+        self._grammars: Grammars | None = None
         self._cache: tuple[list[int], Any] | None = (
             None  # tokens of the last prompt and answer, and their keys and values
         )
@@ -108,15 +111,14 @@ class TransformersGenerate(Generator):
         watch = _Watch(self, begun, decoding.stop, on_text, [p.limit(decoding) for p in prompts])
         apart = self.encodes and self.draft is None and not decoding.lookup
         apart = apart and not self._asked("encoder_no_repeat_ngram_size", "encoder_repetition_penalty")  # they see ids
+        options = self._options(decoding) | self._kept_to(decoding, len(prompts), begun)
         start = time.perf_counter()
         with torch.inference_mode():
             if apart:
                 inputs = self._encoded(inputs)
             middle = time.perf_counter()
             self.phase = 1
-            out = self.module.generate(
-                **inputs, **self._options(decoding), stopping_criteria=[watch], return_dict_in_generate=True
-            )
+            out = self.module.generate(**inputs, **options, stopping_criteria=[watch], return_dict_in_generate=True)
         end = time.perf_counter()
         self.phase = 0
         rows = out.sequences[:, begun:].tolist()
@@ -124,6 +126,8 @@ class TransformersGenerate(Generator):
         first = (watch.times[0] if watch.times else end) - start
         for answer in answers:
             answer.first_s, answer.later_s, answer.reused = first, end - start - first, reused
+            if decoding.lookup or self.draft is not None:  # each step made one token of its own
+                answer.accepted = max(watch.steps - watch.calls, 0)
         if self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1:
             self._cache = (out.sequences[0].tolist(), getattr(out, _cache_word()))
         read = sum(map(_length, prompts))
@@ -224,6 +228,19 @@ class TransformersGenerate(Generator):
             chosen["assistant_model"] = self.draft
         return chosen
 
+    def _kept_to(self, decoding: Decoding, rows: int, begun: int) -> dict[str, Any]:
+        """What `generate` is given for answers that keep to a JSON schema."""
+        if not decoding.json_schema:
+            return {}
+        if decoding.beams > 1 or decoding.lookup or self.draft is not None:
+            raise EngineError(
+                "transformers keeps to decode.json_schema a token at a time: unset decode.beams, decode.lookup and forward.draft"
+            )
+        if self._grammars is None:
+            size = self.module.get_output_embeddings().weight.shape[0]
+            self._grammars = Grammars(self.tokenizer, self.ends(), int(size))
+        return {"logits_processor": [self._grammars.masks(decoding.json_schema, rows, begun)]}
+
     def _answer(self, ids: list[int], decoding: Decoding) -> Generated:
         ends = set(self.ends())
         at = next((i for i, token in enumerate(ids) if token in ends), None)
@@ -298,7 +315,7 @@ class _Watch:
         """most: new tokens of each row, where some may have fewer than the others."""
         self.engine, self.begun, self.stop, self.on_text, self.most = engine, begun, stop, on_text, most
         self.times: list[float] = []
-        self.steps = 0
+        self.steps = self.calls = 0
         self.told: dict[int, str] = {}
 
     def __call__(self, ids: Any, scores: Any, **kwargs: Any) -> Any:
@@ -306,6 +323,7 @@ class _Watch:
         if not self.times:
             self.times.append(time.perf_counter())
             self.engine.phase = 2
+        self.calls += 1
         self.steps = ids.shape[1] - self.begun
         done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
         if self.most and self.steps >= min(self.most):

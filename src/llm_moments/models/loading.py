@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from llm_moments.base.errors import ModelError, MomentsError
 SHOWN = 4  # tensors that are named
 
 
-def loaded(auto: Any, path: Path, name: str, *, new_head: bool = False, **options: Any) -> Any:
+def loaded(
+    auto: Any, path: Path, name: str, *, new_head: bool = False, spare: Sequence[str] = (), **options: Any
+) -> Any:
     """The `torch.nn.Module` that `auto.from_pretrained` opens, in eval mode; ModelError where it would be made up.
 
     transformers draws at random what the files do not hold, and only says so. new_head: for a training, which may
-    draw the layers behind the base model, and its pooling.
+    draw the layers behind the base model, and its pooling. spare: parts of the module that nobody will ask.
     """
     options = {"local_files_only": True, **options}
     if new_head:
@@ -28,7 +30,7 @@ def loaded(auto: Any, path: Path, name: str, *, new_head: bool = False, **option
             raise
         except Exception as error:
             raise ModelError(f"{name} cannot be loaded by transformers: {_why(error)}") from error
-    may_be_new = _head_of(module) if new_head else _nothing
+    may_be_new = _head_of(module) if new_head else lambda key: bool(set(spare) & set(key.split(".")))
     _check(name, path, told, may_be_new)
     return module.eval()
 
@@ -67,10 +69,6 @@ def _check(name: str, path: Path, told: dict[str, Any], may_be_new: Callable[[st
 def _named(keys: list[str]) -> str:
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return ", ".join(keys[:SHOWN]) + more
-
-
-def _nothing(key: str) -> bool:
-    return False
 
 
 def _head_of(module: Any) -> Callable[[str], bool]:

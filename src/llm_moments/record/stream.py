@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_moments.base.errors import DataError, InputError
 from llm_moments.core import NULL, Pipeline
+from llm_moments.core.usage import Usage
 from llm_moments.record.recorder import Recorder
 from llm_moments.record.session import Figure, Session
 from llm_moments.steps.decode import Decode
@@ -126,6 +127,12 @@ class Conversation:
             self.dropped = _cut(self._recorder)
             if said or self._stream.answer is not None:
                 self.turns += [question, ("assistant", said)]
+
+    @property
+    def usage(self) -> Usage:
+        """The bill of the last answer; nothing is told before the first, or of one that was stopped half-way."""
+        answer = None if self._stream is None else self._stream.answer
+        return Usage() if answer is None else answer.usage
 
     def reset(self) -> None:
         """Forgets what was said; the system prompt is the plan's and stays."""

@@ -6,12 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from llm_moments.base.errors import DataError, ModelError
+from llm_moments.base.errors import DataError, ModelError, RowsTooLong
 from llm_moments.core import Batch, Knob, Recorder, whole
+from llm_moments.core.usage import numbers
+from llm_moments.steps.overflow import OVERFLOW, fails
 from llm_moments.steps.template_bounds import bound_templates
 
 Messages = tuple[tuple[str, str], ...]
 ROLES = ("system", "user", "assistant", "tool")
+SHARES = ("template_tokens", "system_tokens", "history_tokens", "user_tokens")  # of a prompt
 MARK = "\ue0f3{}\ue0f4"  # private characters: no tokenizer has a special token of them
 
 
@@ -58,13 +61,14 @@ class Dialogue:
         return self.control is not None and bool(self.control.search(text))
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # the cut is told here
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of a text in which nothing is a control token."""
         if not self.has_control(text):
             return self._ids(text)
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        split = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return list(split["input_ids"])
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a plain prompt, with what the tokenizer puts before every text (BOS)."""
@@ -151,8 +155,8 @@ class Context:
     """Makes prompts fit into the context: the oldest turns go first, the system prompt stays; where the last
     message alone is too long its beginning goes. Of a plain prompt the beginning goes, too.
 
-    Counts `cut_rows`, `cut_turns`, `cut_tokens`, and how the context is shared: `system_tokens`,
-    `history_tokens`, `user_tokens` (contents), `template_tokens` (all else).
+    Counts and tells of each row `cut_tokens` and how the context is shared: `system_tokens`, `history_tokens`,
+    `user_tokens` (contents), `template_tokens` (all else). Counts `cut_rows`, `cut_turns`.
     """
 
     name = "context"
@@ -160,9 +164,11 @@ class Context:
     writes: tuple[str, ...] = ("ids", "messages")
     knobs: tuple[Knob, ...] = (
         Knob("max_tokens", 0, (256, 512, 1024, 2048, 4096), False, whole(0), "most tokens of prompt and answer; 0: all the model has", bounds="context"),
+        OVERFLOW,
     )  # fmt: skip
 
     def __init__(self, settings: Any, dialogue: Dialogue, window: int, new_tokens: int):
+        self.new_tokens, self.may_cut = new_tokens, not fails(settings)
         most = min(int(settings.get("max_tokens", 0)) or window, window)
         self.room = most - new_tokens
         if self.room < 1:
@@ -173,16 +179,27 @@ class Context:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         ids, messages = list(batch["ids"]), list(batch["messages"])
-        rows = turns_cut = tokens_cut = 0
-        for row, (turns, tokens) in enumerate(zip(messages, ids, strict=True)):
-            if len(tokens) > self.room:
-                messages[row], ids[row] = self.fitted(turns, tokens)
-                rows, tokens_cut = rows + 1, tokens_cut + len(tokens) - len(ids[row])
-                turns_cut += len(turns or ()) - len(messages[row] or ())
-        recorder.count(cut_rows=rows, cut_turns=turns_cut, cut_tokens=tokens_cut)
-        if recorder.active:
-            recorder.count(**self.shares(messages, ids))
-        return batch.with_(ids=ids, messages=messages)
+        long = [row for row, tokens in enumerate(ids) if len(tokens) > self.room]
+        if long and not self.may_cut:
+            raise RowsTooLong({row: self.refusal(len(ids[row])) for row in long})
+        turns_cut, cut = 0, [0] * batch.size
+        for row in long:
+            turns, tokens = messages[row], ids[row]
+            messages[row], ids[row] = self.fitted(turns, tokens)
+            cut[row] = len(tokens) - len(ids[row])
+            turns_cut += len(turns or ()) - len(messages[row] or ())
+        shares = [self.shares(turns, tokens) for turns, tokens in zip(messages, ids, strict=True)]
+        columns = {name: [one[name] for one in shares] for name in SHARES}
+        recorder.count(cut_rows=len(long), cut_turns=turns_cut, cut_tokens=sum(cut))
+        recorder.count(**{name: sum(column) for name, column in columns.items()})
+        details = {name: numbers(column) for name, column in columns.items()}
+        return batch.with_(ids=ids, messages=messages).told(cut_tokens=numbers(cut), **details)
+
+    def refusal(self, tokens: int) -> str:
+        return (
+            f"a prompt of {tokens:,} tokens, and there is room for {self.room:,} beside an answer of {self.new_tokens:,} "
+            "(context.max_tokens, decode.max_new_tokens); it may not be cut (context.on_overflow = fail)"
+        )
 
     def fitted(self, turns: Messages | None, tokens: list[int]) -> tuple[Messages | None, list[int]]:
         if turns is None:
@@ -209,13 +226,12 @@ class Context:
             tokens = shorter
         return tuple(kept), tokens
 
-    def shares(self, messages: Sequence[Messages | None], ids: Sequence[list[int]]) -> dict[str, float]:
-        told = {"system_tokens": 0, "history_tokens": 0, "user_tokens": 0}
-        for turns, tokens in zip(messages, ids, strict=True):
-            if turns is None:
-                told["user_tokens"] += len(tokens)
-                continue
-            for at, (role, content) in enumerate(turns):
-                place = "user" if at == len(turns) - 1 else "system" if role == "system" else "history"
-                told[f"{place}_tokens"] += len(self.dialogue.encode_plain(content))
-        return {**told, "template_tokens": sum(map(len, ids)) - sum(told.values())}
+    def shares(self, turns: Messages | None, ids: Sequence[int]) -> dict[str, int]:
+        """Tokens of the prompt by whose they are."""
+        told = dict.fromkeys(SHARES, 0)
+        if turns is None:
+            return told | {"user_tokens": len(ids)}
+        for at, (role, content) in enumerate(turns):
+            place = "user" if at == len(turns) - 1 else "system" if role == "system" else "history"
+            told[f"{place}_tokens"] += len(self.dialogue.encode_plain(content))
+        return told | {"template_tokens": max(len(ids) - sum(told.values()), 0)}

@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from llm_moments.base.errors import PlanError
+from llm_moments.base.errors import PlanError, RowsTooLong
 from llm_moments.core import Batch, Knob, Recorder, whole
+from llm_moments.core.usage import numbers
 from llm_moments.engines.foreign import quiet
 from llm_moments.engines.generator import Prompt
+from llm_moments.steps.overflow import OVERFLOW
 from llm_moments.steps.truncate import LENGTHS
 
 NLLB_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
@@ -193,7 +195,7 @@ class TokenizeSource:
 class CutSource:
     """Writes `ids` of at most max_length tokens: of a longer source the end goes, the tokens that close it stay.
 
-    Counts `cut_rows`, `cut_tokens`.
+    Counts `cut_rows`, `cut_tokens`, which it tells of each row.
     """
 
     name = "truncate"
@@ -201,17 +203,26 @@ class CutSource:
     writes: tuple[str, ...] = ("ids",)
     knobs: tuple[Knob, ...] = (
         Knob("max_length", 512, LENGTHS, valid=whole(4), means="most tokens of a source, special ones included, >= 4"),
+        OVERFLOW,
     )
 
-    def __init__(self, most: int, closing: frozenset[int], keeps_end: bool = False):
+    def __init__(self, most: int, closing: frozenset[int], keeps_end: bool = False, may_cut: bool = True):
         """closing: tokens that end a source, its language's among them where that comes last (mBART). keeps_end: the
         beginning goes instead, as a tokenizer's truncation_side may say."""
-        self.most, self.closing, self.keeps_end = most, closing, keeps_end
+        self.most, self.closing, self.keeps_end, self.may_cut = most, closing, keeps_end, may_cut
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        ids, long = batch["ids"], [at for at, row in enumerate(batch["ids"]) if len(row) > self.most]
-        recorder.count(cut_rows=len(long), cut_tokens=sum(len(ids[at]) - self.most for at in long))
-        return batch.with_(ids=[self.cut(row) for row in ids]) if long else batch
+        ids, over = batch["ids"], [max(len(row) - self.most, 0) for row in batch["ids"]]
+        recorder.count(cut_rows=sum(map(bool, over)), cut_tokens=sum(over))
+        if any(over) and not self.may_cut:
+            raise RowsTooLong({row: self.refusal(len(ids[row])) for row, more in enumerate(over) if more})
+        return batch.with_(ids=[self.cut(row) for row in ids] if any(over) else ids).told(cut_tokens=numbers(over))
+
+    def refusal(self, tokens: int) -> str:
+        return (
+            f"a source of {tokens:,} tokens, and {self.most:,} are taken (truncate.max_length); it may not be cut "
+            "(truncate.on_overflow = fail)"
+        )
 
     def cut(self, row: list[int]) -> list[int]:
         if len(row) <= self.most:

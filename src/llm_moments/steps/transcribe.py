@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
@@ -13,6 +14,7 @@ import numpy as np
 from llm_moments.base.errors import PlanError
 from llm_moments.core import Batch, Knob, Recorder, one_of
 from llm_moments.core.outputs import Outputs, texts
+from llm_moments.core.usage import numbers
 from llm_moments.data.audio import RATE
 from llm_moments.engines.generator import Decoding, Generated, Prompt, settle
 from llm_moments.models.generation_settings import tell
@@ -60,6 +62,8 @@ class Transcribe:
         self.chunker = Chunker(part["vad"], part["chunk"])
         self.bins, self.margin = bins, float(part["features"].get("margin", 0.0))
         self.decoding = Decoding.of(part["decode"])
+        if part["decode"].get("logprobs", -1) >= 0:
+            raise PlanError("a transcript is told without log-probabilities of its tokens; take decode.logprobs back")
         self.ladder = Ladder(part["fallback"], self.decoding, self._plain)
         self.language, self.task = part["speech"].get("language", ""), part["speech"].get("task", "transcribe")
         self.timestamps, self.words = (bool(part["speech"].get(k)) for k in ("timestamps", "words"))
@@ -81,21 +85,30 @@ class Transcribe:
         return engine
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
+        asked = time.perf_counter()
         with self.engines.lease(self.settings) as engine:
-            return self._by(self._able(engine), batch, recorder)
+            load_s = time.perf_counter() - asked
+            return self._by(self._able(engine), batch, recorder).told(load_s=np.full(batch.size, load_s))
 
     def _by(self, engine: Any, batch: Batch, recorder: Recorder) -> Batch:
         settle(self.decoding, engine)
         tell(self.engines.model_for(self.settings), engine, self.decoding)
         found: list[list[tuple[Chunk, list[Segment]]]] = [[] for _ in range(batch.size)]
         spoken = [self.language or ("" if self.tokens.languages else "en")] * batch.size
+        made: list[list[Generated]] = [[] for _ in range(batch.size)]
         for portion in self._portions(batch["input"], recorder):
-            for (row, chunk), segments in zip(portion, self._written(portion, spoken, engine, recorder), strict=True):
+            written, answers = self._written(portion, spoken, engine, recorder)
+            for (row, chunk), segments, answer in zip(portion, written, answers, strict=True):
                 found[row].append((chunk, segments))
+                made[row].append(answer)
         with recorder.step("detokenize", items=batch.size):
             whole = [_whole(parts) for parts in found]
         said = [" ".join(s["text"] for s in segments if s["text"]) for segments in whole]
-        return batch.with_(outputs=transcripts(said, whole, spoken))
+        ends = ["length" if any(one.finish == "length" for one in some) else "stop" for some in made]
+        return batch.with_(outputs=transcripts(said, whole, spoken)).told(
+            completion_tokens=numbers(sum(len(one.ids or ()) for one in some) for some in made),
+            finish_reason=np.array(ends, np.str_),
+        )
 
     def _portions(self, values: Sequence[Any], recorder: Recorder) -> Iterator[list[tuple[int, Chunk]]]:
         portion: list[tuple[int, Chunk]] = []
@@ -112,8 +125,8 @@ class Transcribe:
 
     def _written(
         self, portion: Sequence[tuple[int, Chunk]], spoken: list[str], engine: Any, recorder: Recorder
-    ) -> list[list[Segment]]:
-        """The segments of each chunk."""
+    ) -> tuple[list[list[Segment]], list[Generated]]:
+        """The segments of each chunk, and what the engine said of it."""
         with recorder.step("features", items=len(portion)):
             hear = LogMel(self.bins or engine.bins, self.margin)
             heard = [hear(chunk.samples) for _, chunk in portion]
@@ -136,11 +149,12 @@ class Transcribe:
             recorder.count(asked_again=again)
         starts = self._starts(prompts, answers, [portion[at] for at in order], spoken, engine, recorder)
         made: list[list[Segment]] = [[] for _ in portion]
+        told: list[Any] = [None] * len(portion)
         with recorder.step("detokenize"):
             for at, answer, times in zip(order, answers, starts, strict=True):
                 row, chunk = portion[at]
-                made[at] = self._segments(chunk, answer, times, spoken[row])
-        return made
+                made[at], told[at] = self._segments(chunk, answer, times, spoken[row]), answer
+        return made, told
 
     def _starts(
         self, prompts: Sequence[Prompt], answers: Sequence[Generated], portion: Sequence[tuple[int, Chunk]],

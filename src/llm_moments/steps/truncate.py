@@ -6,14 +6,19 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
+from llm_moments.base.errors import RowsTooLong
 from llm_moments.core import Batch, Knob, Recorder, one_of, whole
 from llm_moments.core.parts import Part
+from llm_moments.core.usage import numbers
 from llm_moments.models.encoder import Encoder
+from llm_moments.steps.overflow import OVERFLOW, fails
 
 LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 
 
 class Truncate:
+    """Tells of each row `cut_tokens`; nothing of one that was cut before it was tokenized (precut), as nobody knows."""
+
     name = "truncate"
     reads: tuple[str, ...] = ("first", "second")
     writes: tuple[str, ...] = ("ids", "types")
@@ -23,31 +28,42 @@ class Truncate:
             "side", "head", ("head", "tail", "head+tail"), valid=one_of("head", "tail", "head+tail"),
             means="which part of a long text is kept: head, tail or head+tail",
         ),
+        OVERFLOW,
     )  # fmt: skip
 
     def __init__(self, settings: Mapping[str, Any], encoder: Encoder):
         self.max_length = int(settings["max_length"])
-        self.side = settings.get("side", "head")
+        self.side, self.may_cut = settings.get("side", "head"), not fails(settings)
         self.encoder = encoder
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        first, second = batch["first"], batch["second"]
-        ids, types, cut_rows, cut_tokens = [], [], 0, 0
+        first, second, short = batch["first"], batch["second"], batch.fields.get("shortened", ())
+        ids, types = [], []
+        cut: dict[int, int] = {}
         for row in range(batch.size):
             one, two = first[row], second[row]
             template = self.encoder.template(two is not None)
             room = max(self.max_length - template.extra, 0)
             over = len(one) + len(two or ()) - room
             if over > 0:
-                cut_rows, cut_tokens = cut_rows + 1, cut_tokens + over
+                cut[row] = over
                 keep1, keep2 = (room, 0) if two is None else longest_first(len(one), len(two), room)
                 one = keep(one, keep1, self.side)
                 two = None if two is None else keep(two, keep2, self.side)
             row_ids, row_types = template.build(one, two)
             ids.append(row_ids)
             types.append(row_types)
-        recorder.count(cut_rows=cut_rows, cut_tokens=cut_tokens)
-        return batch.with_(ids=ids, types=types)
+        recorder.count(cut_rows=len(cut), cut_tokens=sum(cut.values()))
+        if cut and not self.may_cut:
+            raise RowsTooLong({row: self.refusal(over, row in short) for row, over in cut.items()})
+        told = [None if row in cut and row in short else cut.get(row, 0) for row in range(batch.size)]
+        return batch.with_(ids=ids, types=types).told(cut_tokens=numbers(told))
+
+    def refusal(self, over: int, more: bool) -> str:
+        return (
+            f"an input of {over:,} {'and more ' if more else ''}tokens beyond the {self.max_length:,} that are kept "
+            "(truncate.max_length); it may not be cut (truncate.on_overflow = fail)"
+        )
 
 
 def cut_places(encoder: Encoder, value: str | tuple[str, str], max_length: int, side: str) -> list[Part]:

@@ -19,6 +19,7 @@ TASKS = {
     "automatic-speech-recognition": "speech:SpeechRecognition",
     "text-detection": "text_lines:TextDetection",
     "text-recognition": "text_lines:TextRecognition",
+    "feature-extraction": "embedding:SentenceEmbedding",
 }
 BY_LIKELIHOOD = ("likelihood", "accuracy", "normalised accuracy")  # metrics for which no text is made
 # What an architecture's name ends with, and the task that is meant where none is named; the first that fits.
@@ -58,7 +59,7 @@ def _meant(model: Any) -> str:
             return task
     raise ModelError(
         f"{model.name} has no head for a task that is known (architectures: {architectures or 'none given'}). "
-        "Fine-tune it as a classifier: moments train MODEL --data FILE --out DIR"
+        "Fine-tune it as a classifier: moments train MODEL --data FILE --out DIR; an encoder's vectors: moments embed MODEL"
     )
 
 

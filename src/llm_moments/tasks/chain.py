@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_moments.base.errors import InputError
-from llm_moments.core import Batch, Knob, Pipeline, Plan, Recorder, Step, Task
+from llm_moments.core import Batch, Knob, Outputs, Pipeline, Plan, Recorder, Step, Task
 from llm_moments.tasks.joined import Joined, JoinedModel, whole
 
 
@@ -25,6 +25,8 @@ class StageStep:
         task, parted = self.pipe.task, batch.fields.get("parted")
         values = [task.normalise(value) for value in batch["input"]]
         outputs = self.pipe.through(Batch(len(values), {"input": values}), recorder) if values else None
+        if parted is None and outputs is not None:
+            batch = _cut(batch, outputs)
         if self.last:
             return batch.with_(outputs=outputs if parted is None else task.regrouped(outputs, parted, self.pipe.plan))
         if outputs is None:
@@ -35,6 +37,12 @@ class StageStep:
                 return batch.with_(input=[said(answer) for answer in task.answers(outputs)])
         recorder.count(handed=sum(map(len, several)))
         return batch.with_(input=[one for some in several for one in some], parted=outputs)
+
+
+def _cut(batch: Batch, outputs: Outputs) -> Batch:
+    """What a stage has cut is added to what those before it have."""
+    told = [some["cut_tokens"] for some in (batch.details, outputs.details) if "cut_tokens" in some]
+    return batch.told(cut_tokens=sum(told)) if told else batch
 
 
 def said(answer: Any) -> str:

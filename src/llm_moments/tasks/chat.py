@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_moments.base.errors import DataError, EngineError, ModelError
+from llm_moments.base.errors import DataError, EngineError, ModelError, PlanError
 from llm_moments.base.notes import note
 from llm_moments.core import NULL, Batch, Change, Knob, Outputs, Plan, Recorder, Step
 from llm_moments.engines.generator import Prompt
 from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
+from llm_moments.steps.overflow import fails
 from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
 from llm_moments.tasks.generation import (
     Generation,
@@ -35,6 +36,12 @@ class TextGeneration(Generation):
 
     def steps(self, plan: Plan, engines: Any) -> list[Step]:
         if self.model.format == "remote":  # the server has template, tokenizer and context
+            if fails(plan.settings("context")):
+                raise PlanError("a server has the context and does not say what it cuts; take context.on_overflow back")
+            if plan.settings("decode").get("logprobs", -1) >= 0:
+                raise PlanError(
+                    "log-probabilities are told by engines that run here, not by a server; take decode.logprobs back"
+                )
             ask = Decode(plan.settings("forward"), plan.settings("decode"), engines, str, False)
             return [Messages(plan.settings("template") if self.templated else None), ask]
         makes_text(self.model, self.name)

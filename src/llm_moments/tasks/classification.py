@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.base.errors import DataError, PlanError
 from llm_moments.core import Knob, Outputs, Task
+from llm_moments.core.usage import told
 from llm_moments.data import labels as meaning
 from llm_moments.data.labels import MULTI, REGRESSION, SINGLE
 
@@ -30,11 +31,13 @@ CASCADE = (
 @dataclass(frozen=True, slots=True)
 class Answer:
     """label: the answer (a list of labels for multi-label, the value for regression); score: how
-    probable it is (None for regression); scores: the probability of every label."""
+    probable it is (None for regression); scores: the probability of every label. cut_tokens: of the input that the model
+    never saw, no part of the answer; None where that is not known, or the input is no text."""
 
     label: Any
     score: float | None
     scores: dict[str, float]
+    cut_tokens: int | None = field(default=None, compare=False)
 
 
 class Classification(Task):
@@ -51,18 +54,19 @@ class Classification(Task):
     # -- answers
 
     def answers(self, outputs: Outputs) -> list[Answer]:
-        labels = self.model.labels
+        labels, cut = self.model.labels, told(outputs, "cut_tokens")
         if self.model.problem_type == REGRESSION:
             rows = outputs["logits"]
-            return [Answer(float(row[0]), None, dict(zip(labels, map(float, row), strict=True))) for row in rows]
+            every = [dict(zip(labels, map(float, row), strict=True)) for row in rows]
+            return [Answer(float(row[0]), None, some, n) for row, some, n in zip(rows, every, cut, strict=True)]
         probabilities = self.probabilities(outputs)
         best = probabilities.argmax(axis=1)
         answers = []
-        for row, winner in zip(probabilities.tolist(), best.tolist(), strict=True):
+        for row, winner, unseen in zip(probabilities.tolist(), best.tolist(), cut, strict=True):
             chosen: Any = labels[winner]
             if self.model.problem_type == MULTI:
                 chosen = [label for label, p in zip(labels, row, strict=True) if p >= 0.5]
-            answers.append(Answer(chosen, row[winner], dict(zip(labels, row, strict=True))))
+            answers.append(Answer(chosen, row[winner], dict(zip(labels, row, strict=True)), unseen))
         return answers
 
     def probabilities(self, outputs: Outputs) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from llm_moments.base.environment import usable_cores
 from llm_moments.base.errors import DataError
 from llm_moments.core import Change, Knob, Outputs, Plan, SampleSizes, Task, one_of
+from llm_moments.core.usage import Usage, usages
 from llm_moments.steps.decode import FORWARD, Decode
+from llm_moments.steps.logprobs import tokens_of
 from llm_moments.tasks.metrics import common_prefix, text_metric
 
 TOGETHER = 8  # prompts that a careful engineer decodes together
@@ -23,9 +25,12 @@ BATCH = (
 
 @dataclass(frozen=True, slots=True)
 class TextAnswer:
-    """text: what the model answered."""
+    """text: what the model answered. Beside it usage, its bill, and where the plan asks for them (decode.logprobs) its tokens:
+    {"token": text, "id": n, "logprob": nats, "top_logprobs": [the likeliest ones]}."""
 
     text: str
+    usage: Usage = field(default=Usage(), compare=False)
+    logprobs: list[dict[str, Any]] | None = field(default=None, compare=False, metadata={"asked": True})
 
 
 class Generation(Task):
@@ -70,7 +75,12 @@ class Generation(Task):
     # -- answers and scores
 
     def answers(self, outputs: Outputs) -> list[Any]:
-        return [TextAnswer(str(text)) for text in outputs["text"]]
+        rows = zip(outputs["text"], usages(outputs), tokens_of(outputs, self._piece), strict=True)
+        return [TextAnswer(str(text), bill, tokens) for text, bill, tokens in rows]
+
+    def _piece(self, token: int) -> str:
+        """One token as a text; control tokens, too."""
+        return str(self.model.tokenizer.decode([token]))
 
     def references(self, raw: Iterable[Any]) -> list[Any]:
         return [self._reference(value, row) for row, value in enumerate(raw, 1)]

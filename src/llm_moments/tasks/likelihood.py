@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +20,8 @@ import numpy as np
 
 from llm_moments.base.errors import DataError, PlanError
 from llm_moments.core import Batch, Change, Example, Knob, Outputs, Plan, Ragged, Recorder, Step
+from llm_moments.core.usage import numbers
+from llm_moments.core.usage import told as detail
 from llm_moments.data import labels
 from llm_moments.steps.prompt import Dialogue, Messages
 from llm_moments.tasks.chat import Chat, TextGeneration, dialogue_of
@@ -40,11 +42,13 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceAnswer:
-    """label: the number of the likeliest choice, from 0; score: its share among the choices; scores: log-likelihoods."""
+    """label: the number of the likeliest choice, from 0; score: its share among the choices; scores: log-likelihoods.
+    cut_tokens: of prompt and choices that the model never saw, no part of the answer."""
 
     label: str
     score: float | None
     scores: dict[str, float]
+    cut_tokens: int | None = field(default=None, compare=False)
 
 
 class LogLikelihood:
@@ -67,17 +71,16 @@ class LogLikelihood:
         rows = batch["given"]
         sums: list[list[float]] = []
         counts: list[list[int]] = []
-        cut = 0
+        cut: list[int] = []
         for ids, turns, row in zip(batch["ids"], batch["messages"], rows, strict=True):
             told = [self.tokens(ids, None if turns is not None else row.input, text) for text in row.texts]
             kept = [tokens[: self.window - len(ids)] for tokens in told]
-            cut += sum(map(len, told)) - sum(map(len, kept))
+            cut.append(sum(map(len, told)) - sum(map(len, kept)))
             sums.append([likelihood(engine, ids, tokens) if tokens else -np.inf for tokens in kept])
             counts.append([len(tokens) for tokens in kept])
-        recorder.count(tokens=sum(map(sum, counts)), cut_tokens=cut)
-        return batch.with_(
-            outputs=Outputs({"logprob": Ragged.of(sums, np.float64), "tokens": Ragged.of(counts, np.int64)})
-        )
+        recorder.count(tokens=sum(map(sum, counts)), cut_tokens=sum(cut))
+        outputs = Outputs({"logprob": Ragged.of(sums, np.float64), "tokens": Ragged.of(counts, np.int64)})
+        return batch.with_(outputs=outputs).told(cut_tokens=numbers(cut) + batch.details.get("cut_tokens", 0))
 
     def tokens(self, ids: list[int], prompt: str | None, text: str) -> list[int]:
         """Token ids of the text where it follows; of a plain prompt that was not cut: those the whole has."""
@@ -242,8 +245,8 @@ class _OfChoices(_Likelihood):
         return np.asarray(np.where(np.isnan(by), -np.inf, by).argmax(axis=1))
 
     def answers(self, outputs: Outputs) -> list[Any]:
-        sums = outputs["logprob"]
-        return [_choice(sums.row(at), int(best)) for at, best in enumerate(self.best(outputs))]
+        sums, cut = outputs["logprob"], detail(outputs, "cut_tokens")
+        return [_choice(sums.row(at), int(best), cut[at]) for at, best in enumerate(self.best(outputs))]
 
     def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:
         return np.asarray(self.best(outputs) == np.asarray(references), np.float64)
@@ -258,10 +261,10 @@ class _OfChoices(_Likelihood):
         return super().close(outputs, others, within) & self.argmax_equal(outputs, others)
 
 
-def _choice(sums: np.ndarray, best: int) -> ChoiceAnswer:
+def _choice(sums: np.ndarray, best: int, cut: int | None) -> ChoiceAnswer:
     whole = np.logaddexp.reduce(sums)
     share = float(np.exp(sums[best] - whole)) if np.isfinite(whole) else None
-    return ChoiceAnswer(str(best), share, {str(i): float(s) for i, s in enumerate(sums)})
+    return ChoiceAnswer(str(best), share, {str(i): float(s) for i, s in enumerate(sums)}, cut)
 
 
 def _texts(choices: Any) -> tuple[str, ...]:

@@ -40,6 +40,13 @@ def _token_f1(answer: str, reference: str) -> float:
     return 2 * same / (len(mine) + len(theirs))
 
 
+def _contains(answer: str, reference: str) -> float:
+    """1 where the reference's words stand in the answer one after the other, compared as for an exact match; a reference
+    without words is contained in an answer without any."""
+    wanted, given = _normal(reference), _normal(answer)
+    return float(f" {wanted} " in f" {given} ") if wanted else float(not given)
+
+
 def _sacrebleu() -> Any:
     try:
         from sacrebleu import metrics
@@ -62,6 +69,7 @@ def _bleu() -> Score:
 METRICS: dict[str, Callable[[], Score]] = {
     "exact match": _exact,
     "token F1": lambda: _token_f1,
+    "contains": lambda: _contains,
     "chrF": _chrf,
     "BLEU": _bleu,
 }

@@ -12,6 +12,7 @@ import numpy as np
 
 from llm_moments.base.errors import EngineMissing, InputError, ModelError
 from llm_moments.core import Change, Knob, Outputs, Plan, SampleSizes, Step
+from llm_moments.core.usage import Usage, usages
 from llm_moments.data.audio import Held, check, source_of
 from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.chunk import CHUNK, VAD
@@ -35,11 +36,13 @@ METRICS: dict[str, Callable[[str, str], tuple[int, int]]] = {"WER": word_errors,
 @dataclass(frozen=True, slots=True)
 class SpeechAnswer:
     """text: all that is said. segments: {"start": s, "end": s, "text": …}, seconds into the sound, with "words" where the
-    plan asks for them (speech.words). language: a code."""
+    plan asks for them (speech.words). language: a code. usage: its bill, no part of the answer; "length" ends it where any
+    chunk's text did so, whose end is missing then."""
 
     text: str
     language: str = ""
     segments: list[Segment] = field(default_factory=list)
+    usage: Usage = field(default=Usage(), compare=False)
 
 
 class SpeechRecognition(Generation):
@@ -106,8 +109,10 @@ class SpeechRecognition(Generation):
 
     def answers(self, outputs: Outputs) -> list[Any]:
         return [
-            SpeechAnswer(str(text), str(language), json.loads(segments))
-            for text, language, segments in zip(*(outputs[n] for n in ("text", "language", "segments")), strict=True)
+            SpeechAnswer(str(text), str(language), json.loads(segments), bill)
+            for text, language, segments, bill in zip(
+                *(outputs[n] for n in ("text", "language", "segments")), usages(outputs), strict=True
+            )
         ]
 
     def scores(self, outputs: Outputs, references: Sequence[Any]) -> np.ndarray:

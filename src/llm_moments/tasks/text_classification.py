@@ -46,7 +46,7 @@ class TextClassification(Classification):
         return [
             Precut(plan.settings("precut"), encoder, length, side),
             Tokenize(encoder, length),
-            Truncate({"max_length": length, "side": side}, encoder),
+            Truncate({**cut, "max_length": length, "side": side}, encoder),
             MakeBatches(
                 plan.settings("batch"),
                 encoder,
@@ -68,6 +68,8 @@ class TextClassification(Classification):
 
     @staticmethod
     def _bounded(knob: Knob, model: Any) -> Knob:
+        if knob.name == "on_overflow":
+            return knob
         if knob.name == "side":
             return replace(knob, default=kept_side(model))
         most = model.max_length
@@ -126,7 +128,7 @@ class TextClassification(Classification):
 
     # -- what an answer rests on
 
-    part_kinds = ("words", "sentences")
+    part_kinds: tuple[str, ...] = ("words", "sentences")
 
     def divided(self, value: Any, kind: str) -> Parts:
         return text_parts(value, kind)

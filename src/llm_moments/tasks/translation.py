@@ -9,6 +9,7 @@ from llm_moments.base.errors import DataError
 from llm_moments.core import Change, Knob, Outputs, Pipeline, Plan, SampleSizes, Step, whole
 from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
+from llm_moments.steps.overflow import fails
 from llm_moments.steps.source import CutSource, SourcePrompts, TokenizeSource, Translate, languages_of
 from llm_moments.tasks.extents import shorter
 from llm_moments.tasks.generation import BATCH, Generation, whole_text
@@ -31,11 +32,11 @@ class Translation(Generation):
         return [
             Translate(prefix, bool(hasattr(languages.tokenizer, "supported_language_codes") and not languages.codes)),
             TokenizeSource(languages, source),
-            CutSource(most, languages.closing, languages.tokenizer.truncation_side == "left"),
+            CutSource(most, languages.closing, languages.tokenizer.truncation_side == "left", not fails(plan.settings("truncate"))),
             SourcePrompts(begin),
             Decode(
                 plan.settings("forward"), plan.settings("decode"), engines, languages.decode,
-                plan.settings("batch").get("order") == "length",
+                plan.settings("batch").get("order") == "length", (start_token(self.model),),
             ),
         ]  # fmt: skip
 

@@ -28,7 +28,7 @@ def main() -> None:
                 frames.send(sink, {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale})
             else:
                 assert pipe is not None, "inputs come after the pipeline"
-                kind, raw = outputs_file.write(pipe.outputs(head["values"]))
+                kind, raw = outputs_file.write(pipe.outputs(head["values"]), details=True)
                 frames.send(sink, {"kind": kind}, raw)
         except MomentsError as error:
             frames.send(sink, frames.told(error))
