@@ -101,6 +101,20 @@ def test_graphs_give_the_same(folder: Path, engine: str) -> None:
     np.testing.assert_allclose(found, recipe(folder, TEXTS), atol=1e-4)
 
 
+def test_of_a_pipeline_that_is_for_something_else(tiny_model: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    classifier = lm.load(tiny_model)
+    with pytest.warns(UserWarning, match="their mean is taken"):
+        found = lm.embed(classifier, ["good film"])
+    fields = AutoTokenizer.from_pretrained(tiny_model)("good film", return_tensors="pt")
+    with torch.no_grad():
+        wanted = AutoModel.from_pretrained(tiny_model).eval()(**fields).last_hidden_state[0].mean(0)
+    np.testing.assert_allclose(found[0], wanted.numpy(), atol=1e-5)
+    assert classifier("good film").label  # it is what it was
+
+
 def test_an_artefact_makes_the_same_vectors(folder: Path, tmp_path: Path) -> None:
     lm.load(folder, task="feature-extraction").save(tmp_path / "a")
     again = lm.load(tmp_path / "a")
@@ -168,6 +182,13 @@ def test_the_command_on_a_line_and_ugly_input(folder: Path, tmp_path: Path) -> N
     assert "note:" in moments("embed", folder, "good " * 100, "--out", tmp_path / "a.npy").stderr
     assert ".parquet or .npy" in moments("embed", folder, "x", "--out", tmp_path / "a.csv", code=2).stderr
     assert "not both" in moments("embed", folder, "x", "--data", "y", code=2).stderr
+    rows = tmp_path / "rows.txt"
+    rows.write_text("good\n" + "good " * 100 + "\nbad film\n")
+    strict = ("embed", folder, "--data", rows, "--on-overflow", "fail", "--out", tmp_path / "s.npy")
+    assert "rows.txt, row 2: an input of" in moments(*strict, code=2).stderr
+    assert not (tmp_path / "s.npy").exists()
+    assert "1 too long" in moments(*strict, "--on-error", "skip").stderr
+    assert np.load(tmp_path / "s.npy", allow_pickle=False).shape == (2, 32)
     empty = tmp_path / "empty.txt"
     empty.write_text("")
     moments("embed", folder, "--data", empty, "--out", tmp_path / "e.npy", code=2)

@@ -32,7 +32,10 @@ def load(
     """
     if isinstance(ref, Pipeline):
         if task or metric:  # the same model and plan, judged in another way
-            ref = Pipeline(task_for(ref.model, task or ref.task.name, metric), ref.plan, engines=ref.engines)
+            chosen = task_for(ref.model, task or ref.task.name, metric)
+            seen = chosen.model.config != ref.model.config  # in another way, which the engines must know
+            engines = Engines(chosen.model, device=ref.engines.device) if seen else ref.engines
+            ref = Pipeline(chosen, Plan(chosen.stock()) if seen else ref.plan, engines=engines)
         return ref if plan is None else ref.with_(**plan)
     if (file := chain.file_of(ref)) is not None:
         if task or metric:

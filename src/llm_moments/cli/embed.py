@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,17 +59,19 @@ def embed(
         pipe = pipe.with_(**{"prefix.prompt": prompt})
     pipe = sparing(pipe, o.named_values(opened.set_, "--set"))
     source = given(inputs, on_error=rows.on_error, limit=rows.limit) if inputs else rows.read(data or "-")
+    made = vectors(pipe, source, partial(_left_out, source))
     if out is None:
         cuts, count = Cuts(), 0
-        for example, answer in zip(examples := list(source), pipe.run(one.input for one in examples), strict=True):
-            cuts.add(answer)
-            if said.fmt != "quiet":
-                print(to_json({"id": example.id, **row_of(answer)}) if said.fmt == "json" else answer.text)
+        for examples, outputs in made:
+            for example, answer in zip(examples, pipe.task.answers(outputs), strict=True):
+                cuts.add(answer)
+                if said.fmt != "quiet":
+                    print(to_json({"id": example.id, **row_of(answer)}) if said.fmt == "json" else answer.text)
+            count += len(examples)
         cuts.tell(said.fmt)
-        count = len(examples)
     else:
         with tell.progress(said.fmt) as tick:
-            count, cut = write(_ticking(vectors(pipe, source), tick), out)
+            count, cut = write(_ticking(made, tick), out)
         if cut and said.fmt != "quiet":
             print(
                 f"note: {cut:,} tokens of texts that were too long were cut; the model never saw them", file=sys.stderr
@@ -80,6 +83,15 @@ def embed(
     tell.skipped(source)
     if not count and not source.errors:
         raise InputError(f"{source.path}: there is no text in it")
+
+
+def _left_out(source: Any, examples: Any, failed: Any) -> None:
+    """Rows that the model fails on are named with their file, or left out and counted."""
+    for at, why in sorted(failed.rows.items()):
+        row = f"row {examples[at].id}: {why}"
+        if source.on_error != "skip":
+            raise failed.alone(f"{source.path}, {row}. Mend it or pass --on-error skip.")
+        source.skipped(failed.kind, row)
 
 
 def _ticking(made: Iterable[Any], tick: Any) -> Iterator[Any]:

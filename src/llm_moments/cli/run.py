@@ -215,17 +215,9 @@ def _to_file(
 
     pipe = samples.pipe
     total = min((n for n in (source.limit, about_rows(source.path)) if n), default=None)
-    key = "/".join(
-        [
-            pipe.model.digest,
-            pipe.plan.key,
-            told,
-            json.dumps(source.columns),
-            source.on_error,
-            str(source.limit),
-            *([f"{samples.count} samples"] if samples.count > 1 else ()),
-        ]
-    )
+    also = [*([f"{samples.count} samples"] if samples.count > 1 else ()), *(["timings"] if timings else ())]
+    known = [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
+    key = "/".join([*known, *also])
     cuts, bill = Cuts.of(pipe), timings or out.suffix.lower() in LINES
     with AnswerWriter(out, key, overwrite=overwrite) as writer, tell.progress(fmt) as tick:
         examples = iter(()) if writer.finished else writer.rest(samples.repeated(source))

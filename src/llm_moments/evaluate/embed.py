@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm_moments.assembly.load import load
-from llm_moments.base.errors import InputError
-from llm_moments.core import Example, Pipeline
+from llm_moments.base.errors import InputError, RowsFailed
+from llm_moments.core import Example, Outputs, Pipeline
+from llm_moments.core.usage import told
 
 TASK = "feature-extraction"
 WRITTEN = (".parquet", ".npy")
+Made = Iterable[tuple[list[Example], Outputs]]
 
 
 def embed(model: Any, data: Any, *, device: str = "auto", plan: Any = None, **read: Any) -> np.ndarray:
@@ -29,26 +32,34 @@ def embed(model: Any, data: Any, *, device: str = "auto", plan: Any = None, **re
         data = readers.read(data, **read)
     elif read:
         raise InputError(f"{', '.join(read)}: only for data that is read from a path")
-    found = list(vectors(pipe, data))
+    found = [outputs["logits"] for _, outputs in vectors(pipe, data)]
     if not found:
         raise InputError("there is no text to make a vector of")
-    return np.concatenate([rows for _, rows, _ in found])
+    return np.concatenate(found).astype(np.float32, copy=False)
 
 
-def vectors(pipe: Pipeline, data: Iterable[Any]) -> Iterator[tuple[list[Any], np.ndarray, int]]:
-    """(examples, their vectors [n, numbers], tokens that were cut) of a window of inputs after the other."""
-    from itertools import islice
-
-    from llm_moments.core.usage import told
-
+def vectors(
+    pipe: Pipeline, data: Iterable[Any], failed: Callable[[Sequence[Example], RowsFailed], None] | None = None
+) -> Iterator[tuple[list[Example], Outputs]]:
+    """(examples, their outputs: `logits` [n, numbers]) of a window of inputs after the other. failed: is told those of a window
+    that the model fails on, which are left out if it raises nothing; without it they raise."""
     source = iter(data)
-    while some := list(islice(source, pipe.window)):
+    while some := list(itertools.islice(source, pipe.window)):
         examples = [one if isinstance(one, Example) else Example(one) for one in some]
-        outputs = pipe.outputs([one.input for one in examples])
-        yield examples, np.asarray(outputs["logits"], np.float32), sum(cut or 0 for cut in told(outputs, "cut_tokens"))
+        try:
+            outputs = pipe.outputs([one.input for one in examples])
+        except RowsFailed as error:
+            if failed is None:
+                raise
+            failed(examples, error)
+            examples = [one for at, one in enumerate(examples) if at not in error.rows]
+            if not examples:
+                continue
+            outputs = pipe.outputs([one.input for one in examples])
+        yield examples, outputs
 
 
-def write(made: Iterable[tuple[list[Any], np.ndarray, int]], out: Path) -> tuple[int, int]:
+def write(made: Made, out: Path) -> tuple[int, int]:
     """Writes them, all or nothing: .parquet, columns `id` and `embedding` (float32, a list of one length), or .npy, float32
     [n, numbers], the rows in the order of the inputs. Gives rows and tokens that were cut. InputError for another ending, and
     where there is nothing to write."""
@@ -63,19 +74,24 @@ def write(made: Iterable[tuple[list[Any], np.ndarray, int]], out: Path) -> tuple
     return rows, cut
 
 
-def _npy(made: Iterable[tuple[list[Any], np.ndarray, int]], place: Path) -> tuple[int, int]:
+def _npy(made: Made, place: Path) -> tuple[int, int]:
     """numpy leaves room in the header for a first axis that grows, so it is written again at the end."""
     count = cut = 0
     with place.open("r+b") as stream:
-        for _, rows, unseen in made:
+        for _, outputs in made:
+            rows = outputs["logits"]
             if not count:
                 _head(stream, 0, rows.shape[1])
             stream.write(np.ascontiguousarray(rows, "<f4").tobytes())
-            count, cut, width = count + len(rows), cut + unseen, rows.shape[1]
+            count, cut, width = count + len(rows), cut + _unseen(outputs), rows.shape[1]
         if count:
             stream.seek(0)
             _head(stream, count, width)
     return count, cut
+
+
+def _unseen(outputs: Outputs) -> int:
+    return sum(cut or 0 for cut in told(outputs, "cut_tokens"))
 
 
 def _head(stream: Any, rows: int, width: int) -> None:
@@ -83,7 +99,7 @@ def _head(stream: Any, rows: int, width: int) -> None:
     np.lib.format.write_array_header_1_0(stream, head)
 
 
-def _parquet(made: Iterable[tuple[list[Any], np.ndarray, int]], place: Path) -> tuple[int, int]:
+def _parquet(made: Made, place: Path) -> tuple[int, int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -92,13 +108,14 @@ def _parquet(made: Iterable[tuple[list[Any], np.ndarray, int]], place: Path) -> 
     count = cut = 0
     writer: Any = None
     try:
-        for examples, rows, unseen in made:
+        for examples, outputs in made:
+            rows = outputs["logits"]
             ids = pa.array([str(cell(one.id)) for one in examples], pa.string())
-            flat = pa.array(np.ascontiguousarray(rows).ravel(), pa.float32())
+            flat = pa.array(np.ascontiguousarray(rows, np.float32).ravel(), pa.float32())
             table = pa.table({"id": ids, "embedding": pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])})
             writer = writer or pq.ParquetWriter(place, table.schema)
             writer.write_table(table)
-            count, cut = count + len(rows), cut + unseen
+            count, cut = count + len(rows), cut + _unseen(outputs)
     finally:
         if writer is not None:
             writer.close()
