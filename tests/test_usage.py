@@ -170,6 +170,7 @@ def test_timings_of_one_answer_and_of_a_dialogue(folder: Path) -> None:
     said = moments("run", folder, "good morning", "--max-new-tokens", 4, "--timings").stderr
     assert "prompt " in said
     assert "template" in said
+    assert said.startswith("(opened in ")
     assert "first token" in said
     said = moments("chat", folder, "--max-new-tokens", 4, "--timings", stdin=f"hello\n{LONG}\n").stderr
     assert said.count("ended by") == 2

@@ -27,6 +27,11 @@ def overflowing(pipe: Pipeline, choice: str) -> Pipeline:
     return pipe.with_(**dict.fromkeys(names, choice))
 
 
+def opened(seconds: float) -> None:
+    """How long the model's folder, tokenizer and plan took; the engine opens with the first answer."""
+    print(f"(opened in {_time(seconds)})", file=sys.stderr)
+
+
 def row_of(answer: Any, *, bill: bool = True) -> dict[str, Any]:
     """The fields of an answer, whatever its task. bill: what it took, too."""
     told = {one.name: getattr(answer, one.name) for one in fields(answer)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -179,9 +180,12 @@ class Billed(Opened):
     ] = False
 
     def open(self, model: str, task: str | None = None, also: Mapping[str, Any] | None = None) -> Pipeline:
-        from llm_moments.cli.bills import overflowing
+        from llm_moments.cli.bills import opened, overflowing
 
+        begun = time.perf_counter()
         pipe = super().open(model, task, also)
+        if self.timings:
+            opened(time.perf_counter() - begun)
         return pipe if self.on_overflow is None else overflowing(pipe, self.on_overflow)
 
 
@@ -205,7 +209,9 @@ class Answering(Billed):
     ] = None
 
     def choices(self) -> dict[str, Any]:
-        schema = {"decode.json_schema": _schema(self.json_schema)} if self.json_schema else {}
+        schema = (
+            {"decode.json_schema": paths.json_object(self.json_schema, "--json-schema")} if self.json_schema else {}
+        )
         return {**super().choices(), **schema}
 
 
@@ -331,18 +337,6 @@ def _plan(file: Path) -> Plan:
         return Plan.from_toml(file.read_text(encoding="utf-8-sig"))
     except (PlanError, UnicodeDecodeError) as error:
         raise PlanError(f"--plan {file}: {error}") from error
-
-
-def _schema(file: Path) -> str:
-    from llm_moments.base.errors import InputError
-
-    try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"--json-schema {file}: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f'--json-schema {file} should hold a JSON object, such as {{"type": "object"}}')
-    return json.dumps(found)
 
 
 def named_values(words: list[str] | None, option: str) -> dict[str, Any]:

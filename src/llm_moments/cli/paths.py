@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,3 +22,15 @@ def text(value: Any) -> str:
     if "\0" in told:
         raise InputError(f"{told!r} is no path: it has a NUL in it")
     return told
+
+
+def json_object(file: Path, option: str) -> str:
+    """The JSON object in a file, as one line of it; InputError names the option for what is none."""
+
+    try:
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{option} {file}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{option} {file} should hold a JSON object")
+    return json.dumps(found)
