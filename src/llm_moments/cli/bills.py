@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_moments.core import Pipeline
-from llm_moments.core.pipeline import knobs_of
-from llm_moments.core.usage import Usage
+if TYPE_CHECKING:
+    from llm_moments.core import Pipeline
+    from llm_moments.core.usage import Usage
 
 LINES = (".jsonl", ".ndjson")  # files that hold the whole bill; tables do where it is asked for
 
@@ -17,6 +17,7 @@ LINES = (".jsonl", ".ndjson")  # files that hold the whole bill; tables do where
 def overflowing(pipe: Pipeline, choice: str) -> Pipeline:
     """The pipeline that cuts what is too long, or fails; InputError for one that takes inputs of any length."""
     from llm_moments.base.errors import InputError
+    from llm_moments.core.pipeline import knobs_of
     from llm_moments.steps.overflow import CUT, FAIL, NAME
 
     if choice not in (CUT, FAIL):
@@ -34,6 +35,8 @@ def opened(seconds: float) -> None:
 
 def row_of(answer: Any, *, bill: bool = True) -> dict[str, Any]:
     """The fields of an answer, whatever its task. bill: what it took, too."""
+    from llm_moments.core.usage import Usage
+
     told = {one.name: getattr(answer, one.name) for one in fields(answer)}
     asked = {one.name for one in fields(answer) if one.metadata.get("asked")}  # told of where somebody asked for it
     return {
@@ -45,6 +48,8 @@ def row_of(answer: Any, *, bill: bool = True) -> dict[str, Any]:
 
 def usage_of(answer: Any) -> Usage:
     """Its bill; of an answer without one, what it says of the cut."""
+    from llm_moments.core.usage import Usage
+
     told = row_of(answer)
     return Usage(**told["usage"]) if "usage" in told else Usage(cut_tokens=told.get("cut_tokens"))
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_moments.core import Example, Pipeline
+if TYPE_CHECKING:
+    from llm_moments.core import Pipeline
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn(Example):
-    """An example as one of its samples is asked for."""
+class Drawn:
+    """An example (core/example.py) as one of its samples is asked for."""
 
-    sample: int = 0
+    input: Any
+    id: Any
+    sample: int
 
 
 class Samples:
@@ -28,19 +31,19 @@ class Samples:
             raise InputError(f"--samples {count} are drawn, and at temperature 0 all are the same: give --temperature")
         self.first = int(decode.get("seed", 0))
 
-    def repeated(self, examples: Iterable[Example]) -> Iterator[Example]:
+    def repeated(self, examples: Iterable[Any]) -> Iterator[Any]:
         if self.count == 1:
             yield from examples
             return
         for one in examples:
             for sample in range(self.count):
-                yield Drawn(one.input, one.reference, one.id, one.group, sample)
+                yield Drawn(one.input, one.id, sample)
 
-    def told(self, example: Example) -> dict[str, int]:
+    def told(self, example: Any) -> dict[str, int]:
         """What a row says beside its answer."""
         return {"sample": example.sample, "seed": self.first + example.sample} if isinstance(example, Drawn) else {}
 
-    def run(self, examples: Sequence[Example]) -> Iterator[Any]:
+    def run(self, examples: Sequence[Any]) -> Iterator[Any]:
         if self.count == 1:
             yield from self.pipe.run([one.input for one in examples])
             return
