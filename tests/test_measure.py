@@ -57,3 +57,22 @@ def test_turns_take_stretches_of_all_lengths() -> None:
     assert [len(turn) for turn in turns] == [16] * 5
     for turn in turns:  # one stretch of each quarter of the lengths, 0 to 39
         assert sorted({len(row) // 10 for row in turn}) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("weights", "kept"), [(0, 3), (2**60, 2)])
+def test_engines_that_are_timed_in_turn_stay_open_meanwhile(weights: int, kept: int) -> None:
+    file = SimpleNamespace(stat=lambda: SimpleNamespace(st_size=weights))
+    pool = SimpleNamespace(keep=2, get=lambda settings: object(), model=SimpleNamespace(weight_files=[file]))
+    seen = set()
+
+    class Kept(Fake):
+        def run(self, values: Sequence[Any]) -> Iterator[Any]:
+            seen.add(pool.keep)
+            return super().run(values)
+
+    plans: dict[str, Any] = {str(streams): Kept(streams) for streams in (1, 2, 3)}
+    for pipe in plans.values():
+        pipe.engines = pool
+    interleaved(plans, ["text"] * 20, "throughput", costs=dict.fromkeys(plans, 0.4), rounds=1, seconds=1)
+    assert seen == {kept}  # not where there is no memory for it
+    assert pool.keep == 2

@@ -134,3 +134,29 @@ def test_references_decide_where_they_can() -> None:
     open_ = Worth("c", "forward", {}, "unclear", drop=0.0, drop_low=-0.1, drop_high=0.1, harmful=1, beneficial=1, n=30, **far)  # fmt: skip
     assert with_verdicts([better], 0.01, by_token=True, labelled=True)[0].verdict == "harmful"
     assert with_verdicts([open_], 0.01, by_token=True, labelled=True)[0].verdict == "needed"
+
+
+def test_threads_of_one_plan_do_not_stay_with_the_next(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    before = torch.get_num_threads()
+    try:
+        pipe.with_(**{"forward.threads": 1})("hello")
+        assert torch.get_num_threads() == 1
+        pipe("hello")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_an_engine_refuses_is_known_from_the_header(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llm_moments.engines import generating
+
+    monkeypatch.setattr(generating, "loaded", None)  # nothing may be loaded
+    refused = {"openvino-genai": "fp16", "llama.cpp": "as-is", "ctranslate2": "fp32"}
+    for engine, precision in refused.items():
+        settings = pipe.with_(**{"forward.engine": engine, "forward.precision": precision}).engine_settings
+        with pytest.raises(lm.MomentsError):
+            pipe.engines.check(settings)
+    pipe.engines.check(pipe.engine_settings)

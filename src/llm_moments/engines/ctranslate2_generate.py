@@ -47,17 +47,19 @@ class CTranslate2Generate(Generator):
     def open(
         cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str
     ) -> CTranslate2Generate:
-        if model.format not in cls.formats:
-            raise EngineError(f"ctranslate2 reads no {model.format} model; convert it with ct2-transformers-converter")
-        names = [str(name) for name in model.config.get("architectures") or []]
-        if any("CausalLM" in name or "LMHeadModel" in name for name in names):
-            raise EngineError(
-                "CTranslate2 is for translation and speech recognition here; use openvino-genai or llama.cpp"
-            )
         heard = "WhisperSpec" if "num_mel_bins" in model.config else "TransformerSpec"
         module, _, kind = KINDS[model.config.get("spec", heard)].partition(":")
         made = getattr(importlib.import_module(f"llm_moments.engines.{module}"), kind)
         return made.open(model, settings, store, calibration, device)  # type: ignore[no-any-return]
+
+    @classmethod
+    def refuses(cls, model: Any, settings: Mapping[str, Any]) -> str:
+        if model.format not in cls.formats:
+            return f"ctranslate2 reads no {model.format} model; convert it with ct2-transformers-converter"
+        names = [str(name) for name in model.config.get("architectures") or []]
+        if any("CausalLM" in name or "LMHeadModel" in name for name in names):
+            return "CTranslate2 is for translation and speech recognition here; use openvino-genai or llama.cpp"
+        return ""
 
     @abstractmethod
     def generate(

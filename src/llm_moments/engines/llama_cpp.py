@@ -60,10 +60,6 @@ class LlamaCpp(Generator):
 
     @classmethod
     def open(cls, model: Any, settings: Mapping[str, Any], store: Path, calibration: Any, device: str) -> LlamaCpp:
-        if model.format not in cls.formats:
-            raise EngineError(
-                f"llama.cpp reads .gguf files, not a {model.format} model; convert it or take another engine"
-            )
         draft = None
         if settings.get("draft"):
             from llm_moments.models.open import open_model
@@ -74,6 +70,12 @@ class LlamaCpp(Generator):
             draft = other.weight_files[0]
         with failing_as("llama.cpp cannot take this model"):
             return cls(model.weight_files[0], settings, model.tokenizer, draft, asked_by(model))
+
+    @classmethod
+    def refuses(cls, model: Any, settings: Mapping[str, Any]) -> str:
+        if model.format not in cls.formats:
+            return f"llama.cpp reads .gguf files, not a {model.format} model; convert it or take another engine"
+        return ""
 
     def ends(self, token: int) -> bool:
         return token in self.also_ends or self.model.ends(token)

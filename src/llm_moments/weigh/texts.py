@@ -52,6 +52,8 @@ def weigh_texts(
     worths = texts.all(todo)
     if len(means):
         layers = answers_anew(base, layers, means, partial(texts.one, share=math.inf), exhaustive=exhaustive, seed=seed)
+    if texts.why:
+        layers = replace(layers, screen=f"{layers.screen}; changes are judged by their answers alone: {texts.why}")
     return part, outputs, worths, layers
 
 

@@ -95,7 +95,7 @@ class Climb:
         # The fastest engine that gave the baseline's own answers: it is never left behind for the baseline.
         lossless = (trial for trial in self.engines if trial.lossless and self.search.same_answers(trial))
         self.safe = next((t for t in lossless if _cost(t) < _cost(_baseline(self.search))), _baseline(self.search))
-        self.best = next(iter(self.search.good()), None) or self.safe
+        self.best = self.surest()
         self.sure = not self.engines or _cost(self.best) < _cost(self.engines[0])  # by the whole split
         if not self.sure:
             self.best = self.engines[0]
@@ -150,6 +150,11 @@ class Climb:
             if quick.status == "ok" and not search.late(1.2 * _cost(quick) * len(search.part)):
                 search.try_plan(plan, f"without {out.name}")
 
+    def surest(self) -> Trial:
+        """The fastest plan that is likely to keep the answers by the whole split, or the fastest engine that gave the
+        baseline's own, as far as it was asked."""
+        return min([*self.search.good()[:1], self.safe], key=_cost)
+
     def settle(self) -> None:
         """Nothing was kept on top of the fastest engine: the fastest one that is likely to keep the answers by itself."""
         self.sure = True
@@ -159,7 +164,7 @@ class Climb:
             whole = self.search.try_plan(Plan(trial.plan), trial.stage, lossless=trial.lossless)
             if whole.status == "ok" and self.search.odds(whole) >= GOOD:
                 break
-        self.best = next(iter(self.search.good()), None) or self.safe
+        self.best = self.surest()
         self.start, self.path = Plan(self.best.plan), []
 
     def promising(self) -> tuple[list[Trial], bool]:
