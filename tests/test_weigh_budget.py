@@ -46,7 +46,7 @@ class Bench:
         own = BASE * self.shares[change.name]
         if change.name == self.stop:
             raise KeyboardInterrupt
-        self.now += 0.1 + (ROWS + ROUNDS * BLOCK) * own + (ROUNDS + 1) * BLOCK * BASE
+        self.now += 0.1 + (ROWS + ROUNDS * BLOCK) * own + BLOCK * BASE
         self.priced.append(change.name)
         return Worth(change.name, change.step, dict(change.choices), "free", saving=1 - self.shares[change.name])
 
@@ -218,8 +218,8 @@ def test_a_loss_beyond_doubt_spares_the_other_rows(model: Path, rows: list[lm.Ex
     outputs = pipe.outputs(part.values)
     spoilt = Change("nearly nothing", {"truncate.max_length": 4})
     whole = priced(pipe, part, outputs, spoilt, timed=False)
-    soon = priced(pipe, part, outputs, spoilt, timed=False, first=60)
-    same = priced(pipe, part, outputs, Change("sorted", {"batch.size": 8}), timed=False, first=60)
+    soon = priced(pipe, part, outputs, spoilt, timed=False, first=100)
+    same = priced(pipe, part, outputs, Change("sorted", {"batch.size": 8}), timed=False, first=100)
     assert (whole.harmful or 0) > 30
-    assert (whole.n, soon.n, same.n) == (part.independent, part.take(range(60)).independent, part.independent)
+    assert (whole.n, soon.n, same.n) == (part.independent, part.take(range(100)).independent, part.independent)
     assert (soon.drop or 0) == pytest.approx(whole.drop or 0, abs=0.2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,14 @@ from llm_moments.weigh.worth import Worth
 
 ITSELF = StandIn()
 BEYOND_DOUBT = 1e-4  # p-value of the sign test on the first rows
+FRESH = 20.0  # seconds that times of the baseline are held against
 ROUNDS = 3  # pairs of times for each change
 
 
 def priced(
     base: Pipeline, part: Evaluation, outputs: Outputs, change: Change, *, timed: bool = True,
     spread: np.ndarray | None = None, block: int | None = None, by: StandIn = ITSELF, first: int = 0,
+    times: Times | None = None,
 ) -> Worth:  # fmt: skip
     """outputs: of the base on the part, [n, classes]. A change that cannot be made is `unavailable`.
 
@@ -44,7 +48,8 @@ def priced(
                 part, outputs = few, outputs[: len(after)]
             else:
                 after = concat([after, answers(base, by, changed, part.values[first:])])
-        speed = _times(base, changed, part.values, block or base.task.sizes.block) if timed else None
+        times = times or Times(base, part.values, block or base.task.sizes.block)
+        speed = times.against(changed) if timed else None
     except (EngineError, ModelError, PlanError) as error:
         return Worth(change.name, change.step, dict(change.choices), "unavailable", reason=str(error))
     apart = base.task.divergence(outputs, after)
@@ -87,15 +92,33 @@ def savings(speed: stats.Bound) -> dict[str, Any]:
     return {"saving": 1 - 1 / speed.estimate, "saving_low": 1 - 1 / speed.low, "saving_high": 1 - 1 / speed.high}
 
 
-def _times(base: Pipeline, changed: Pipeline, values: Any, block: int) -> stats.Bound:
-    """Speed-up on blocks of rows, baseline and changed in turn (A B, B A, …). The changed one has just answered."""
-    pairs: tuple[list[float], list[float]] = ([], [])
-    run_seconds(base, values[:block])
-    for turn in range(ROUNDS):
-        start = turn * block % max(len(values) - block + 1, 1)
-        for pipe, times in list(zip((base, changed), pairs, strict=True))[:: 1 if turn % 2 == 0 else -1]:
-            times.append(run_seconds(pipe, values[start : start + block]))
-    return stats.ratio_interval(*pairs)
+@dataclass
+class Times:
+    """Seconds of the baseline on some blocks of rows, which changes that are timed soon after are all held against."""
+
+    pipe: Pipeline
+    values: Any
+    block: int
+    taken: float = -math.inf
+    seconds: list[float] = field(default_factory=list)
+
+    def rows(self, turn: int) -> Any:
+        start = turn * self.block % max(len(self.values) - self.block + 1, 1)
+        return self.values[start : start + self.block]
+
+    def against(self, changed: Pipeline) -> stats.Bound:
+        """Speed-up block by block: baseline and changed in turn (A B, B A, …) where the baseline's times are not fresh. The
+        changed one has just answered."""
+        stale = time.monotonic() - self.taken > FRESH
+        if stale:
+            run_seconds(self.pipe, self.rows(0))
+            self.seconds, self.taken = [], time.monotonic()
+        own: list[float] = []
+        for turn in range(ROUNDS):
+            for pipe, times in ((self.pipe, self.seconds), (changed, own))[:: 1 if turn % 2 == 0 else -1]:
+                if times is own or stale:
+                    times.append(run_seconds(pipe, self.rows(turn)))
+        return stats.ratio_interval(self.seconds, own)
 
 
 def look_at(base: Pipeline, change: Change, values: Any, block: int) -> tuple[float, float]:

@@ -14,12 +14,13 @@ from llm_moments.base.busy import Watch
 from llm_moments.base.errors import PlanError
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.change import Change
+from llm_moments.engines.base import available
 from llm_moments.evaluate.evaluation import Evaluation, evaluation, gather
-from llm_moments.evaluate.stand_in import LEAST, StandIn, answers, judges, replaceable, stand_in
+from llm_moments.evaluate.stand_in import LEAST, ORDER, StandIn, answers, judges, on, replaceable, stand_in
 from llm_moments.weigh.changes import every_change, skips
 from llm_moments.weigh.clock import Clock, Tick, in_words
 from llm_moments.weigh.layers import FEW, Layers, weigh_layers
-from llm_moments.weigh.price import ITSELF, look_at, priced
+from llm_moments.weigh.price import ITSELF, Times, look_at, priced
 from llm_moments.weigh.text_layers import weigh_text_layers
 from llm_moments.weigh.texts import weigh_texts
 from llm_moments.weigh.verdict import with_verdicts
@@ -32,8 +33,9 @@ SEEN = 200  # examples by which it is found out what could be less of them
 CALIBRATION = 64  # examples, for a base in int8
 FEWEST = 2  # blocks of examples
 ALONG = "next token's divergence along the baseline's own answers, nats a token"
-HELD = 48  # rows on which a graph is held against the baseline
-BUILT = 20.0  # seconds: with less to spare none is built
+HELD = 32  # rows on which a graph is held against the baseline
+HOLDING = 1 / 3  # of the time that is left, for that
+BUILT = 15.0  # seconds that building one takes, about
 FIRST = 48  # rows that a change is asked before all others
 MOST_OPEN = 8  # changes, whose verdicts are worth more than a look at all of them
 
@@ -95,7 +97,7 @@ def _all_rows(
         costs,
         len(part),
         partial(_look, base, part, costs.block),
-        partial(priced, base, part, outputs, block=costs.block, by=by, first=FIRST),
+        partial(priced, base, part, outputs, by=by, first=FIRST, times=Times(base, part.values, costs.block)),
     )
     clock.planned = {}
     weighing.plan([*after, *skips(anew)])
@@ -123,7 +125,10 @@ def _stand_in(base: Pipeline, part: Evaluation, costs: Costs, changes: int, cloc
     """A graph that answers in the baseline's place, where building and holding it takes less than it spares."""
     rows = part.values[:: max(len(part) // HELD, 1)][:HELD]
     spares = min(len(part), MOST) * costs.base * changes
-    if len(rows) < LEAST or not replaceable(base) or min(clock.left, spares) < BUILT + 2 * len(rows) * costs.base:
+    if len(rows) < LEAST or not replaceable(base):
+        return ITSELF
+    built = any(base.engines.built(on(base, engine).engine_settings) for engine in ORDER if engine in available())
+    if (0.0 if built else BUILT) + 2 * len(rows) * costs.base > HOLDING * min(clock.left, spares):
         return ITSELF
     clock.tell("holding a graph engine against the baseline")
     return stand_in(base, rows, base.outputs(rows), costs.base)
