@@ -85,7 +85,8 @@ def compare(
     costs = {"a": _pace(one, part.values, budget), "b": _pace(two, other.values, budget)}
     if budget is not None:
         fits = int(ANSWERS * (end - time.monotonic()) / sum(costs.values()))
-        part, other = (some.take(range(min(max(fits, 1), there))) for some in (part, other))
+        least = one.task.sizes.warm  # they were answered to know the pace
+        part, other = (some.take(range(min(max(fits, least), there))) for some in (part, other))
     outputs_a, costs["a"] = _answered(one, part.values)
     tick(0.4, "answers of B")
     outputs_b, costs["b"] = _answered(two, other.values)
@@ -131,7 +132,7 @@ def _pace(pipe: Pipeline, values: Any, budget: float | str | None) -> float:
     if budget is None:
         return 0.0
     few = values[: pipe.task.sizes.warm]
-    pipe.outputs(few)
+    pipe.outputs(few[:1])
     return _timed(pipe, few)[1]
 
 
