@@ -35,7 +35,7 @@ bench: .demo/model
 	$(BIN)/pip install -q -c constraints.txt av || echo "no av: faster-whisper cannot be heard beside the others"
 	@command -v espeak-ng >/dev/null || echo "no espeak-ng: the benchmark of speech will say so (apt-get install espeak-ng)"
 	$(BIN)/pip install -q -c constraints.txt torchlens || echo "no torchlens: the benchmark of overhead goes without it"
-	for one in speed limit overhead memory explaining training healing images kills sweep screening certificates decoding translation speech; do $(BIN)/python benchmarks/$$one.py || exit 1; done
+	for one in speed limit overhead memory explaining explaining_texts training healing images kills sweep screening certificates decoding translation speech; do $(BIN)/python benchmarks/$$one.py || exit 1; done
 	$(BIN)/python benchmarks/sequences.py record && $(BIN)/python benchmarks/sequences.py replay
 	$(BIN)/python benchmarks/first_command.py && $(BIN)/python benchmarks/first_command.py --busy
 

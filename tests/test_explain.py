@@ -12,8 +12,9 @@ import pytest
 
 import llm_moments as lm
 from llm_moments.base.errors import InputError
+from llm_moments.core.parts import Pace
 from llm_moments.explain.ablation import Ablation
-from llm_moments.explain.important import ALONE, faith, losses, order
+from llm_moments.explain.important import faith, losses, order
 from llm_moments.render.html import report
 from llm_moments.steps.text_parts import text_parts
 from tests.cli.command import moments
@@ -97,7 +98,7 @@ def test_it_is_found_among_many_by_halves(pipe: Any, tmp_path: Path) -> None:
     """A linear model of words: nothing is cut, and what each word adds is known."""
     linear = lm.load(make_linear(tmp_path / "m"))
     rng = np.random.default_rng(0)
-    words = rng.choice(["the", "a", "film", "plot"], 2 * ALONE).tolist()
+    words = rng.choice(["the", "a", "film", "plot"], 2 * Pace().alone).tolist()
     text = " ".join([*words[:400], "awful", *words[400:]])
     parts = text_parts(text, "words")
     ablation = Ablation(linear, parts, linear.outputs([text]))
@@ -232,7 +233,11 @@ def test_what_cannot_be_explained_is_refused(pipe: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="words or sentences, not 'pixels'"):
         lm.explain(pipe, TEXT, parts="pixels")
     with pytest.raises(InputError, match="cannot be explained"):
-        lm.explain(make_chat(tmp_path / "chat"), "hello")
+        lm.explain(
+            lm.load(make_chat(tmp_path / "chat"), task="multiple-choice"), {"prompt": "a", "choices": ["b", "c"]}
+        )
+    with pytest.raises(InputError, match="are no texts"):
+        lm.explain(pipe, TEXT, answer="pos")
 
 
 def test_the_verb(trained_model: Path, tmp_path: Path) -> None:

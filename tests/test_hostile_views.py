@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from llm_moments.base.visible import ESCAPE, visible
-from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, PartWorth, Unseen
+from llm_moments.core.parts import Alternative, AnswerToken
+from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, PairWorth, PartWorth, Unseen
 from llm_moments.improve.certify import Certificate
 from llm_moments.improve.study import Trial
 from llm_moments.improve.training_certificate import TrainingCertificate
@@ -148,8 +149,9 @@ DOCTOR = {
 }  # fmt: skip
 
 EXPLANATION = bad(
-    Explanation, input=BAD, parts=(PartWorth(BAD, ("text", 0, 5), 1.0), PartWorth(BAD, ("text", 5, len(BAD)), -0.5)), test=bad(AgainstChance, sizes=(1,)), keeps=(0,),
+    Explanation, input=BAD, parts=(PartWorth(BAD, ("text", 0, 5), 1.0, inside=(PartWorth(BAD, ("text", 1, 3), 0.5, BAD),)), PartWorth(BAD, ("text", 5, len(BAD)), -0.5, BAD, True)), test=bad(AgainstChance, sizes=(1,)), keeps=(0,),
     turns=(1,), unseen=(Unseen(BAD, ("text", 0, 5)),), layers=(LayerWorth(BAD, 1.0, BAD),), others=(Other(BAD, BAD, False, 0.1),), session=SESSION, notes=(BAD,),
+    tokens=(AnswerToken(BAD, 0.5, 1.0, (Alternative(BAD, 0.1),), (1.0, None)),), pairs=(PairWorth(0, 1, 9.0),), without_all=2.0,
 )  # fmt: skip
 ON_A_TERMINAL = {
     "show_session": [SESSION], "show_training": [TRAINING], "show_worths": [WORTHS], "show_improvement": [IMPROVED], "show_certificate": CERTIFICATES,

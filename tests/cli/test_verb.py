@@ -35,7 +35,7 @@ def test_options_become_choices_of_the_plan() -> None:
     assert isinstance(seen[0][2], Rows)
 
 
-@pytest.mark.parametrize("name", ["run", "chat", "record", "weigh", "improve", "compare"])
+@pytest.mark.parametrize("name", ["run", "chat", "record", "weigh", "improve", "compare", "explain"])
 def test_every_verb_that_asks_has_them(name: str) -> None:
     spoken = next(c.callback for c in main.app.registered_commands if c.name == name)
     assert set(Asked.CHOICES) <= set(inspect.signature(spoken).parameters)

@@ -15,6 +15,7 @@ from llm_moments.cli.verb import verb
 
 HELP = """/reset  forget what was said
 /steps  where the last answer's time went
+/explain  which turns the last answer rests on
 /help   this
 /quit   end (or Ctrl-D); Ctrl-C stops an answer"""
 
@@ -75,6 +76,8 @@ def _command(line: str, talk: Any) -> bool:
         print("(forgotten)", file=sys.stderr)
     elif line == "/steps":
         _steps(talk)
+    elif line == "/explain":
+        _explain(talk)
     elif line == "/help":
         print(HELP)
     elif line.startswith("/") and " " not in line:
@@ -89,6 +92,27 @@ def _steps(talk: Any) -> None:
 
     session = talk.session
     print("(nothing was answered yet)" if session is None else "\n".join(lines(session)))
+
+
+def _explain(talk: Any) -> None:
+    """The last answer, as it was given, held against the dialogue without each of its turns."""
+    from llm_moments.base.errors import MomentsError
+    from llm_moments.explain.explain import explain
+    from llm_moments.render.console import terminal
+    from llm_moments.render.explanation import show
+
+    if not talk.turns:
+        print("(nothing was answered yet)")
+        return
+    *before, (_, answer) = talk.turns
+    try:
+        with tell.progress("human") as tick:
+            found = explain(talk.pipe, before, answer=answer, depth=0, budget="30s", progress=tick)
+        show(found, terminal())
+    except KeyboardInterrupt:
+        print("\n(stopped)", file=sys.stderr)
+    except MomentsError as error:
+        print(f"error: {error}", file=sys.stderr)
 
 
 def _answer(talk: Any, line: str, timings: bool) -> None:

@@ -3,12 +3,16 @@ would change, and what it cost.
 
 Example: moments explain my-model "The plot was thin, but I loved every minute."
 
-Example: moments explain improved/ "A long text …" --parts sentences --html answer.html"""
+Example: moments explain improved/ "A long text …" --parts sentences --html answer.html
+
+Example: moments explain SmolLM2.gguf "Note 1: … Note 2: … Where does Ann live?" --json
+
+Example: moments explain SmolLM2.gguf --messages talk.json --html talk.html"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,16 +24,36 @@ from llm_moments.cli.verb import verb
 @verb
 def explain(
     model: o.ModelArg,
-    text: Annotated[str, typer.Argument(metavar="INPUT", parser=paths.text, help="A text, or the name of an image.")],
     opened: o.Explained,
     page: o.Page,
     said: o.Said,
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="INPUT", parser=paths.text, help="A text or prompt, or the name of an image or a sound."
+        ),
+    ] = None,
+    messages: Annotated[
+        Path | None,
+        typer.Option(
+            "--messages", parser=paths.path, help='A dialogue, in the place of INPUT: JSON [{"role": …, "content": …}].'
+        ),
+    ] = None,
     second: Annotated[
         str | None, typer.Option("--pair", parser=paths.text, help="The second text, of models that take two.")
     ] = None,
     parts: Annotated[
         str | None,
-        typer.Option("--parts", help="What the input is taken apart into: words (else), sentences, patches."),
+        typer.Option(
+            "--parts",
+            help="What the input is taken apart into: words, sentences, patches; of a prompt also pieces (else), turns, paragraphs.",
+        ),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            "--answer", parser=paths.text, help="A text that is judged in the place of the answer that is made."
+        ),
     ] = None,
     depth: Annotated[
         int,
@@ -45,11 +69,28 @@ def explain(
     from llm_moments.explain.explain import explain as opened_up
 
     page.free(out, data="-", overwrite=overwrite)
+    value = _value(text, second, messages)
     pipe = opened.open(model)
-    value = (text, second) if second is not None else text
     with tell.progress(said.fmt) as tick:
-        found = opened_up(pipe, value, parts=parts, depth=depth, budget=budget, progress=tick)
+        found = opened_up(pipe, value, parts=parts, answer=answer, depth=depth, budget=budget, progress=tick)
     if out:
         found.save(out)
     said.tell(found, "explanation:show")
     page.write(explanation=found)
+
+
+def _value(text: str | None, second: str | None, messages: Path | None) -> Any:
+    """What is asked: a text, two of them, or a dialogue."""
+    from llm_moments.base import schema
+    from llm_moments.base.errors import InputError
+
+    if (text is None) == (messages is None):
+        raise InputError("say either INPUT or --messages FILE")
+    if messages is None:
+        return (text, second) if second is not None else text
+    if second is not None:
+        raise InputError("--pair goes with INPUT, not with --messages")
+    if not messages.is_file():
+        raise InputError(f"--messages {messages}: there is no such file")
+    found = schema.read(messages, "a dialogue in JSON", lambda data: data)
+    return found if isinstance(found, dict) else {"messages": found}

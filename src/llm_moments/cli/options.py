@@ -232,7 +232,7 @@ class Judging(Opened):
 
 @dataclass(frozen=True)
 class Explained(Opened):
-    without = (*Asked.CHOICES, "metric")
+    without = ("metric",)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from llm_moments.core.change import Change
 from llm_moments.core.example import Batch, Example, SampleSizes
 from llm_moments.core.knob import Knob, Step
 from llm_moments.core.outputs import Outputs
-from llm_moments.core.parts import Part, Parts
+from llm_moments.core.parts import AnswerToken, Pace, Part, Parts, Support
 from llm_moments.core.plan import Plan
 
 
@@ -209,11 +209,42 @@ class Task(ABC):
         """An input, as `normalise` gives it, as parts of that kind."""
         raise InputError(f"inputs of {self.name} cannot be taken apart")
 
-    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> tuple[np.ndarray, np.ndarray]:
-        """float64 [n]: how far the model speaks for that answer (one row) where it is asked about each of the values, in
-        `support_unit`; bool [n]: whether it gives it."""
+    def explained(self, pipe: Any, value: Any, given: str | None = None) -> Outputs:
+        """One row: the outputs that are explained, those that a pipeline makes of the value. given: an answer that is judged
+        in the place of its own, where answers are texts."""
+        if given is not None:
+            raise InputError(f"answers of {self.name} are no texts: what it answers itself is explained")
+        return pipe.outputs([value])  # type: ignore[no-any-return]
+
+    def judging(self, pipe: Any) -> tuple[Any, str]:
+        """The pipeline that is asked how far it speaks for an answer, and why it is another one, if it is."""
+        return pipe, ""
+
+    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> Support:
+        """How far the model speaks for that answer (one row) where it is asked about each of the values, in `support_unit`,
+        and whether it gives it."""
         raise InputError(f"answers of {self.name} cannot be explained")
 
+    def answer_tokens(self, pipe: Any, value: Any, answer: Outputs) -> list[AnswerToken]:
+        """The answer's tokens, where it is made of such."""
+        return []
+
+    def tokens_along(self, pipe: Any, value: Any, answer: Outputs) -> tuple[list[int], list[int]] | None:
+        """Of a causal model the tokens of its prompt and of the answer after it; None of others."""
+        return None
+
+    def told(self, outputs: Outputs) -> tuple[str, float | None]:
+        """The answer of one row as a person reads it, and how probable it is, where that is known."""
+        raise InputError(f"answers of {self.name} cannot be explained")
+
+    def widest(self, pipe: Any, value: Any) -> Mapping[str, Any] | None:
+        """Changes of the plan under which most of this input reaches the model; None where there are none."""
+        if self.extent is None:
+            return None
+        return {self.extent.knob: self.rungs(pipe, [value])[-1]}
+
+    pace = Pace()  # of an explanation
+    reference_engine = "torch"  # which runs the model as its folder has it, and can leave layers out
     support_unit = "nats"
 
     def unseen(self, pipe: Any, value: Any) -> list[Part]:

@@ -36,6 +36,7 @@ class CTranslate2Generate(Generator):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "int8-bf16", "as-is")
     takes: ClassVar[tuple[str, ...]] = ("threads", "streams")
     decodes: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "repetition_penalty", "beams", "length_penalty")
+    scoring: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]] = ("transformers", "ctranslate2")
     cpu_only: ClassVar[bool] = False
     builds: ClassVar[bool] = True  # of a Hugging Face folder: its own is run as it is

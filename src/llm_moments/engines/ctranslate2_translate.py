@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from llm_moments.base.errors import EngineError, ModelError
 from llm_moments.base.notes import note
 from llm_moments.core import NULL, Recorder
@@ -16,6 +18,7 @@ from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened
 from llm_moments.engines.export import build
 from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.scoring import Asked, Scored
 from llm_moments.models.generation_settings import asked_by
 
 STORED = {"int8": "int8", "int8-bf16": "int8"}  # weights as they lie on the disk; others in float32
@@ -27,6 +30,7 @@ class CTranslate2Translate(CTranslate2Generate):
     forward.threads: of one batch; as many batches run at the same time as there are cores for.
     """
 
+    scoring: ClassVar[bool] = True
     decodes: ClassVar[tuple[str, ...]] = (
         "temperature", "top_p", "top_k", "repetition_penalty", "beams", "length_penalty", "seed",
     )  # fmt: skip
@@ -107,6 +111,21 @@ class CTranslate2Translate(CTranslate2Generate):
             self._answer(one.hypotheses[0][len(some) - (1 - self.starts) :], most)
             for one, some in zip(results, begun, strict=True)
         ]
+
+    def scores(self, asked: Sequence[Asked], detailed: bool = False) -> list[Scored]:
+        """By CTranslate2's own scoring, which tells the tokens' log-probabilities and no other token's."""
+        begun = [one.ids[self.starts :] for one in asked]
+        sources = [[self.source[i] for i in one.prompt.ids] for one in asked]
+        targets = [[self.target[i] for i in (*some, *one.told)] for some, one in zip(begun, asked, strict=True)]
+        with failing_as("ctranslate2 failed"):
+            found = self.model.score_batch(sources, targets, max_input_length=0)
+        return [
+            Scored(
+                np.asarray(result.log_probs[len(some) : len(some) + len(one.told)], np.float64), None,
+                len(source) + len(one.told),
+            )
+            for one, some, source, result in zip(asked, begun, sources, found, strict=True)
+        ]  # fmt: skip
 
     def _forced(self, prompt: Prompt) -> tuple[int, ...]:
         """The first token of every answer, where the folder forces one and the prompt has not begun the answer."""

@@ -15,7 +15,9 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.alignment import PLACE_S, starts_of
 from llm_moments.engines.ctranslate2_generate import CTranslate2Generate, opened, workers_of
 from llm_moments.engines.ctranslate2_translate import STORED, converted
+from llm_moments.engines.foreign import failing_as
 from llm_moments.engines.generator import Decoding, Generated, OnText, Prompt
+from llm_moments.engines.scoring import Asked, Scored
 from llm_moments.models.generation_settings import asked_by
 
 EARLIEST = 50  # ticks of 0.02 s: the first time is at most 1 s, as in Whisper's own decoding
@@ -169,6 +171,18 @@ class CTranslate2Whisper(CTranslate2Generate):
             except (RuntimeError, ValueError) as error:
                 raise EngineError(f"ctranslate2 cannot tell the times of words: {error}") from error
             found.append(starts_of(told.alignments, len(text), max(heard // 2, 1) * PLACE_S))
+        return found
+
+    def scores(self, asked: Sequence[Asked], detailed: bool = False) -> list[Scored]:
+        """By CTranslate2's alignment, which tells the tokens' probabilities among all that are no times."""
+        found = []
+        for one in asked:
+            encoded = self._encoded([one.prompt.features])
+            frames = one.prompt.features.shape[1]
+            with failing_as("ctranslate2 failed"):
+                (told,) = self.model.align(encoded, list(one.prompt.decoder), [list(one.told)], frames)
+            shares = np.maximum(np.asarray(told.text_token_probs[: len(one.told)], np.float64), 1e-30)
+            found.append(Scored(np.log(shares), None, len(one.told)))
         return found
 
     def languages(self, features: Sequence[np.ndarray], tokens: Any = None) -> list[str]:

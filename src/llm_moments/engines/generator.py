@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Engine
+from llm_moments.engines.scoring import Asked, Scored, scored
 
 GENERATORS = {
     "transformers": "transformers_generate:TransformersGenerate",
@@ -105,6 +106,7 @@ class Generator(Engine):
     formats: ClassVar[tuple[str, ...]]  # of Model.format
     hears: ClassVar[bool] = False  # features shorter than 30 s
     encodes = False  # an encoder and a decoder
+    scoring: ClassVar[bool] = True  # it tells how likely a given text is
     reuse = False  # what was read of earlier prompts is kept
     phase: Any = None  # of a module that can be watched, what it does: 0 nothing, 1 prefill, 2 decode, 3 encode
     computes = ""  # what it says that it computes in
@@ -119,6 +121,15 @@ class Generator(Engine):
     def logprobs(self, ids: Sequence[int], start: int, prompt: Prompt | None = None) -> np.ndarray:
         """float32 [len(ids) - start, vocabulary]: log-probabilities of the tokens ids[start:], each given all before
         it (of an encoder-decoder: given prompt, too). EngineError where the engine cannot tell."""
+
+    def scores(self, asked: Sequence[Asked], detailed: bool = False) -> list[Scored]:
+        """Of each the log-probabilities of its tokens, in that order; an engine that can reads what they begin with once."""
+        return [
+            scored(
+                self.logprobs([*a.ids, *a.told], len(a.ids), a.prompt), a.told, len(a.ids) + len(a.told) - 1, detailed
+            )
+            for a in asked
+        ]
 
     def forget(self) -> None:
         """Drops what is kept of earlier prompts: a pass that is timed must not find its own prompts in it. Asked of

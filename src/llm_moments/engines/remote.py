@@ -33,6 +33,7 @@ class Remote(Generator):
     precisions: ClassVar[tuple[str, ...]] = ("as-is",)
     takes: ClassVar[tuple[str, ...]] = ("streams",)
     decodes: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "seed", "stop")
+    scoring: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]] = ("remote",)
     cpu_only: ClassVar[bool] = False
     builds: ClassVar[bool] = False

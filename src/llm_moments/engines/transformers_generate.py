@@ -12,12 +12,15 @@ import numpy as np
 
 from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
+from llm_moments.engines import transformers_scoring
 from llm_moments.engines.constrained import Grammars
 from llm_moments.engines.foreign import failing_as
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
+from llm_moments.engines.scoring import Asked, Scored
 from llm_moments.engines.sharing import in_precision, shared
 from llm_moments.engines.threads import compute_with
 from llm_moments.engines.torch_eager import DTYPES, best_device
+from llm_moments.engines.transformers_scoring import cache_word
 from llm_moments.models.generation_settings import RULES
 
 
@@ -129,7 +132,7 @@ class TransformersGenerate(Generator):
             if decoding.lookup or self.draft is not None:  # each step made one token of its own
                 answer.accepted = max(watch.steps - watch.calls, 0)
         if self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1:
-            self._cache = (out.sequences[0].tolist(), getattr(out, _cache_word()))
+            self._cache = (out.sequences[0].tolist(), getattr(out, cache_word()))
         read = sum(map(_length, prompts))
         if apart:
             places = inputs["attention_mask"].numel()
@@ -258,7 +261,7 @@ class TransformersGenerate(Generator):
             return 0
         if over := cache.get_seq_length() - same:
             cache.crop(-over)
-        inputs[_cache_word()] = cache
+        inputs[cache_word()] = cache
         return same
 
     # -- likelihood
@@ -278,6 +281,10 @@ class TransformersGenerate(Generator):
             told = torch.log_softmax(logits[0, start - 1 : len(ids) - 1].float(), dim=-1)
             return np.asarray(told.cpu().numpy())
 
+    def scores(self, asked: Sequence[Asked], detailed: bool = False) -> list[Scored]:
+        with failing_as("transformers failed"):
+            return transformers_scoring.scores(self, asked, detailed)
+
     def forget(self) -> None:
         """What was kept of earlier prompts: a pass that is timed must not find its own prompts in it."""
         self._cache = None
@@ -288,13 +295,6 @@ class TransformersGenerate(Generator):
 
 def _further(on_text: OnText, start: int, at: int, piece: str) -> None:
     on_text(start + at, piece)
-
-
-def _cache_word() -> str:
-    """What `generate` calls its cache: another word since transformers 5.2x."""
-    from transformers.generation import utils
-
-    return "cache" if "cache" in getattr(utils, "ALL_CACHE_NAMES", ()) else "past_key_values"
 
 
 def _length(prompt: Prompt) -> int:

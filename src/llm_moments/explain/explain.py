@@ -12,32 +12,32 @@ import numpy as np
 
 from llm_moments.assembly.load import load
 from llm_moments.base.budget import seconds
-from llm_moments.base.errors import EngineError, InputError, ModelError
+from llm_moments.base.errors import InputError
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.parts import Parts
-from llm_moments.engines.base import available
 from llm_moments.explain.ablation import Ablation
-from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, PartWorth, Unseen
-from llm_moments.explain.important import faith, fewest_that_turn, losses, order, smallest_that_keeps
+from llm_moments.explain.changed import layers_left_out, other_plans
+from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, Unseen
+from llm_moments.explain.important import faith, fewest_that_turn, losses, order, pairs, smallest_that_keeps
+from llm_moments.explain.opened import faithful, tokens_of, worths_of
 from llm_moments.explain.sentence import in_a_sentence
 from llm_moments.record.record import observe
-from llm_moments.weigh.changes import skips
 
 Tick = Callable[[float | None, str], None]
 BUDGET = "30s"
 MOST_WORDS = 2000  # parts: an input with more is taken apart into the next larger kind
-OTHERS = 12  # plans at most that are asked for another answer
 
 
 def explain(
-    model: Any, value: Any, *, parts: str | None = None, depth: int = 1, budget: float | str = BUDGET,
-    progress: Tick | None = None, device: str = "auto", seed: int = 0,
+    model: Any, value: Any, *, parts: str | None = None, answer: str | None = None, depth: int = 1,
+    budget: float | str = BUDGET, progress: Tick | None = None, device: str = "auto", seed: int = 0,
 ) -> Explanation:  # fmt: skip
     """The answer of a model (pipeline, folder, artefact) to one input, opened up. No answer changes by it.
 
-    parts: what the input is taken apart into (words, sentences; patches of an image); depth: 0 the parts alone, 1 also the
-    layers and other plans, 2 the recording with attention and MLP, too. budget: time for what is not needed: layers and
-    other plans are left out where it is used up, and that is noted. Raises InputError for a task that cannot be explained.
+    parts: what the input is taken apart into (words, sentences; patches of an image; pieces, turns, paragraphs of a prompt);
+    answer: a text that is judged in the place of the one that the model makes; depth: 0 the parts alone, 1 also the layers
+    and other plans, 2 the recording with attention and MLP, too. budget: time for what is not needed: what comes later is
+    left out where it is used up, and that is noted. Raises InputError for a task that cannot be explained.
     """
     begin, allowed, tick = time.monotonic(), seconds(budget), progress or (lambda done, message: None)
     pipe = load(model, device=device)
@@ -49,40 +49,70 @@ def explain(
     value = task.normalise(value)
     tick(0.0, "the answer")
     stage, where = answering(pipe, value)
-    outputs = stage.outputs([value])
+    judge, why = task.judging(stage)
+    outputs = task.explained(stage, value, answer)
     divided = _divided(pipe, value, parts)
-    ablation = Ablation(stage, divided, outputs)
-    tick(0.1, f"leaving out {len(divided):,} {divided.kind}")
+    late = _Late(time.monotonic(), allowed)  # loading and answering are not counted
+    ablation = Ablation(judge, divided, outputs, late.over, stage)
+    start = time.monotonic()
+    whole = float(ablation.support([ablation.whole])[0])
+    tick(0.1, f"leaving out {len(divided):,} {divided.kind}, {_price(ablation, time.monotonic() - start)}")
     worths = losses(ablation)
+    if 1 < len(divided) <= task.pace.alone and len(worths) < len(divided):
+        late.look("parts")
     ordered = order(ablation, worths)
-    tick(0.5, "holding the order against chance")
-    test = _tested(ablation, ordered, seed)
+    tick(0.4, "holding the order against chance")
+    test = _tested(stage, ablation, ordered, seed)
     keeps, turns = smallest_that_keeps(ablation, ordered), fewest_that_turn(ablation, ordered)
+    tick(0.6, "looking closer at what matters")
+    together = pairs(ablation, worths)
+    found_parts = worths_of(ablation, worths)
+    tokens = tuple(tokens_of(ablation, value, outputs))
+    without_all = _without_all(ablation)
+    late.look("checks of the parts")
     unseen = tuple(Unseen(part.name, part.place) for part in task.unseen(stage, value))
-    notes: list[str] = []
     layers: tuple[LayerWorth, ...] = ()
     others: tuple[Other, ...] = ()
     if depth:
-        late = _Late(begin, allowed, notes)
         tick(0.7, "leaving out layers")
-        layers = tuple(late.take("layers", _layers(stage, value, outputs, notes)))
+        layers = tuple(late.take("layers", layers_left_out(judge, value, outputs, late.notes)))
         tick(0.8, "other plans")
-        others = tuple(late.take("other plans", _others(stage, value, outputs)))
-    tick(0.9, "recording this request")
-    session = observe(pipe, [value], depth)
-    answer = task.answers(outputs)[0]
+        others = tuple(late.take("other plans", other_plans(judge, value, outputs)))
+    session = None
+    if depth or not tokens:
+        tick(0.9, "recording this request")
+        session = observe(pipe, [value], depth)
+    told, score = task.told(outputs)
     found = Explanation(
-        input=_plain(value), answer=_told(pipe, outputs), score=answer.score,
-        support=float(ablation.support([ablation.whole])[0]), unit=task.support_unit, said="", parts_are=divided.kind,
-        parts=tuple(PartWorth(p.name, p.place, worths.get(at)) for at, p in enumerate(divided.parts)),
+        input=_plain(value), answer=told, score=score,
+        support=whole, unit=task.support_unit, said="", parts_are=divided.kind, parts=found_parts,
         test=test, keeps=_numbers(keeps), turns=_numbers(turns),
-        turned="" if turns is None else _told(pipe, stage.outputs([divided.keep(ablation.without(turns))])),
+        turned="" if turns is None else _told(stage, stage.outputs([divided.keep(ablation.without(turns))])),
         unseen=unseen, seen_all=_seen_all(stage, value) if unseen else "", layers=layers, others=others, stage=where,
-        asked=ablation.asked, seconds=round(time.monotonic() - begin, 3), session=session, notes=tuple(notes),
-        model=pipe.model.name, plan=pipe.plan.to_dict(),
+        asked=ablation.asked, seconds=round(time.monotonic() - begin, 3), session=session, notes=late.told(),
+        model=pipe.model.name, plan=pipe.plan.to_dict(), tokens=tokens, pairs=tuple(together), without_all=without_all,
+        faithful=faithful(ablation, why, answer is not None), read=ablation.bill.read, spared=ablation.bill.spared,
     )  # fmt: skip
     tick(1.0, "done")
     return found.with_sentence(in_a_sentence(found))
+
+
+def _price(ablation: Ablation, once: float) -> str:
+    """What leaving out each part will take, told beforehand."""
+    n, pace = len(ablation.parts), ablation.pace
+    if n <= pace.alone:
+        return f"one by one: at most about {n * once:.1f} s"
+    rounds = int(np.ceil(np.log2(max(n / pace.groups, 2))))
+    return f"by halves: at most about {(pace.groups + 2 * pace.width * rounds) * once:.1f} s"
+
+
+def _without_all(ablation: Ablation) -> float | None:
+    """What the answer loses without all parts but the question."""
+    given = ablation.parts.given
+    if not given or len(given) == len(ablation.parts) or ablation.late():
+        return None
+    whole, bare = ablation.support([ablation.whole, ablation.without(given)])
+    return float(whole - bare)
 
 
 def answering(pipe: Pipeline, value: Any) -> tuple[Pipeline, str]:
@@ -115,17 +145,17 @@ def _divided(pipe: Pipeline, value: Any, kind: str | None) -> Parts:
     return divided
 
 
-def _tested(ablation: Ablation, ordered: list[int], seed: int) -> AgainstChance:
+def _tested(stage: Pipeline, ablation: Ablation, ordered: list[int], seed: int) -> AgainstChance:
     found = faith(ablation, ordered, seed)
-    if len(ordered) < 2:
+    if len(ordered) < 2 or not found.orders:
         return found
     first, parts = ordered[0], ablation.parts
     long = _extent(parts.parts[first].place)
     rng = np.random.default_rng(seed)
-    rest = [at for at in range(len(parts)) if at != first]
+    rest = [at for at in parts.given if at != first]
     alike = sorted(rest, key=lambda at: (abs(_extent(parts.parts[at].place) - long), rng.random()))
-    made = ablation.pipe.outputs([parts.keep(ablation.without([at])) for at in (first, alike[0])])
-    told = [_told(ablation.pipe, made[np.array([at])]) for at in (0, 1)]
+    made = stage.outputs([parts.keep(ablation.without([at])) for at in (first, alike[0])])
+    told = [_told(stage, made[np.array([at])]) for at in (0, 1)]
     return replace(found, without_strongest=told[0], without_another=told[1], another=parts.parts[alike[0]].name)
 
 
@@ -135,71 +165,29 @@ def _extent(place: tuple[Any, ...]) -> float:
     return ends[1] - ends[0] if len(ends) == 2 else (ends[2] - ends[0]) * (ends[3] - ends[1])
 
 
-def _layers(stage: Pipeline, value: Any, answer: Outputs, notes: list[str]) -> Iterator[LayerWorth]:
-    """Each layer left out, in torch: what another engine that answered says of the input is held against it first."""
-    from llm_moments.engines.torch_eager import load_module
-    from llm_moments.models.blocks import layer_count
-
-    if not stage.task.layered or _linear(stage):
-        return
-    base = _in_torch(stage, "fp32")
-    try:
-        count = layer_count(load_module(stage.model))
-        whole = float(stage.task.support(base, [value], answer)[0][0])
-    except (EngineError, ModelError):
-        return
-    own = float(stage.task.support(stage, [value], answer)[0][0])
-    if base.plan != stage.settled().plan:
-        notes.append(
-            f"Layers were left out in torch fp32, which speaks for the answer with {whole:.2f}, not {own:.2f} as the engine "
-            "that answered."
-        )
-    for change in skips(count):
-        less = base.with_(**change.choices)
-        worth = whole - float(stage.task.support(less, [value], answer)[0][0])
-        yield LayerWorth(change.name.removeprefix("skip "), worth, _told(stage, less.outputs([value])))
-
-
-def _in_torch(stage: Pipeline, precision: str) -> Pipeline:
-    """The plan that answered, in torch; the same one where it is so already."""
-    alone = {"forward.streams": 1} if "streams" in stage.plan.settings("forward") else {}
-    return stage.settled().with_(**{"forward.engine": "torch", "forward.precision": precision, **alone})
-
-
-def _linear(stage: Pipeline) -> bool:
-    """Whether what answers is a linear model: the pipeline's own, or one that its plan puts in front."""
-    forward = stage.plan.settings("forward")
-    return bool((stage.engines.model_for(forward) if forward.get("weights") else stage.model).is_linear)
-
-
-def _others(stage: Pipeline, value: Any, answer: Outputs) -> Iterator[Other]:
-    """Less of the input, and other precisions that need no graph to be built."""
-    if _linear(stage):
-        return  # it has no precisions, and reads all words
-    task = stage.task
-    whole = float(task.support(stage, [value], answer)[0][0])
-    plans = [(f"torch {kind}", _in_torch(stage, kind)) for kind in ("fp32", "bf16") if "torch" in available()]
-    plans += [(change.name, stage.with_(**change.choices)) for change in task.inputs(stage, [value])]
-    for name, other in plans[:OTHERS]:
-        if other.plan == stage.settled().plan:
-            continue
-        try:
-            support, same = task.support(other, [value], answer)
-        except EngineError:
-            continue
-        yield Other(name, _told(stage, other.outputs([value])), bool(same[0]), whole - float(support[0]))
-
-
 class _Late:
     """Takes what comes as long as there is time, and notes what there was none for."""
 
-    def __init__(self, begin: float, allowed: float, notes: list[str]):
-        self.begin, self.allowed, self.notes = begin, allowed, notes
+    def __init__(self, begin: float, allowed: float):
+        self.begin, self.allowed = begin, allowed
+        self.notes: list[str] = []
+        self.missing: list[str] = []
+
+    def told(self) -> tuple[str, ...]:
+        more = [f"There was no time for all {', '.join(self.missing)} (--budget)."] if self.missing else []
+        return (*self.notes, *more)
+
+    def over(self) -> bool:
+        return time.monotonic() - self.begin > self.allowed
+
+    def look(self, what: str) -> None:
+        if self.over():
+            self.missing.append(what)
 
     def take(self, what: str, some: Iterator[Any]) -> Iterator[Any]:
         while True:
-            if time.monotonic() - self.begin > self.allowed:
-                self.notes.append(f"There was no time for all {what} (--budget).")
+            if self.over():
+                self.missing.append(what)
                 return
             one = next(some, None)
             if one is None:
@@ -209,24 +197,21 @@ class _Late:
 
 def _seen_all(stage: Pipeline, value: Any) -> str:
     """The answer where the whole input reaches the model; '' where even the largest extent cuts it."""
-    extent = stage.task.extent
-    if extent is None:
+    changes = stage.task.widest(stage, value)
+    if changes is None:
         return ""
-    most = stage.with_(**{extent.knob: stage.task.rungs(stage, [value])[-1]})
+    most = stage.with_(**changes)
     return "" if stage.task.unseen(most, value) else _told(stage, most.outputs([value]))
 
 
 def _told(pipe: Pipeline, outputs: Outputs) -> str:
-    answer = pipe.task.answers(outputs)[0]
-    if isinstance(answer.label, list):
-        return ", ".join(map(str, answer.label))
-    return f"{answer.label:.4g}" if isinstance(answer.label, float) else str(answer.label)
+    return pipe.task.told(outputs)[0]
 
 
 def _plain(value: Any) -> Any:
     """The input as a file of JSON can hold it: texts as they are, of anything else its name."""
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain(one) for one in value]
     return value if isinstance(value, str) else str(getattr(value, "name", value))
 
 

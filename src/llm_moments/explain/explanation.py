@@ -11,16 +11,38 @@ from typing import Any
 from llm_moments.base import schema
 from llm_moments.base.atomic import write_atomic
 from llm_moments.base.views import drawn
+from llm_moments.core.parts import AnswerToken
 from llm_moments.record.session import Session
+
+SURE = 0.9  # of the orders by chance that must have lost less
 
 
 @dataclass(frozen=True)
 class PartWorth:
-    """worth: what the answer loses without this part, in the explanation's unit; None where it was not left out alone."""
+    """worth: what the answer loses without this part, in the explanation's unit; None where it was not left out alone. title:
+    what it is called, such as "turn 2". asks: it is the question. token: the most that one token of the answer loses without
+    it. inside: parts of it, where it was taken apart."""
 
     name: str
     place: tuple[Any, ...]
     worth: float | None
+    title: str = ""
+    asks: bool = False
+    token: float | None = None
+    inside: tuple[PartWorth, ...] = ()
+
+    @property
+    def called(self) -> str:
+        return self.title or f"“{self.name[:60]}”"
+
+
+@dataclass(frozen=True)
+class PairWorth:
+    """What the answer loses without two parts, by their numbers, together."""
+
+    one: int
+    other: int
+    worth: float
 
 
 @dataclass(frozen=True)
@@ -51,7 +73,7 @@ class AgainstChance:
     def holds(self) -> bool:
         """An order by chance would pass at most one time in ten. One of them may do as well: where one word decides of
         ten, it comes first by chance, too."""
-        return self.better >= self.orders - 1 > 0
+        return self.orders > 0 and self.better >= max(SURE * self.orders, 1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +100,9 @@ class Explanation:
     """said: the one sentence on top. parts_are: words, sentences, patches …. answer: as a person reads it; score: its probability, where there is one. support: how far the model speaks for it,
     in `unit`. stage: which stage of a cascade gave it. keeps: numbers of few parts that give it by themselves; turns: of few
     parts without which it is another one. seen_all: the answer with what was not seen, where it can be had. asked: times
-    that the model was asked."""
+    that the model was asked. Of answers that are texts: tokens; pairs: of the strongest parts; without_all: what is lost
+    without all parts but the question; faithful: where it was judged, and whether the answer is the same there; read, spared:
+    tokens that went through the model, and that had not to be read again."""
 
     input: Any
     answer: str
@@ -103,6 +127,12 @@ class Explanation:
     notes: tuple[str, ...]
     model: str
     plan: Mapping[str, Mapping[str, Any]]
+    tokens: tuple[AnswerToken, ...] = ()
+    pairs: tuple[PairWorth, ...] = ()
+    without_all: float | None = None
+    faithful: str = ""
+    read: int = 0
+    spared: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "explanation", "format": schema.FORMAT, **asdict(self)}
@@ -127,9 +157,9 @@ class Explanation:
 
     def named(self, numbers: tuple[int, ...]) -> str:
         """Some parts as they stand, for a sentence."""
-        return ", ".join(f"“{self.parts[at].name[:40]}”" for at in numbers)
+        return ", ".join(self.parts[at].title or f"“{self.parts[at].name[:40]}”" for at in numbers)
 
     def strongest(self, count: int = 10) -> list[PartWorth]:
-        """The parts that the answer loses most by."""
-        known = [part for part in self.parts if part.worth is not None]
+        """The parts that the answer loses most by, the question left aside."""
+        known = [part for part in self.parts if part.worth is not None and not part.asks]
         return sorted(known, key=lambda part: -(part.worth or 0.0))[:count]

@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_moments.base.errors import DataError, ModelError, RowsTooLong
 from llm_moments.core import Batch, Knob, Recorder, whole
+from llm_moments.core.parts import Part
 from llm_moments.core.usage import numbers
 from llm_moments.steps.overflow import OVERFLOW, fails
 from llm_moments.steps.template_bounds import bound_templates
@@ -45,6 +46,14 @@ class Dialogue:
         except Exception as error:
             raise ModelError(f"this model's chat template does not take that dialogue: {error!s:.200}") from error
 
+    def takes(self, messages: Sequence[tuple[str, str]]) -> bool:
+        """Whether the template writes such a dialogue down."""
+        try:
+            self.render(tuple(messages))
+        except ModelError:
+            return False
+        return True
+
     def encode(self, messages: Messages, begin: bool = True) -> list[int]:
         if not any(self.has_control(content) for _, content in messages):
             return self._ids(self.render(messages, begin))
@@ -81,6 +90,20 @@ class Dialogue:
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def tokens_after(dialogue: Dialogue, ids: Sequence[int], prompt: str | None, text: str) -> list[int]:
+    """Token ids of a text where it follows a prompt of these ids; prompt: its text, where it is a plain one: there the two
+    are joined by a space where neither has white space at the joint, and the tokens are those of the whole."""
+    if prompt is not None:
+        text = text if prompt[-1:].isspace() or text[:1].isspace() else f" {text}"
+        whole_text = dialogue.encode_prompt(prompt + text)
+        if whole_text[: len(ids)] == list(ids) and len(whole_text) > len(ids):
+            return whole_text[len(ids) :]
+    found = dialogue.encode_plain(text)
+    if not found:
+        raise DataError(f"the text {text!r:.40} has no tokens, so it has no likelihood")
+    return found
 
 
 def messages_of(value: Any) -> Messages:
@@ -225,6 +248,29 @@ class Context:
                 raise DataError("the last message cannot be cut to the context; shorten it")
             tokens = shorter
         return tuple(kept), tokens
+
+    def lost(self, turns: Messages | None, text: str, tokens: list[int], given: str | Messages) -> list[Part]:
+        """What of a prompt there is no room for: whole turns, and the beginning of the last message. given: the input, whose
+        turns are counted."""
+        if len(tokens) <= self.room:
+            return []
+        kept, ids = self.fitted(turns, tokens)
+        if turns is None or kept is None:
+            gone = self.dialogue.decode(tokens[: len(tokens) - len(ids)])
+            return [Part(gone, ("text", 0, min(len(gone), len(text))))]
+        first = 1 if turns[0][0] == "system" else 0
+        dropped, own = len(turns) - len(kept), 1 if isinstance(given, str) else len(given)
+        shift = len(turns) - own  # the plan's system prompt
+        found = [
+            Part(content, (f"turn {at + 1 - shift}", 0, len(content)), f"turn {at + 1 - shift}")
+            for at, (_, content) in enumerate(turns)
+            if first <= at < first + dropped
+        ]
+        whole_last, last = turns[-1][1], kept[-1][1]
+        if last != whole_last:
+            cut = len(whole_last) - len(last)
+            found.append(Part(whole_last[:cut], ("text" if isinstance(given, str) else f"turn {own}", 0, cut)))
+        return found
 
     def shares(self, turns: Messages | None, ids: Sequence[int]) -> dict[str, int]:
         """Tokens of the prompt by whose they are."""

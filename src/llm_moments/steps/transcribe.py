@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llm_moments.base.errors import PlanError
-from llm_moments.core import Batch, Knob, Recorder, one_of
+from llm_moments.core import NULL, Batch, Knob, Recorder, one_of
 from llm_moments.core.outputs import Outputs, texts
 from llm_moments.core.usage import numbers
 from llm_moments.data.audio import RATE
@@ -127,6 +127,20 @@ class Transcribe:
         self, portion: Sequence[tuple[int, Chunk]], spoken: list[str], engine: Any, recorder: Recorder
     ) -> tuple[list[list[Segment]], list[Generated]]:
         """The segments of each chunk, and what the engine said of it."""
+        order, prompts, answers = self._answers(portion, spoken, engine, recorder)
+        starts = self._starts(prompts, answers, [portion[at] for at in order], spoken, engine, recorder)
+        made: list[list[Segment]] = [[] for _ in portion]
+        told: list[Any] = [None] * len(portion)
+        with recorder.step("detokenize"):
+            for at, answer, times in zip(order, answers, starts, strict=True):
+                row, chunk = portion[at]
+                made[at], told[at] = self._segments(chunk, answer, times, spoken[row]), answer
+        return made, told
+
+    def _answers(
+        self, portion: Sequence[tuple[int, Chunk]], spoken: list[str], engine: Any, recorder: Recorder
+    ) -> tuple[list[int], list[Prompt], list[Generated]]:
+        """In the order in which chunks are heard: their places, what the engine is given, and what it writes."""
         with recorder.step("features", items=len(portion)):
             hear = LogMel(self.bins or engine.bins, self.margin)
             heard = [hear(chunk.samples) for _, chunk in portion]
@@ -147,14 +161,27 @@ class Transcribe:
                 len(prompts), lambda rows, decoding: engine.generate([prompts[r] for r in rows], decoding, recorder)
             )
             recorder.count(asked_again=again)
-        starts = self._starts(prompts, answers, [portion[at] for at in order], spoken, engine, recorder)
-        made: list[list[Segment]] = [[] for _ in portion]
-        told: list[Any] = [None] * len(portion)
-        with recorder.step("detokenize"):
-            for at, answer, times in zip(order, answers, starts, strict=True):
-                row, chunk = portion[at]
-                made[at], told[at] = self._segments(chunk, answer, times, spoken[row]), answer
-        return made, told
+        return order, prompts, answers
+
+    def heard(self, value: Any) -> tuple[list[Chunk], list[Generated], str]:
+        """Of one sound its chunks, what was written of each, silent ones as nothing, and the language."""
+        portion = [(0, chunk) for chunk in self.chunker(value)]
+        spoken = [self.language or ("" if self.tokens.languages else "en")]
+        if not portion:
+            return [], [], spoken[0]
+        with self.engines.lease(self.settings) as leased:
+            order, _, answers = self._answers(portion, spoken, self._able(leased), NULL)
+        in_order = sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])
+        silent = Generated([], "")
+        return (
+            [chunk for _, chunk in portion],
+            [silent if self.ladder.silent(one) else one for _, one in in_order],
+            spoken[0],
+        )
+
+    def features(self, engine: Any, samples: np.ndarray) -> np.ndarray:
+        """float32 [bins, frames] of a chunk's samples, as the engine is given them."""
+        return LogMel(self.bins or engine.bins, self.margin)(samples)
 
     def _starts(
         self, prompts: Sequence[Prompt], answers: Sequence[Generated], portion: Sequence[tuple[int, Chunk]],

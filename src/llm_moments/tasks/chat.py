@@ -8,25 +8,29 @@ from typing import Any
 from llm_moments.base.errors import DataError, EngineError, ModelError, PlanError
 from llm_moments.base.notes import note
 from llm_moments.core import NULL, Batch, Change, Knob, Outputs, Plan, Recorder, Step
+from llm_moments.core.parts import Part, Parts
 from llm_moments.engines.generator import Prompt
 from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
+from llm_moments.steps.dialogue_parts import KINDS, dialogue_parts, prompt_parts
 from llm_moments.steps.overflow import fails
-from llm_moments.steps.prompt import Context, Dialogue, Template, TokenizePrompt, messages_of, with_system
-from llm_moments.tasks.generation import (
-    Generation,
-    decoding_changes,
-    engine_changes,
-    first_engine,
-    is_pair,
-    whole_text,
+from llm_moments.steps.prompt import (
+    Context,
+    Dialogue,
+    Template,
+    TokenizePrompt,
+    messages_of,
+    tokens_after,
+    with_system,
 )
+from llm_moments.tasks.generation import decoding_changes, engine_changes, first_engine, is_pair, whole_text
+from llm_moments.tasks.text_support import TextSupport
 
 UNBOUNDED = 10**9
 NEW_TOKENS = 256  # as transformers' pipeline has it where a folder does not say
 
 
-class TextGeneration(Generation):
+class TextGeneration(TextSupport):
     """`text-generation`: prompts are gone on with as they are."""
 
     name = "text-generation"
@@ -119,6 +123,39 @@ class TextGeneration(Generation):
             raise DataError("a prompt is empty")
         return value
 
+    # -- what an answer rests on
+
+    part_kinds: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "turns")
+
+    def divided(self, value: Any, kind: str) -> Parts:
+        return prompt_parts(value, kind)
+
+    def before(self, prompt: Prompt) -> tuple[int, ...]:
+        return prompt.ids
+
+    def tokens_of(self, prompt: Prompt, text: str) -> list[int]:
+        return tokens_after(dialogue_of(self.model), prompt.ids, None if self.templated else prompt.text, text)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        return dialogue_of(self.model).decode(tokens)
+
+    def tokens_along(self, pipe: Any, value: Any, answer: Outputs) -> tuple[list[int], list[int]] | None:
+        prompt: Prompt = self._through(pipe, [value])["prompts"][0]
+        return list(prompt.ids), answer["told"].row(0).tolist()[: self._length(answer)]
+
+    def unseen(self, pipe: Any, value: Any) -> list[Part]:
+        """Turns, and beginnings of messages, that the context had no room for."""
+        context = next((step for step in pipe.steps if isinstance(step, Context)), None)
+        if context is None:
+            return []  # a server cuts by itself
+        batch = Batch(1, {"input": [value]})
+        for step in pipe.steps[: pipe.steps.index(context)]:
+            batch = step(batch, NULL)
+        return context.lost(batch["messages"][0], batch["text"][0], list(batch["ids"][0]), value)
+
+    def widest(self, pipe: Any, value: Any) -> Mapping[str, Any] | None:
+        return {"context.max_tokens": 0} if pipe.plan.settings("context").get("max_tokens") else None
+
 
 class Chat(TextGeneration):
     """`chat`: messages in the model's own template; a plain text is one message of the user."""
@@ -137,6 +174,13 @@ class Chat(TextGeneration):
         if turns[-1][0] == "assistant":
             raise DataError("a dialogue ends with the user's message, not with an answer")
         return turns
+
+    part_kinds: tuple[str, ...] = KINDS
+
+    def divided(self, value: Any, kind: str) -> Parts:
+        if isinstance(value, str):
+            return prompt_parts(value, kind, empty=(("user", ""),))
+        return dialogue_parts(value, kind, dialogue_of(self.model).takes)
 
 
 def new_tokens(asked: Mapping[str, Any], window: int) -> int:

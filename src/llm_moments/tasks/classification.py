@@ -11,6 +11,7 @@ import numpy as np
 from llm_moments import stats
 from llm_moments.base.errors import DataError, PlanError
 from llm_moments.core import Knob, Outputs, Task
+from llm_moments.core.parts import Support
 from llm_moments.core.usage import told
 from llm_moments.data import labels as meaning
 from llm_moments.data.labels import MULTI, REGRESSION, SINGLE
@@ -98,19 +99,25 @@ class Classification(Task):
 
     # -- what an answer rests on
 
-    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> tuple[np.ndarray, np.ndarray]:
+    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> Support:
         """The log-odds of the answer against the next one (of several labels: of the least sure one, of a number: how little
         it moves): unlike a probability they do not stand still where the model is sure."""
         outputs = pipe.outputs(values)
         same = self.argmax_equal(outputs, answer[np.zeros(len(outputs), np.int64)])
         logits, told = outputs["logits"].astype(np.float64), answer["logits"].astype(np.float64)[0]
         if self.model.problem_type == REGRESSION:
-            return -np.abs(logits[:, 0] - told[0]), same
+            return Support(-np.abs(logits[:, 0] - told[0]), same)
         if self.model.problem_type == MULTI:
-            return (logits * np.where(told > 0, 1, -1)).min(axis=1), same
+            return Support((logits * np.where(told > 0, 1, -1)).min(axis=1), same)
         best = int(told.argmax())
         others = np.delete(logits, best, axis=1)
-        return logits[:, best] - (others.max(axis=1) if others.size else 0.0), same
+        return Support(logits[:, best] - (others.max(axis=1) if others.size else 0.0), same)
+
+    def told(self, outputs: Outputs) -> tuple[str, float | None]:
+        answer = self.answers(outputs)[0]
+        if isinstance(answer.label, list):
+            return ", ".join(map(str, answer.label)), answer.score
+        return f"{answer.label:.4g}" if isinstance(answer.label, float) else str(answer.label), answer.score
 
     # -- references and scores
 

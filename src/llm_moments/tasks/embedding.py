@@ -11,6 +11,7 @@ import numpy as np
 from llm_moments.base.errors import DataError, ModelError
 from llm_moments.base.notes import note
 from llm_moments.core import Knob, Outputs, Plan, Step, Task
+from llm_moments.core.parts import Support
 from llm_moments.core.usage import told
 from llm_moments.models.sentence_folder import Recipe
 from llm_moments.steps.forward import Forward
@@ -137,7 +138,7 @@ class SentenceEmbedding(TextClassification):
     def margins(self, outputs: Outputs) -> np.ndarray:
         return Task.margins(self, outputs)
 
-    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> tuple[np.ndarray, np.ndarray]:
+    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> Support:
         return Task.support(self, pipe, values, answer)
 
     def divided(self, value: Any, kind: str) -> Any:

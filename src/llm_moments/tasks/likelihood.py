@@ -23,7 +23,7 @@ from llm_moments.core import Batch, Change, Example, Knob, Outputs, Plan, Ragged
 from llm_moments.core.usage import numbers
 from llm_moments.core.usage import told as detail
 from llm_moments.data import labels
-from llm_moments.steps.prompt import Dialogue, Messages
+from llm_moments.steps.prompt import Dialogue, Messages, tokens_after
 from llm_moments.tasks.chat import Chat, TextGeneration, dialogue_of
 from llm_moments.tasks.generation import whole_text
 
@@ -73,7 +73,9 @@ class LogLikelihood:
         counts: list[list[int]] = []
         cut: list[int] = []
         for ids, turns, row in zip(batch["ids"], batch["messages"], rows, strict=True):
-            told = [self.tokens(ids, None if turns is not None else row.input, text) for text in row.texts]
+            told = [
+                tokens_after(self.dialogue, ids, None if turns is not None else row.input, text) for text in row.texts
+            ]
             kept = [tokens[: self.window - len(ids)] for tokens in told]
             cut.append(sum(map(len, told)) - sum(map(len, kept)))
             sums.append([likelihood(engine, ids, tokens) if tokens else -np.inf for tokens in kept])
@@ -82,25 +84,11 @@ class LogLikelihood:
         outputs = Outputs({"logprob": Ragged.of(sums, np.float64), "tokens": Ragged.of(counts, np.int64)})
         return batch.with_(outputs=outputs).told(cut_tokens=numbers(cut) + batch.details.get("cut_tokens", 0))
 
-    def tokens(self, ids: list[int], prompt: str | None, text: str) -> list[int]:
-        """Token ids of the text where it follows; of a plain prompt that was not cut: those the whole has."""
-        if prompt is None:
-            return self.dialogue.encode_plain(text) or _none(text)
-        text = text if prompt[-1:].isspace() or text[:1].isspace() else f" {text}"
-        whole = self.dialogue.encode_prompt(prompt + text)
-        if whole[: len(ids)] == ids and len(whole) > len(ids):
-            return whole[len(ids) :]
-        return self.dialogue.encode_plain(text) or _none(text)
-
 
 def likelihood(engine: Any, ids: Sequence[int], told: Sequence[int]) -> float:
     """Sum of the log-probabilities of the tokens `told` after `ids`, in nats."""
     table = engine.logprobs([*ids, *told], len(ids))
     return float(table[np.arange(len(told)), np.asarray(told)].sum(dtype=np.float64))
-
-
-def _none(text: str) -> list[int]:
-    raise DataError(f"the text {text!r:.40} has no tokens, so it has no likelihood")
 
 
 class Split:
@@ -122,6 +110,7 @@ class _Likelihood(TextGeneration):
     default_metric = "likelihood"
     by_token = False
     agrees = ""
+    part_kinds: tuple[str, ...] = ()  # no answer is made that could be explained
 
     def __init__(self, model: Any, metric: str | None = None):
         super().__init__(model)

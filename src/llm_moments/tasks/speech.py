@@ -21,8 +21,9 @@ from llm_moments.steps.features import FEATURES
 from llm_moments.steps.speech_tokens import SpeechTokens
 from llm_moments.steps.transcribe import Segment, Transcribe
 from llm_moments.steps.vad import silero_file
-from llm_moments.tasks.generation import Generation, engine_changes
+from llm_moments.tasks.generation import engine_changes
 from llm_moments.tasks.metrics import char_errors, word_errors
+from llm_moments.tasks.speech_support import SpeechSupport
 
 DRAWN = [0.2, 0.4, 0.6, 0.8, 1.0]  # Whisper's own
 HEARING = ("transformers", "ctranslate2")  # engines that take speech
@@ -45,7 +46,7 @@ class SpeechAnswer:
     usage: Usage = field(default=Usage(), compare=False)
 
 
-class SpeechRecognition(Generation):
+class SpeechRecognition(SpeechSupport):
     """`automatic-speech-recognition`. Outputs: `text`, `language`, `segments` (steps/transcribe.py).
 
     An example's score is 1 - errors / mean errors there could be: word (or character) edits to the reference, over
@@ -97,6 +98,10 @@ class SpeechRecognition(Generation):
             "decode": {"beams": 5 if fast else 1, **decode, "max_new_tokens": new_tokens(self.model, asked)},
             "fallback": ({"temperatures": DRAWN} if fast else {}) | fallback_of(asked),
         }  # fmt: skip
+
+    @property
+    def speech_tokens(self) -> SpeechTokens:
+        return tokens_of(self.model)
 
     def normalise(self, value: Any) -> Any:
         source = source_of(value)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_moments.base.errors import DataError
-from llm_moments.core import Change, Knob, Outputs, Pipeline, Plan, SampleSizes, Step, whole
+from llm_moments.core import NULL, Batch, Change, Knob, Outputs, Pipeline, Plan, SampleSizes, Step, whole
+from llm_moments.core.parts import Part, Parts
+from llm_moments.engines.generator import Prompt
 from llm_moments.models.generation_settings import asked_by, decoding_of
 from llm_moments.steps.decode import Decode
+from llm_moments.steps.dialogue_parts import prompt_parts
 from llm_moments.steps.overflow import fails
 from llm_moments.steps.source import CutSource, SourcePrompts, TokenizeSource, Translate, languages_of
 from llm_moments.tasks.extents import shorter
-from llm_moments.tasks.generation import BATCH, Generation, whole_text
+from llm_moments.tasks.generation import BATCH, whole_text
+from llm_moments.tasks.text_support import TextSupport
 
 NEW_TOKENS = 256  # where a model does not say how long its answers may become
 WINDOW = Knob("window", 256, (64, 256, 1024), True, whole(1, 100_000), "rows that are sorted together")
 
 
-class Translation(Generation):
+class Translation(TextSupport):
     """Inputs are texts (a `source` column of a file), answers and references texts (`target`)."""
 
     name = "translation"
@@ -76,6 +82,47 @@ class Translation(Generation):
         if not whole_text(value, "a text to translate").strip():
             raise DataError("a text to translate is empty")
         return value
+
+    # -- what an answer rests on
+
+    part_kinds = ("pieces", "paragraphs", "sentences", "words")
+
+    def divided(self, value: Any, kind: str) -> Parts:
+        return prompt_parts(value, kind, asks=False)
+
+    def before(self, prompt: Prompt) -> tuple[int, ...]:
+        return prompt.decoder or (start_token(self.model),)
+
+    def tokens_of(self, prompt: Prompt, text: str) -> list[int]:
+        """As the tokenizer writes a translation, without the language's token before it and the end after it."""
+        languages = languages_of(self.model)
+        (ids,) = languages.answer([text])
+        special = {*languages.closing, *self.before(prompt)}
+        return [token for token in ids if token not in special]
+
+    def scored_by(self, engine: Any) -> bool:
+        return bool(engine.scoring) or engine.name == "ctranslate2"  # which opens a translator for such a model
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        return languages_of(self.model).decode(tokens)
+
+    def unseen(self, pipe: Pipeline, value: Any) -> list[Part]:
+        """The end of a source that is cut, from the word on at which there is no room any more."""
+        translate, tokenize, cut = pipe.steps[:3]
+
+        def fits(at: int) -> bool:
+            batch = tokenize(translate(Batch(1, {"input": [value[:at]]}), NULL), NULL)
+            return cut(batch, NULL)["ids"] == batch["ids"]
+
+        if fits(len(value)):
+            return []
+        starts = [found.start() for found in re.finditer(r"\S+", value)]
+        first = bisect.bisect_left(starts, True, key=lambda at: not fits(at))
+        begin = starts[max(first - 1, 0)]
+        return [Part(value[begin:], ("text", begin, len(value)))]
+
+    def widest(self, pipe: Pipeline, value: Any) -> Mapping[str, Any] | None:
+        return {"truncate.max_length": None} if pipe.plan.settings("truncate").get("max_length") else None
 
     # -- what a search may change
 

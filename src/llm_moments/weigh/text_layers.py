@@ -175,10 +175,16 @@ def _along(
             tokens += len(told)
 
 
-def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[Seen]:
+def _seen(*given: Any) -> list[Seen]:
+    return list(seen_without(*given))
+
+
+def seen_without(
+    module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[Sequence[int]], str]
+) -> Iterator[Seen]:
+    """What is seen along the tokens `told` after `ids` without each of the layers, one after the other."""
     from llm_moments.models.blocks import layer_run
 
-    found = []
     with _held(module, [*ids, *told]) as run:
         whole = run(None, len(told) + 1)
         likely, at = whole.argmax(1), np.arange(len(told))
@@ -187,8 +193,7 @@ def _seen(module: Any, ids: Sequence[int], told: Sequence[int], text: Callable[[
             other = np.flatnonzero(now.argmax(1) != likely)
             start = told if not len(other) else [*told[: other[0]], int(now[other[0]].argmax())]
             lost = whole[at, told] - now[at, told]
-            found.append(Seen(divergence_of(whole, now)[:-1], lost, text(start), int((other < len(told)).sum())))
-    return found
+            yield Seen(divergence_of(whole, now)[:-1], lost, text(start), int((other < len(told)).sum()))
 
 
 @contextmanager
