@@ -3,7 +3,6 @@ file's blocks is slow, reading them again is not."""
 
 from __future__ import annotations
 
-import math
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +12,8 @@ from llm_moments.base.atomic import remove
 from llm_moments.base.cache import MOST, cache_folder, used
 from llm_moments.base.errors import EngineError, ModelError, WriteError
 from llm_moments.engines.export import build
-from llm_moments.models.gguf_header import read_header
 from llm_moments.models.gguf_reading import read_quickly
-from llm_moments.models.loading import loaded
+from llm_moments.models.loading import float_bytes, loaded
 
 KEPT = ("dequantised-", "openvino-genai-")  # folders of the cache that are as large as a model in float
 FORGOTTEN = (
@@ -40,7 +38,7 @@ def dequantised(model: Any, auto: Any) -> Any:
             raise EngineError("written and read again, it is another model")
         return []
 
-    if not (store.exists() or _fits(model)):
+    if not (store.exists() or fits(model)):
         return _from_file(model, auto)
     try:
         build(store, make)
@@ -56,11 +54,10 @@ def dequantised(model: Any, auto: Any) -> Any:
     return made[0] if made else _from_file(model, auto)
 
 
-def _fits(model: Any) -> bool:
+def fits(model: Any) -> bool:
     """Whether there is room for it: at most half of what is free, and a half of what is kept in all."""
-    size = 4 * sum(math.prod(tensor.shape) for tensor in read_header(model.weight_files[0])[1])
     place = next(folder for folder in (cache_folder(), *cache_folder().resolve().parents) if folder.exists())
-    return 2 * size <= min(shutil.disk_usage(place).free, MOST)
+    return 2 * float_bytes(model) <= min(shutil.disk_usage(place).free, MOST)
 
 
 def _from_file(model: Any, auto: Any) -> Any:

@@ -95,6 +95,11 @@ class TextGeneration(Generation):
         answers = [len(dialogue.encode_plain(str(text))) + 2 for text in outputs["text"]]
         return {**found, "answer": max(answers, default=0), "context": max(map(len, prompt_ids(pipe, values))) + new}
 
+    def quick(self, plan: Plan, engines: Any) -> Mapping[str, Any]:
+        from llm_moments.engines.quickest import quickest
+
+        return quickest(engines, plan.settings("forward"), plan.settings("decode"))
+
     def changes(self, plan: Plan) -> list[Change]:
         return [*engine_changes(self.model), *decoding_changes(plan, self.model)]
 
