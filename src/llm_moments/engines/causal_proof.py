@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from llm_moments.engines.generator import Decoding, Generator, Prompt
+from llm_moments.engines.transformers_generate import TransformersGenerate
 
 FILE = "proof.json"
-LENGTHS, NEW = (3, 17, 40), 12  # tokens of random prompts and, at most, of each answer
+LENGTHS, NEW = (3, 40), 12  # tokens of random prompts and, at most, of each answer
 TEXTS = ("The capital of France is", "def add(a, b):\n    return")
 LIKELY = 50  # tokens of each place whose log-probabilities are held against each other
 APART = 0.02  # nats: of them, and of two tokens between which rounding may decide
 
 
-def prove(engine: Generator, reference: Generator, model: Any, folder: Path) -> None:
+def prove(engine: Generator, reference: TransformersGenerate, model: Any, folder: Path) -> None:
     """Writes beside the graph whether both answer the same on a few prompts, and why not."""
     why = next((said for ids in _prompts(model) if (said := _why_not(engine, reference, ids))), "")
     (folder / FILE).write_text(json.dumps({"same": not why, "why": why}), encoding="utf-8")
@@ -43,23 +44,25 @@ def _prompts(model: Any) -> list[list[int]]:
     usual = [token for token in range(min(vocabulary, 5000)) if token not in special]
     drawn = [np.random.default_rng(n).choice(usual, n).tolist() for n in LENGTHS]
     told = [list(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in TEXTS]
-    return [ids for ids in (*told, *drawn) if 0 < len(ids) <= model.max_length - NEW]
+    return [ids for ids in (*told, *drawn) if 0 < len(ids) < model.max_length - NEW]
 
 
-def _why_not(engine: Generator, reference: Generator, ids: Sequence[int]) -> str:
-    decoding = Decoding(max_new_tokens=NEW)
-    found, expected = (one.generate([Prompt(tuple(ids))], decoding)[0].ids or [] for one in (engine, reference))
-    whole = [*ids, *expected]
-    told = reference.logprobs(whole, 1) if len(whole) > 1 else np.empty((0, 1))
-    apart = _apart(engine.logprobs(whole, 1), told) if len(whole) > 1 else 0.0
+def _why_not(engine: Generator, reference: TransformersGenerate, ids: Sequence[int]) -> str:
+    """The answer's tokens must be the ones that transformers would choose at their places, which one pass over all of
+    them tells, and its end where that would end."""
+    made = engine.generate([Prompt(tuple(ids))], Decoding(max_new_tokens=NEW))[0]
+    answer = made.ids or []
+    ends = [token for token in reference.ends() if made.finish == "stop"]
+    whole = [*ids, *answer, *ends[:1]]
+    told = reference.logprobs(whole, 1)
+    apart = _apart(engine.logprobs(whole, 1), told)
     if not apart <= APART:  # NaN, too
         return f"its log-probabilities are up to {apart:.2g} nats from those of transformers"
-    at = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), None)
-    if at is None:
-        return "" if len(found) == len(expected) else "its answers end elsewhere than those of transformers"
-    place = told[len(ids) + at - 1]
-    tied = abs(float(place[found[at]] - place[expected[at]])) < APART
-    return "" if tied else "its answers are others than those of transformers"
+    places = told[len(ids) - 1 :]
+    chosen = [[token] for token in answer] + ([ends] if ends else [])
+    if all(max(place[one]) >= place.max() - APART for place, one in zip(places, chosen, strict=False)):
+        return ""
+    return "its answers are others than those of transformers"
 
 
 def _apart(found: np.ndarray, expected: np.ndarray) -> float:
