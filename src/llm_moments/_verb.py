@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
@@ -39,7 +39,7 @@ def _open(name: str) -> str:
     """The arguments that `**name` takes, with their defaults."""
     module, _, word = OPEN[name].partition(":")
     found: Any = getattr(importlib.import_module(f"llm_moments.{module}"), word)
-    if inspect.isclass(found):
+    if is_dataclass(found):
         each = [f"{field.name}: {field.type} = {field.default!r}" for field in fields(found)]
     else:
         each = [str(one) for one in inspect.signature(found).parameters.values() if one.kind is one.KEYWORD_ONLY]

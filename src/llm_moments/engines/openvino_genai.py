@@ -314,7 +314,7 @@ def export(folder: Path, model: Any, settings: Mapping[str, Any], whole: Path | 
     import openvino as ov
 
     from llm_moments.engines.causal_export import FIELDS
-    from llm_moments.engines.openvino_weights import compress
+    from llm_moments.engines.openvino_weights import compress, stored_as
 
     if whole is not None and (whole / NAMES).is_file():
         graph = ov.Core().read_model(str(whole / GRAPH))
@@ -359,23 +359,6 @@ def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
         return
     for graph, name in zip(both, ("tokenizer", "detokenizer"), strict=True):
         ov.save_model(graph, folder / f"openvino_{name}.xml")
-
-
-def stored_as(model: Any) -> str:
-    """The dtype that most of a folder's weights have: bfloat16, float16 or float32. Of a GGUF file float16, which
-    holds what lies on no grid to within 0.05%."""
-    if model.format == "gguf":
-        return "float16"
-    from safetensors import safe_open
-
-    sizes: dict[str, int] = {}
-    for file in model.weight_files:
-        with safe_open(file, "np") as weights:
-            for name in weights.keys():  # noqa: SIM118  (it is no dict)
-                part = weights.get_slice(name)
-                sizes[part.get_dtype()] = sizes.get(part.get_dtype(), 0) + int(np.prod(part.get_shape()))
-    most = max(sizes, key=lambda kind: sizes[kind], default="F32")
-    return {"BF16": "bfloat16", "F16": "float16"}.get(most, "float32")
 
 
 def _draft_of(settings: Mapping[str, Any]) -> Path:
