@@ -278,7 +278,7 @@ class FakeEngines:
     def get(self, settings: Any) -> FakeEngine:
         return self.engine
 
-    def lease(self, settings: Any) -> Any:
+    def lease(self, settings: Any, recorder: Any = None) -> Any:
         return nullcontext(self.engine)
 
     def model_for(self, settings: Any) -> None:

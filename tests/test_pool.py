@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ class Watched(FakeEngine):
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engines:
-    made = Engines(None, cache=tmp_path, keep=2)
+    made = Engines(SimpleNamespace(name="model"), cache=tmp_path, keep=2)
     Watched.opened = []
 
     def start(settings: Any) -> Watched:

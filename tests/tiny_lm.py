@@ -34,13 +34,22 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", GPT2),
 }
 
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # further architectures, for what is to hold for all
+    "gemma": ("GemmaConfig", {**SIZES, "head_dim": 32}),
+    "gemma3": ("Gemma3TextConfig", {**SIZES, "head_dim": 32, "sliding_window": 8, "num_hidden_layers": 2}),
+    "phi": ("PhiConfig", SIZES),
+    "opt": ("OPTConfig", {**{k: v for k, v in SIZES.items() if k not in ("intermediate_size", "num_key_value_heads")}, "ffn_dim": 192, "word_embed_proj_dim": 128}),
+    "bloom": ("BloomConfig", {"vocab_size": 400, "hidden_size": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0}),
+    "mamba": ("MambaConfig", {"vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2}),
+}  # fmt: skip
+
 
 def tiny_lm(folder: Path, kind: str = "llama", *, seed: int = 0, end: int = 2, sharp: float = 8) -> Path:
     """A Hugging Face folder with random weights, sharp enough that greedy answers do not hang on rounding."""
     import torch
     import transformers
 
-    name, sizes = KINDS[kind]
+    name, sizes = {**KINDS, **OTHERS}[kind]
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**{**sizes, "eos_token_id": end}))
     with torch.no_grad():

@@ -9,6 +9,7 @@ from llm_moments.assembly import chain
 from llm_moments.assembly.artefact import PLAN, is_artefact, open_artefact, verify
 from llm_moments.base.atomic import recover
 from llm_moments.base.errors import InputError
+from llm_moments.base.notes import slowly
 from llm_moments.core import Pipeline, Plan
 from llm_moments.engines.base import Engines
 from llm_moments.models.open import open_model
@@ -43,6 +44,14 @@ def load(
         whole = chain.open_chain(file, load, str(ref), device=device, trust_remote_code=trust_remote_code)
         return whole.with_(plan) if isinstance(plan, Plan) else whole.with_(**(plan or {}))
     recover(Path(ref))
+    with slowly(f"loading {ref}"):
+        return _alone(ref, task, plan, metric, device, trust_remote_code)
+
+
+def _alone(
+    ref: str | Path, task: str | None, plan: Any, metric: str | None, device: str, trust_remote_code: bool
+) -> Pipeline:
+    """The pipeline of one model, or of an artefact."""
     if is_artefact(ref) and (Path(ref) / "model" / chain.FILE).is_file():
         verify(Path(ref))
         return load_chain_artefact(Path(ref), plan, device, trust_remote_code)

@@ -5,19 +5,22 @@ Example: moments chat my-model --system "Answer in one sentence." --temperature 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from llm_moments.cli import options as o
 from llm_moments.cli import tell
 from llm_moments.cli.bills import line as bill_line
+from llm_moments.cli.messages import messages
+from llm_moments.cli.sparing import sparing
 from llm_moments.cli.verb import verb
 
 HELP = """/reset  forget what was said
+/undo   forget the last question and its answer
 /steps  where the last answer's time went
 /explain  which turns the last answer rests on
 /help   this
-/quit   end (or Ctrl-D); Ctrl-C stops an answer"""
+/quit   end (or Ctrl-D); Ctrl-C stops an answer
+\"\"\"     begins a message of several lines, and ends it; what is pasted is one message as it is"""
 
 
 @verb
@@ -28,45 +31,18 @@ def chat(
 ) -> None:
     from llm_moments.record.stream import Conversation
 
-    talk = Conversation(opened.open(model, "chat"))
+    pipe = opened.open(model, "chat")
+    pipe.steps  # noqa: B018  (a model that cannot be talked with is refused now, not at the first message)
+    if opened.plan is None:
+        pipe = sparing(pipe, o.named_values(opened.set_, "--set"), dialogue=True)
+    talk = Conversation(pipe)
     if sys.stdin.isatty():
         print(f"{model}: /help lists the commands, Ctrl-D ends", file=sys.stderr)
-    for line in _lines():
-        if line == "/quit":
+    for message in messages():
+        if message == "/quit":
             return
-        if not _command(line, talk):
-            _answer(talk, line, opened.timings)
-
-
-def _lines() -> Iterator[str]:
-    """What is typed, or what a script writes on stdin, a message a line; empty lines say nothing."""
-    source = _typed() if sys.stdin.isatty() else _piped()
-    return (line.strip() for line in source if line.strip())
-
-
-def _typed() -> Iterator[str]:
-    import contextlib
-
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (input() has a history and arrow keys then)
-    while True:
-        try:
-            yield input("> ")
-        except KeyboardInterrupt:
-            print("\n(Ctrl-D or /quit ends)", file=sys.stderr)
-        except EOFError:
-            print()
-            return
-
-
-def _piped() -> Iterator[str]:
-    from llm_moments.base.errors import DataError
-
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"line {number} of stdin is not UTF-8: {error}") from None
+        if not _command(message, talk):
+            _answer(talk, message, opened.timings)
 
 
 def _command(line: str, talk: Any) -> bool:
@@ -74,13 +50,15 @@ def _command(line: str, talk: Any) -> bool:
     if line == "/reset":
         talk.reset()
         print("(forgotten)", file=sys.stderr)
+    elif line == "/undo":
+        print("(forgotten)" if talk.undo() else "(nothing was said yet)", file=sys.stderr)
     elif line == "/steps":
         _steps(talk)
     elif line == "/explain":
         _explain(talk)
     elif line == "/help":
         print(HELP)
-    elif line.startswith("/") and " " not in line:
+    elif line.startswith("/") and not any(map(str.isspace, line)):
         print(f"there is no command {line}\n{HELP}", file=sys.stderr)
     else:
         return False

@@ -10,7 +10,7 @@ import warnings
 import typer
 
 from llm_moments.base.errors import MomentsError
-from llm_moments.base.notes import shown
+from llm_moments.base.notes import shown, tell_by
 from llm_moments.cli import (
     certify,
     chat,
@@ -29,6 +29,7 @@ from llm_moments.cli import (
 )
 from llm_moments.cli.groups import Grouped
 from llm_moments.cli.screen import screens
+from llm_moments.cli.tell import waiting
 
 INTERRUPTED = 130
 
@@ -51,7 +52,12 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.formatwarning = shown
     with screens():
-        sys.exit(_code())
+        tell_by(waiting(sys.stderr))
+        try:
+            code = _code()
+        finally:
+            tell_by(None)
+        sys.exit(code)
 
 
 def _code() -> int:

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from llm_moments.cli import options as o
 from llm_moments.cli import paths, tell
 from llm_moments.cli.bills import LINES, Cuts, line, row_of, tokens_told, usage_of
 from llm_moments.cli.samples import Samples
+from llm_moments.cli.sparing import sparing
 from llm_moments.cli.verb import verb
 from llm_moments.data.tables import to_json
 
@@ -50,7 +51,10 @@ def run(
         ),
     ] = None,
     stock: Annotated[
-        bool, typer.Option("--stock", help="As transformers' own pipeline does it: rows as they come, nothing spared.")
+        bool,
+        typer.Option(
+            "--stock", help="As transformers' own pipeline does it: rows as they come, nothing spared, its own engine."
+        ),
     ] = False,
     overwrite: o.Overwrite = False,
     workers: Annotated[
@@ -93,19 +97,6 @@ def run(
     tell.skipped(source)
     if not count and not source.errors:
         raise InputError(f"{source.path}: there is no text in it")
-
-
-def sparing(pipe: Any, named: Iterable[str] = ()) -> Any:
-    """What changes no answer is on where nothing else was said: rows of like length together, equal ones once. A plan that
-    departs from the stock one there, as an artefact's does, stays as it is."""
-    from llm_moments.core import Plan
-
-    usual = Plan(pipe.task.stock())
-    free = {
-        name: value for name, value in pipe.task.sorts.items()
-        if name not in set(named) and pipe.plan.get_choice(name) == usual.get_choice(name)
-    }  # fmt: skip
-    return pipe.with_(**free) if free else pipe
 
 
 def _said(pipe: Any, word: str) -> str:

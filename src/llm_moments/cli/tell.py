@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -16,6 +16,16 @@ def pieces(pieces: Iterable[str]) -> None:
     for piece in pieces:
         print(piece, end="", flush=True)
     print(flush=True)
+
+
+def waiting(stream: Any) -> Callable[[str], None]:
+    """Tells what takes long on that stream, whatever stands in the place of stderr meanwhile; nothing with --format quiet."""
+
+    def tell(said: str) -> None:
+        if FORMAT.get() != "quiet":
+            print(f"{said} …", file=stream, flush=True)
+
+    return tell
 
 
 def notes(data: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.base.errors import InputError, PlanError, RowsFailed, Unfinished
+from llm_moments.base.errors import DataError, InputError, PlanError, RowsFailed, Unfinished
 from llm_moments.core.example import Batch, Example
 from llm_moments.core.knob import Knob, Step, UsesEngine
 from llm_moments.core.outputs import Outputs, concat
@@ -20,6 +20,7 @@ from llm_moments.core.recorder import NULL, Recorder
 from llm_moments.core.task import Task
 
 MOST_STAGES = 3  # of a cascade
+SEVERAL = "list(pipe.run(inputs)) answers each of them"
 
 
 def _at(rows: np.ndarray, outputs: Callable[[], Outputs]) -> Outputs:
@@ -108,7 +109,20 @@ class Pipeline:
         return self._cheap
 
     def __call__(self, value: Any) -> Any:
-        return next(self.run([value]))
+        """The answer to one input. InputError for several of them, which `run` takes."""
+        if isinstance(value, list) and len(value) and all(isinstance(one, str) for one in value):
+            raise InputError(f"one input, not a list of {len(value)}: {SEVERAL}. A pair of texts is a tuple")
+        try:
+            return next(self.run([value]))
+        except DataError as error:
+            if isinstance(value, list | tuple):
+                raise DataError(f"{error}. Were several inputs meant: {SEVERAL}") from error
+            raise
+
+    def stream(self, value: Any) -> Any:
+        """The answer to one input as an iterator of its pieces (`record.stream.Stream`); together they are its text, and
+        `close` ends it early. InputError for a task that makes no text."""
+        return import_module("llm_moments.record.stream").Stream(self, value)
 
     @property
     def window(self) -> int:

@@ -261,6 +261,10 @@ class Task(ABC):
         """How much there is in these data at most of what knobs are limits of (`Knob.bounds`)."""
         return {}
 
+    def quick(self, plan: Plan, engines: Any) -> Mapping[str, Any]:
+        """Choices that change no answer and are taken where nobody has chosen an engine. engines: of the pipeline."""
+        return {}
+
     def changes(self, plan: Plan) -> list[Change]:
         """What a greedy search takes up, in that order, one on top of another."""
         return []

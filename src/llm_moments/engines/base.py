@@ -16,7 +16,9 @@ from typing import Any
 
 from llm_moments.base.cache import cache_folder
 from llm_moments.base.errors import EngineError, EngineMissing, PlanError
+from llm_moments.base.notes import slowly
 from llm_moments.base.registry import resolve
+from llm_moments.core import NULL, Recorder
 from llm_moments.engines.contract import Arrays, Engine
 from llm_moments.engines.generator import GENERATORS
 
@@ -120,15 +122,18 @@ class Engines:
             return engine
 
     @contextmanager
-    def lease(self, settings: Mapping[str, Any]) -> Iterator[Engine]:
-        """The engine for as long as it computes: it stays open, and has the caller to itself where it takes one at a time."""
+    def lease(self, settings: Mapping[str, Any], recorder: Recorder = NULL) -> Iterator[Engine]:
+        """The engine for as long as it computes: it stays open, and has the caller to itself where it takes one at a time.
+
+        recorder: is told a step `load` where the engine has to be opened first."""
         with self._lock:
             one = self._open.setdefault(json.dumps(settings, sort_keys=True), _Opened())
             one.users += 1
         try:
             with one.turn:  # which of many threads comes first opens it
                 if one.engine is None:
-                    one.engine = self._start(settings)
+                    with recorder.step("load"), slowly(f"loading {self.model.name}"):
+                        one.engine = self._start(settings)
                 if not one.engine.parallel:
                     self._used(settings)
                     yield one.engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llm_moments.engines.dequantised import dequantised
 from llm_moments.engines.foreign import quiet
 from llm_moments.models.blocks import layer_list, skip
 from llm_moments.models.generation_settings import HOW, PLANNED, UNKNOWN_HERE
@@ -24,12 +25,15 @@ def load_generating(model: Any) -> Any:
 
     architectures = [str(a) for a in model.config.get("architectures") or [""]]
     auto = next(cls for end, cls in AUTO if any(end in name for name in architectures))
-    options = {"gguf_file": model.weight_files[0].name} if model.format == "gguf" else {"use_safetensors": True}
+    cls = getattr(transformers, auto)
     with quiet():
-        module = loaded(
-            getattr(transformers, auto), model.path, model.name, dtype="float32",
-            trust_remote_code=model.trust_remote_code, **options,
-        )  # fmt: skip
+        if model.format == "gguf":
+            module = dequantised(model, cls)
+        else:
+            module = loaded(
+                cls, model.path, model.name, dtype="float32", use_safetensors=True,
+                trust_remote_code=model.trust_remote_code,
+            )  # fmt: skip
     module.eval()
     _left_to_the_plan(module.generation_config)
     return module

@@ -19,8 +19,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from llm_moments.base.atomic import remove
+from llm_moments.base.cache import cache_folder, used
 from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
+from llm_moments.engines.causal_proof import FILE as PROOF
+from llm_moments.engines.causal_proof import prove
+from llm_moments.engines.dequantised import KEPT
 from llm_moments.engines.export import NAMES, build
 from llm_moments.engines.foreign import failing_as, quiet
 from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
@@ -67,7 +72,10 @@ class OpenVinoGenAI(Generator):
 
         with failing_as("OpenVINO GenAI cannot take this model"):
             whole = store.parent / built_key({**settings, "precision": "fp32"})
-            build(store, lambda folder: export(folder, model, settings, whole))
+            if store == whole and not (store / PROOF).exists() and cache_folder() in store.parents:
+                remove(store)  # of a version that proved nothing
+            build(store, lambda folder: _built(folder, model, settings, whole if store != whole else None))
+            used(store, KEPT)
             draft = _draft_of(settings) if settings.get("draft") else None
             engine = cls(store, draft, settings, model.tokenizer, asked_by(model))
             engine.pipeline(lookup=False)
@@ -284,6 +292,21 @@ class _Run:
 # -- building
 
 
+def _built(folder: Path, model: Any, settings: Mapping[str, Any], whole: Path | None) -> list[str]:
+    """As `export`; a graph in float, for which there is no `whole`, is held against the module that it was made from."""
+    if whole is not None:
+        return export(folder, model, settings, whole)
+    from llm_moments.engines.sharing import shared
+    from llm_moments.engines.transformers_generate import TransformersGenerate
+
+    module = shared(model, settings.get("skip_layers", ()))
+    names = export(folder, model, settings)
+    engine = OpenVinoGenAI(folder, None, {"precision": "fp32"}, model.tokenizer)
+    prove(engine, TransformersGenerate(module, model.tokenizer, {}, "cpu"), model, folder)
+    engine.close()
+    return names
+
+
 def export(folder: Path, model: Any, settings: Mapping[str, Any], whole: Path | None = None) -> list[str]:
     """Fills `folder` as OpenVINO GenAI takes it: graph, configuration. Gives the names of the graph's inputs.
 
@@ -291,7 +314,7 @@ def export(folder: Path, model: Any, settings: Mapping[str, Any], whole: Path | 
     import openvino as ov
 
     from llm_moments.engines.causal_export import FIELDS
-    from llm_moments.engines.openvino_weights import compress
+    from llm_moments.engines.openvino_weights import compress, stored_as
 
     if whole is not None and (whole / NAMES).is_file():
         graph = ov.Core().read_model(str(whole / GRAPH))
@@ -336,23 +359,6 @@ def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
         return
     for graph, name in zip(both, ("tokenizer", "detokenizer"), strict=True):
         ov.save_model(graph, folder / f"openvino_{name}.xml")
-
-
-def stored_as(model: Any) -> str:
-    """The dtype that most of a folder's weights have: bfloat16, float16 or float32. Of a GGUF file float16, which
-    holds what lies on no grid to within 0.05%."""
-    if model.format == "gguf":
-        return "float16"
-    from safetensors import safe_open
-
-    sizes: dict[str, int] = {}
-    for file in model.weight_files:
-        with safe_open(file, "np") as weights:
-            for name in weights.keys():  # noqa: SIM118  (it is no dict)
-                part = weights.get_slice(name)
-                sizes[part.get_dtype()] = sizes.get(part.get_dtype(), 0) + int(np.prod(part.get_shape()))
-    most = max(sizes, key=lambda kind: sizes[kind], default="F32")
-    return {"BF16": "bfloat16", "F16": "float16"}.get(most, "float32")
 
 
 def _draft_of(settings: Mapping[str, Any]) -> Path:

@@ -107,7 +107,10 @@ class TransformersGenerate(Generator):
         inputs, widths = self._inputs(prompts)
         if (decoding.lookup or self.draft is not None) and len(prompts) > 1:
             raise EngineError("transformers guesses tokens ahead for one prompt at a time; set forward.streams = 1")
-        reused = self._from_cache(prompts, inputs) if self.reuse and len(prompts) == 1 and not self.encodes else 0
+        # Beams share one cache, and guesses leave it with other tokens than the answer's: neither can go on with it.
+        guesses = bool(decoding.lookup) or self.draft is not None
+        keeps = self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1 and not guesses
+        reused = self._from_cache(prompts, inputs) if keeps else 0
         begun = inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1 if self.encodes else widths
         if prompts[0].decoder:
             inputs["decoder_start_token_id"] = prompts[0].decoder[0]  # else the model's own would be set before it
@@ -121,7 +124,12 @@ class TransformersGenerate(Generator):
                 inputs = self._encoded(inputs)
             middle = time.perf_counter()
             self.phase = 1
-            out = self.module.generate(**inputs, **options, stopping_criteria=[watch], return_dict_in_generate=True)
+            try:
+                out = self.module.generate(**inputs, **options, stopping_criteria=[watch], return_dict_in_generate=True)
+            except BaseException:
+                if reused and watch.stopped is not None:  # by who reads the answer, between two tokens
+                    self._cache = (watch.stopped, inputs[cache_word()])
+                raise
         end = time.perf_counter()
         self.phase = 0
         rows = out.sequences[:, begun:].tolist()
@@ -131,7 +139,7 @@ class TransformersGenerate(Generator):
             answer.first_s, answer.later_s, answer.reused = first, end - start - first, reused
             if decoding.lookup or self.draft is not None:  # each step made one token of its own
                 answer.accepted = max(watch.steps - watch.calls, 0)
-        if self.reuse and len(prompts) == 1 and not self.encodes and decoding.beams == 1:
+        if keeps and _kinds(getattr(out, cache_word(), None)) <= {"DynamicLayer", "DynamicSlidingWindowLayer"}:
             self._cache = (out.sequences[0].tolist(), getattr(out, cache_word()))
         read = sum(map(_length, prompts))
         if apart:
@@ -250,16 +258,19 @@ class TransformersGenerate(Generator):
         return Generated(ids if at is None else ids[:at], finish="length" if at is None else "stop")
 
     def _from_cache(self, prompts: Sequence[Prompt], inputs: dict[str, Any]) -> int:
-        """Tokens at the beginning that were read for the last prompt and need not be read again."""
+        """Tokens at the beginning that were read for the last prompt and need not be read again. What is kept is given
+        away: it is there again when the answer is made, as it holds other tokens from now on."""
         if self._cache is None:
             return 0
-        known, cache = self._cache
+        (known, cache), self._cache = self._cache, None
         ids = prompts[0].ids
         same = next((i for i, (a, b) in enumerate(zip(known, ids, strict=False)) if a != b), min(len(known), len(ids)))
         same = min(same, len(ids) - 1, cache.get_seq_length())
         if same < 1:
             return 0
         if over := cache.get_seq_length() - same:
+            if _kinds(cache) != {"DynamicLayer"}:
+                return 0  # what has left a sliding window cannot be had back
             cache.crop(-over)
         inputs[cache_word()] = cache
         return same
@@ -297,6 +308,11 @@ def _further(on_text: OnText, start: int, at: int, piece: str) -> None:
     on_text(start + at, piece)
 
 
+def _kinds(cache: Any) -> set[str]:
+    """The classes of its layers; those of transformers that hold states of another kind cannot be cut."""
+    return {type(layer).__name__ for layer in getattr(cache, "layers", None) or (cache,)}
+
+
 def _length(prompt: Prompt) -> int:
     return len(prompt.ids) if prompt.features is None else prompt.features.shape[-1]
 
@@ -317,8 +333,16 @@ class _Watch:
         self.times: list[float] = []
         self.steps = self.calls = 0
         self.told: dict[int, str] = {}
+        self.stopped: list[int] | None = None  # all tokens of the first row, where whoever reads them wanted no more
 
     def __call__(self, ids: Any, scores: Any, **kwargs: Any) -> Any:
+        try:
+            return self._seen(ids)
+        except BaseException:
+            self.stopped = ids[0].tolist()
+            raise
+
+    def _seen(self, ids: Any) -> Any:
         torch = self.engine.torch
         if not self.times:
             self.times.append(time.perf_counter())

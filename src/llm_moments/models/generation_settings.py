@@ -175,16 +175,21 @@ def decoding_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def unfollowed(model: Any, engine: Any, decoding: Any) -> str:
+    """The folder's rules, as they stand there, that this engine (or class of them) does not follow and that matter under
+    this plan's decoding; '' for none."""
+    asked = asked_by(model)
+    rules = [name for name in RULES if name in asked and name not in engine.rules]
+    drawn, beams = decoding.temperature > 0, decoding.beams > 1
+    return _said(asked, [n for n in rules if (drawn or n not in DRAWING) and (beams or n not in OF_BEAMS)])
+
+
 def tell(model: Any, engine: Any, decoding: Any) -> None:
     """Notes of what this engine, or nobody here, follows of what the folder says. decoding: of the plan."""
     asked = asked_by(model)
-    drawn, follows = decoding.temperature > 0, engine.rules
-    rules = [name for name in RULES if name in asked and name not in follows]
-    rules = [n for n in rules if (drawn or n not in DRAWING) and (decoding.beams > 1 or n not in OF_BEAMS)]
-    if rules:
-        note(
-            f"{model.name}: {engine.name} does not follow {_said(asked, rules)}: answers may be others than transformers'"
-        )
+    drawn = decoding.temperature > 0
+    if left_out := unfollowed(model, engine, decoding):
+        note(f"{model.name}: {engine.name} does not follow {left_out}: answers may be others than transformers'")
     if left := [name for name in UNKNOWN_HERE if name in asked]:
         note(f"{model.name}: {_said(asked, left)} is not followed here")
     if asked.get("do_sample") and not drawn:

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from llm_moments.base.atomic import sibling
 from llm_moments.base.errors import EngineMissing, ModelError, WriteError
+from llm_moments.models.gguf_reading import read_quickly
 
 WHOLE = "tokenizer_config.json"  # is there when all of a kept tokenizer is
 SAMPLES = ("a", " b", "Hello,  World!\n\n 12345\t", "naïve 北京 🙂", "'s <b> {x} </s> ")
@@ -40,7 +41,8 @@ def _kept(model: Any, folder: Path) -> Any:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception:  # whatever happened to it, it can be built again
             shutil.rmtree(folder, ignore_errors=True)
-    built = AutoTokenizer.from_pretrained(model.path, gguf_file=model.weight_files[0].name, local_files_only=True)
+    with read_quickly():
+        built = AutoTokenizer.from_pretrained(model.path, gguf_file=model.weight_files[0].name, local_files_only=True)
     try:
         with sibling(folder, unless=WHOLE) as made:
             built.save_pretrained(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,21 @@ def loaded(
     may_be_new = _head_of(module) if new_head else lambda key: bool(set(spare) & set(key.split(".")))
     _check(name, path, told, may_be_new)
     return module.eval()
+
+
+def float_bytes(model: Any) -> int:
+    """Bytes that the weights of a `Model` take in float32, by the headers of its files."""
+    from safetensors import safe_open
+
+    from llm_moments.models.gguf_header import read_header
+
+    if model.format == "gguf":
+        return 4 * sum(math.prod(tensor.shape) for file in model.weight_files for tensor in read_header(file)[1])
+    values = 0
+    for file in model.weight_files:
+        with safe_open(file, "np") as weights:
+            values += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return 4 * values
 
 
 @contextmanager

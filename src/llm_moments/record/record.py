@@ -50,16 +50,19 @@ def record(
     for name, value in (("limit", limit), ("repeat", repeat)):
         if value is not None and value < 1:
             raise InputError(f"{name} is at least 1, not {value!r}")
+    start = time.perf_counter()
     pipe = load(model, device=device)
     watch = Watch()
     tick = progress or (lambda done, message: None)
+    load_s = _loaded(pipe, start)
     values, read_s = _read(data, limit, read)
     tick(0.0, "warming up")
     _pass(pipe, values[: min(WARM, pipe.task.sizes.block)], NULL)
     tick(0.2, "recording")
     session = observe(pipe, values, depth, repeat=repeat, read_s=read_s)
     tick(0.7, "measuring the recorder's own overhead")
-    own = {"overhead": _overhead(pipe, values, session, depth), "overhead_counted": _counted(pipe, session, depth)}
+    own = {} if isinstance(model, Pipeline) else {"load": Figure(load_s, "s", note="once, before the recording")}
+    own |= {"overhead": _overhead(pipe, values, session, depth), "overhead_counted": _counted(pipe, session, depth)}
     tick(1.0, "done")
     notes = (*session.notes, *filter(None, [busy := watch.words()]))
     return replace(session, figures={**session.figures, **own}, notes=notes, busy=busy)
@@ -97,6 +100,13 @@ def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: in
         replace(root, calls=repeat, counts={"items": repeat * len(values)}), figures, pipe.model.name, pipe.task.name,
         pipe.plan.to_dict(), fingerprint(), tuple(notes), datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
+
+
+def _loaded(pipe: Pipeline, start: float) -> float:
+    """Seconds since then, when every engine is open."""
+    for stage in _stages(pipe):
+        stage.engine  # noqa: B018  (opened where it is not)
+    return time.perf_counter() - start
 
 
 def _read(data: Any, limit: int | None, options: dict[str, Any]) -> tuple[list[Any], float]:

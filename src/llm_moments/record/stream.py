@@ -139,6 +139,13 @@ class Conversation:
         self.turns.clear()
         self.dropped = 0
 
+    def undo(self) -> bool:
+        """Forgets the last question and its answer; False where nothing was said."""
+        undone = bool(self.turns)
+        del self.turns[-2:]
+        self.dropped = 0
+        return undone
+
     @property
     def session(self) -> Session | None:
         """Where the last answer's time went; None before the first. Figures: ttft (s), throughput (tokens/s)."""

@@ -104,7 +104,7 @@ class Decode:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         asked = time.perf_counter()
-        with self.engines.lease(self.settings) as engine:
+        with self.engines.lease(self.settings, recorder) as engine:
             return self._by(engine, batch, recorder, time.perf_counter() - asked)
 
     def _by(self, engine: Any, batch: Batch, recorder: Recorder, load_s: float) -> Batch:

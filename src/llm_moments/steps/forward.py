@@ -60,7 +60,7 @@ class Forward:
 
     def answered(self, made: Any, same_as: Any, recorder: Recorder) -> list[tuple[Any, Arrays]]:
         """(rows, what the model gives) of each batch. Where the engine fails, each batch and then each of its rows is tried alone."""
-        with self.engines.lease(self.settings) as opened:
+        with self.engines.lease(self.settings, recorder) as opened:
             return self._by(need(opened, ForwardEngine), made, same_as, recorder)
 
     def _by(self, engine: ForwardEngine, made: Any, same_as: Any, recorder: Recorder) -> list[tuple[Any, Arrays]]:

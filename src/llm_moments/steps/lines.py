@@ -72,7 +72,7 @@ class ReadLines:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         said: list[tuple[str, float]] = [("", 0.0)] * sum(len(rows) for rows, _ in batch["batches"])
-        with self.engines.lease(self.settings) as opened:
+        with self.engines.lease(self.settings, recorder) as opened:
             engine: ForwardEngine = need(opened, ForwardEngine)
             results = engine.forward_all([fields for _, fields in batch["batches"]], recorder)
             for (rows, _), result in zip(batch["batches"], results, strict=True):

@@ -111,7 +111,7 @@ class FindLines:
         self.settings, self.engines, self.knobs = dict(settings), engines, knobs
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        with self.engines.lease(self.settings) as opened:
+        with self.engines.lease(self.settings, recorder) as opened:
             engine: ForwardEngine = need(opened, ForwardEngine)
             results = engine.forward_all([fields for _, fields in batch["batches"]], recorder)
             return batch.with_(maps=[one["logits"] for one in results], batches=None)

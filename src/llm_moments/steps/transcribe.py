@@ -86,7 +86,7 @@ class Transcribe:
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
         asked = time.perf_counter()
-        with self.engines.lease(self.settings) as engine:
+        with self.engines.lease(self.settings, recorder) as engine:
             load_s = time.perf_counter() - asked
             return self._by(self._able(engine), batch, recorder).told(load_s=np.full(batch.size, load_s))
 

@@ -52,8 +52,8 @@ class TextGeneration(TextSupport):
         dialogue, asked = dialogue_of(self.model), asked_by(self.model)
         if self.templated and not dialogue.has_template:
             raise ModelError(
-                f"{self.model.name} has no chat template, so it cannot be talked with: go on with texts instead (`moments run` with "
-                "--task text-generation), or put the template it was trained with beside it (chat_template.jinja)"
+                f"{self.model.name} has no chat template, so it cannot be talked with: let it go on with a text (`moments run MODEL TEXT "
+                "--task text-generation`), or put the template it was trained with beside it (chat_template.jinja)"
             )
         new = int(plan.settings("decode").get("max_new_tokens", 256))
         whole = 0 if "max_new_tokens" in asked else asked.get("max_length", 0)  # the first of them holds
@@ -98,6 +98,11 @@ class TextGeneration(TextSupport):
         # A text's own tokens may be fewer than those that made it, and the token that ends it is one more.
         answers = [len(dialogue.encode_plain(str(text))) + 2 for text in outputs["text"]]
         return {**found, "answer": max(answers, default=0), "context": max(map(len, prompt_ids(pipe, values))) + new}
+
+    def quick(self, plan: Plan, engines: Any) -> Mapping[str, Any]:
+        from llm_moments.engines.quickest import quickest
+
+        return quickest(engines, plan.settings("forward"), plan.settings("decode"))
 
     def changes(self, plan: Plan) -> list[Change]:
         return [*engine_changes(self.model), *decoding_changes(plan, self.model)]
@@ -209,11 +214,17 @@ def makes_text(model: Any, task: str) -> None:
         return
     if any("Classification" in name for name in names) or "num_mel_bins" in model.config:
         raise ModelError(
-            f"{model.name} ({', '.join(names)}) makes no text, so {task} is not for it; leave out the task"
+            f"{model.name} ({', '.join(names)}) makes no text, so {task} is not for it: `moments run MODEL INPUT` "
+            "without --task gives its answers"
         )
     if any("ForConditionalGeneration" in name or name == "MarianMTModel" for name in names):
         raise ModelError(
             f"{model.name} ({', '.join(names)}) reads a text and writes another: its task is translation, not {task}"
+        )
+    if names and not model.trust_remote_code and all(name.endswith(("Model", "MaskedLM")) for name in names):
+        raise ModelError(
+            f"{model.name} ({', '.join(names)}) has no head that makes text, so {task} is not for it. Take a causal language "
+            "model (…ForCausalLM), or train a classifier on it: moments train MODEL --data FILE --out DIR"
         )
 
 

@@ -64,7 +64,7 @@ class LogLikelihood:
         self.settings, self.engines, self.dialogue, self.window = dict(settings), engines, dialogue, window
 
     def __call__(self, batch: Batch, recorder: Recorder) -> Batch:
-        with self.engines.lease(self.settings) as engine:
+        with self.engines.lease(self.settings, recorder) as engine:
             return self._by(engine, batch, recorder)
 
     def _by(self, engine: Any, batch: Batch, recorder: Recorder) -> Batch:
