@@ -273,17 +273,6 @@ class Said(Options):
 
 
 @dataclass(frozen=True)
-class Transcribed(Said):
-    """Also as subtitles, of what is said in sounds."""
-
-    known: ClassVar[tuple[str, ...]] = (*Said.known, "srt", "vtt", "txt")
-    format: Annotated[
-        str,
-        typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet; of sounds also srt, vtt or txt."),
-    ] = "human"
-
-
-@dataclass(frozen=True)
 class Views(Options):
     """What else is written of a result."""
 

@@ -42,7 +42,7 @@ def run(
     model: o.ModelArg,
     rows: o.Bare,
     opened: o.Answering,
-    said: o.Transcribed,
+    said: subtitles.Transcribed,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(

@@ -6,15 +6,30 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+import typer
 
 from llm_moments.base.errors import InputError, PlanError
 from llm_moments.cli import tell
 from llm_moments.cli.answered import answered, portions
+from llm_moments.cli.options import Said
 
 KINDS = ("srt", "vtt", "txt")
 WITH_WORDS = ("srt", "vtt", "json")  # formats that words and their times are asked for
+
+
+@dataclass(frozen=True)
+class Transcribed(Said):
+    """Also as subtitles, of what is said in sounds."""
+
+    known: ClassVar[tuple[str, ...]] = (*Said.known, *KINDS)
+    format: Annotated[
+        str,
+        typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet; of sounds also srt, vtt or txt."),
+    ] = "human"
 
 
 def kind_of(fmt: str, out: Path | None) -> str:
