@@ -45,7 +45,7 @@ def test_two_workers_answer_in_the_order_of_the_chunks(trained_model: Path) -> N
 def test_a_worker_tells_what_fails_and_goes_on(trained_model: Path) -> None:
     worker = Worker(PipelineSpec.of(load(trained_model)))
     try:
-        with pytest.raises(EngineError, match="half a character"):
+        with pytest.raises(DataError, match="half a character"):
             worker.outputs(["fine", "\ud800"])
         assert len(worker.outputs(["fine"])) == 1
         with pytest.raises(InputError, match="cannot be given"):

@@ -18,6 +18,7 @@ from rich.console import Console
 from llm_moments.base.visible import ESCAPE, visible
 from llm_moments.core.parts import Alternative, AnswerToken
 from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, PairWorth, PartWorth, Unseen
+from llm_moments.explain.overview import Named, Overview, row_of
 from llm_moments.improve.certify import Certificate
 from llm_moments.improve.study import Trial
 from llm_moments.improve.training_certificate import TrainingCertificate
@@ -27,6 +28,7 @@ from llm_moments.render import (
     chrome_trace,
     console,
     explanation,
+    explanations,
     html,
     learning,
     notebook,
@@ -148,6 +150,10 @@ DOCTOR = {
     "engines": {BAD: {"version": BAD, "precisions": [BAD], "cure": BAD}},
 }  # fmt: skip
 
+OVERVIEW = bad(
+    Overview, answers={BAD: 2}, fields={BAD: 1, "text": 1}, places={BAD: 1}, words=(Named(BAD, 2, 0.5),),
+    layers=(Named(BAD, 1, 0.5),), notes=(BAD,),
+)  # fmt: skip
 EXPLANATION = bad(
     Explanation, input=BAD, parts=(PartWorth(BAD, ("text", 0, 5), 1.0, inside=(PartWorth(BAD, ("text", 1, 3), 0.5, BAD),)), PartWorth(BAD, ("text", 5, len(BAD)), -0.5, BAD, True)), test=bad(AgainstChance, sizes=(1,)), keeps=(0,),
     turns=(1,), unseen=(Unseen(BAD, ("text", 0, 5)),), layers=(LayerWorth(BAD, 1.0, BAD),), others=(Other(BAD, BAD, False, 0.1),), session=SESSION, notes=(BAD,),
@@ -173,6 +179,7 @@ def test_every_view_is_walked() -> None:
         chrome_trace,
         console,
         explanation,
+        explanations,
         training_certificate,
         html,
         learning,
@@ -201,6 +208,7 @@ def on_terminal(show: Any, *results: Any) -> str:
         (training_certificate.show, FASTER),
         (learning.show, LEARNING),
         (explanation.show, EXPLANATION),
+        (explanations.show, OVERVIEW),
     ],
 )
 def test_on_a_terminal(show: Any, result: Any) -> None:
@@ -251,6 +259,8 @@ def test_in_the_report(certificate: Any) -> None:
         learning=LEARNING,
         faster=FASTER,
         explanation=EXPLANATION,
+        overview=OVERVIEW,
+        explained=[{**row_of(EXPLANATION), "id": BAD, "page": BAD}],
         elsewhere=ELSEWHERE,
         nearly=BAD,
         title=BAD,

@@ -7,7 +7,9 @@ Example: moments explain improved/ "A long text …" --parts sentences --html an
 
 Example: moments explain SmolLM2.gguf "Note 1: … Note 2: … Where does Ann live?" --json
 
-Example: moments explain SmolLM2.gguf --messages talk.json --html talk.html"""
+Example: moments explain SmolLM2.gguf --messages talk.json --html talk.html
+
+Example: moments explain my-model --data reviews.csv --limit 100 --out why.parquet --html why.html"""
 
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ from llm_moments.cli.verb import verb
 @verb
 def explain(
     model: o.ModelArg,
+    rows: o.Bare,
     opened: o.Explained,
     page: o.Page,
     said: o.Said,
@@ -37,6 +40,12 @@ def explain(
         Path | None,
         typer.Option(
             "--messages", parser=paths.path, help='A dialogue, in the place of INPUT: JSON [{"role": …, "content": …}].'
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", envvar="MOMENTS_DATA", parser=paths.text, help="Rows to explain, in the place of INPUT."
         ),
     ] = None,
     second: Annotated[
@@ -60,19 +69,39 @@ def explain(
         typer.Option("--depth", min=0, max=2, help="0: parts; 1: layers and other plans; 2: attention and MLP too."),
     ] = 1,
     budget: Annotated[
-        str,
-        typer.Option("--budget", envvar="MOMENTS_BUDGET", help="Time after which layers and other plans are left out."),
-    ] = "30s",
-    out: Annotated[Path | None, typer.Option("--out", parser=paths.path, help="Save it as JSON.")] = None,
+        str | None,
+        typer.Option(
+            "--budget",
+            envvar="MOMENTS_BUDGET",
+            help="Time after which layers and other plans are left out, 30s if nothing is said; of --data all of it, 10m.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=paths.path,
+            help="Save it as JSON; of --data a table (.parquet, .jsonl, .csv, .tsv) and a JSON file a row beside it.",
+        ),
+    ] = None,
     overwrite: o.Overwrite = False,
 ) -> None:
+    from llm_moments.base.errors import InputError
+    from llm_moments.cli.explaining import go
+    from llm_moments.explain.explain import BUDGET
     from llm_moments.explain.explain import explain as opened_up
 
-    page.free(out, data="-", overwrite=overwrite)
+    if data is not None and (text is not None or second is not None or messages is not None or answer is not None):
+        raise InputError("--data explains rows of a file; INPUT, --pair, --messages and --answer are of a single one")
+    page.free(out, data=data or "-", overwrite=overwrite)
+    if data is not None:
+        pipe = opened.open(model)
+        go(pipe, data, rows, page, said, parts=parts, depth=depth, budget=budget, out=out, overwrite=overwrite)
+        return
     value = _value(text, second, messages)
     pipe = opened.open(model)
     with tell.progress(said.fmt) as tick:
-        found = opened_up(pipe, value, parts=parts, answer=answer, depth=depth, budget=budget, progress=tick)
+        found = opened_up(pipe, value, parts=parts, answer=answer, depth=depth, budget=budget or BUDGET, progress=tick)
     if out:
         found.save(out)
     said.tell(found, "explanation:show")
@@ -85,7 +114,7 @@ def _value(text: str | None, second: str | None, messages: Path | None) -> Any:
     from llm_moments.base.errors import InputError
 
     if (text is None) == (messages is None):
-        raise InputError("say either INPUT or --messages FILE")
+        raise InputError("say either INPUT, --messages FILE or --data FILE")
     if messages is None:
         return (text, second) if second is not None else text
     if second is not None:

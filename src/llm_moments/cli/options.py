@@ -244,6 +244,7 @@ class Teaching(Opened):
 class Said(Options):
     """How the result is told."""
 
+    known: ClassVar[tuple[str, ...]] = ("human", "json", "quiet")
     format: Annotated[str, typer.Option("--format", envvar="MOMENTS_FORMAT", help="human, json or quiet.")] = "human"
     json_: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False
     config: Config = None
@@ -251,8 +252,9 @@ class Said(Options):
     def __post_init__(self) -> None:
         from llm_moments.base.errors import InputError
 
-        if self.format not in ("human", "json", "quiet"):
-            raise InputError(f"--format is human, json or quiet, not {self.format!r}")
+        if self.format not in self.known:
+            *most, last = self.known
+            raise InputError(f"--format is {', '.join(most)} or {last}, not {self.format!r}")
         tell.FORMAT.set("json" if self.json_ else self.format)
 
     @property

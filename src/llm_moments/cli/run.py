@@ -2,18 +2,23 @@
 
 Example: moments run my-model --data reviews.csv --out answers.jsonl
 
-Example: moments run my-chat-model "Name a colour." --temperature 0.8 --samples 3 --timings"""
+Example: moments run my-chat-model "Name a colour." --temperature 0.8 --samples 3 --timings
+
+Example: cat article.txt | moments run my-chat-model "Summarise this in one sentence."
+
+Example: moments run my-whisper talk.wav --out talk.srt
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,11 +26,13 @@ import typer
 
 from llm_moments.base.visible import visible
 from llm_moments.cli import options as o
-from llm_moments.cli import paths, tell
+from llm_moments.cli import paths, subtitles, tell
+from llm_moments.cli.answered import answered, portions, together
 from llm_moments.cli.bills import LINES, Cuts, line, row_of, tokens_told, usage_of
 from llm_moments.cli.samples import Samples
 from llm_moments.cli.sparing import sparing
 from llm_moments.cli.verb import verb
+from llm_moments.cli.words import taken
 from llm_moments.data.tables import to_json
 
 SHARED = 512  # rows that a worker is given at a time: fewer than a window, so that all of them have some
@@ -36,9 +43,12 @@ def run(
     model: o.ModelArg,
     rows: o.Bare,
     opened: o.Answering,
-    said: o.Said,
+    said: subtitles.Transcribed,
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT…", help="Texts to answer, or sound files.")
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT…", help="Texts to answer, files of sounds or images, a file of rows, or - for stdin."
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -47,7 +57,9 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", parser=paths.path, help="answers.jsonl, .csv, .tsv or .parquet; goes on after an interruption."
+            "--out",
+            parser=paths.path,
+            help="answers.jsonl, .csv, .tsv or .parquet; of sounds also .srt, .vtt, .txt or a folder of them. Goes on after an interruption.",
         ),
     ] = None,
     stock: Annotated[
@@ -73,12 +85,17 @@ def run(
         raise InputError("--workers answer a file together: give --out, too")
     if workers > 1 and opened.samples > 1:
         raise InputError("--samples are drawn by one process; leave out --workers")
-    o.free(out, data=data or "-", overwrite=True)
-    pipe = opened.open(model)
+    kind = subtitles.kind_of(said.fmt, out)
+    single = out if not kind else subtitles.one_file(out)
+    free = partial(o.free, single, overwrite=overwrite or not kind)
+    free(data=data or "-")
+    named = o.named_values(opened.set_, "--set")
+    pipe = subtitles.timed(opened.open(model), kind or ("" if out else said.fmt), named)
     if not stock and opened.plan is None:
-        pipe = sparing(pipe, o.named_values(opened.set_, "--set"))
+        pipe = sparing(pipe, named)
     samples = Samples(pipe, opened.samples)
-    inputs = [_said(pipe, word) for word in inputs or ()]
+    inputs, data = taken(pipe.task, inputs or (), data)
+    free(data=data or "-")
     if (
         len(inputs) == 1
         and said.fmt == "human"
@@ -89,7 +106,13 @@ def run(
         return
     watch = None if inputs or (data or "-") == "-" else Watch(str(data), content=out is not None)
     source = given(inputs, on_error=rows.on_error, limit=rows.limit) if inputs else rows.read(data or "-")
-    if out is None:
+    if kind:
+        count = (
+            subtitles.write(samples, source, kind, out, overwrite, said.fmt)
+            if out
+            else subtitles.show(samples, source, kind)
+        )
+    elif out is None:
         count = _show(source, samples, said.fmt, watch, opened.timings)
     else:
         content = watch.content if watch else _content(inputs)
@@ -99,36 +122,6 @@ def run(
         raise InputError(f"{source.path}: there is no text in it")
 
 
-def _said(pipe: Any, word: str) -> str:
-    """A text of the command line as it was typed, whatever the locale takes its bytes for; or a path, as others are."""
-    if pipe.task.files:
-        return paths.text(word)
-    try:
-        return os.fsencode(word).decode("utf-8")
-    except UnicodeError:
-        return word
-
-
-def answered(samples: Samples, examples: list[Any], source: Any) -> Iterator[tuple[Any, Any]]:
-    """(example, answer) in their order. A row that the model fails on is named with its file, or left out and counted."""
-    from llm_moments.base.errors import RowsFailed
-
-    done = 0
-    try:
-        for answer in samples.run(examples):
-            yield examples[done], answer
-            done += 1
-        return
-    except RowsFailed as error:
-        failed, kind, alone = error.rows, error.kind, error.alone
-    named = {at: f"row {examples[at].id}: {why}" for at, why in sorted(failed.items())}
-    if source.on_error != "skip":
-        at = min(named)
-        yield from answered(samples, examples[done:at], source)
-        raise alone(f"{source.path}, {named[at]}. Mend it or pass --on-error skip.")
-    for said in named.values():
-        source.skipped(kind, said)
-    yield from answered(samples, [e for at, e in enumerate(examples) if at >= done and at not in failed], source)
 
 
 def _content(inputs: list[str]) -> str:
@@ -148,7 +141,12 @@ def _show(source: Any, samples: Samples, fmt: str, watch: Any, timings: bool) ->
         for example, answer in answered(samples, some, source):
             cuts.add(answer)
             if fmt == "json":
-                print(to_json({"id": example.id, **samples.told(example), **row_of(answer)}), flush=size == 1)
+                print(
+                    to_json(
+                        {"id": example.id, **samples.told(example), **subtitles.readable(samples.pipe, row_of(answer))}
+                    ),
+                    flush=size == 1,
+                )
             elif fmt == "human":
                 print(line_of(answer, example.input), flush=size == 1)
                 print(tokens_told(answer), end="")
@@ -207,11 +205,13 @@ def _to_file(
     pipe = samples.pipe
     total = min((n for n in (source.limit, about_rows(source.path)) if n), default=None)
     also = [*([f"{samples.count} samples"] if samples.count > 1 else ()), *(["timings"] if timings else ())]
-    known = [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), source.on_error, str(source.limit)]
+    known = [pipe.model.digest, pipe.plan.key, told, json.dumps(source.columns), str(source.limit)]
     key = "/".join([*known, *also])
     cuts, bill = Cuts.of(pipe), timings or out.suffix.lower() in LINES
     with AnswerWriter(out, key, overwrite=overwrite) as writer, tell.progress(fmt) as tick:
-        examples = iter(()) if writer.finished else writer.rest(samples.repeated(source))
+        skips = source.on_error == "skip" and samples.count == 1
+        left = (lambda one: source.skipped("left out before", f"row {one.id}")) if skips else None
+        examples = iter(()) if writer.finished else writer.rest(samples.repeated(source), left)
         if writer.dropped:
             print(f"{writer.dropped:,} rows of {writer.partial} were damaged; they are answered again", file=sys.stderr)
         if writer.done and not writer.finished:
@@ -253,28 +253,25 @@ def _answers(
     """(example, answer) of each chunk, in this process or by workers."""
     pipe = samples.pipe
     if workers == 1:
-        for chunk in _chunks(examples, pipe.window):
+        for chunk in portions(pipe, examples):
             yield answered(samples, chunk, source)
         return
     from llm_moments.assembly.executors.local import Local
-    from llm_moments.base.errors import RowsFailed
+    from llm_moments.base.errors import DataError, RowsFailed
 
     sent: deque[list[Any]] = deque()
 
+    size = together(pipe) if pipe.task.streams else min(pipe.window, SHARED)
+
     def values() -> Iterator[list[Any]]:
-        for chunk in _chunks(examples, min(pipe.window, SHARED)):
+        for chunk in iter(lambda: list(itertools.islice(examples, size)), []):
             sent.append(chunk)
             yield [example.input for example in chunk]
 
     with Local(pipe, workers) as executor:
         for outputs in executor.map(values()):
             chunk = sent.popleft()
-            if isinstance(outputs, RowsFailed):  # told, or left out and counted, as in one process
+            if isinstance(outputs, RowsFailed | DataError):  # told, or left out and counted, as in one process
                 yield answered(samples, chunk, source)
             else:
                 yield zip(chunk, pipe.task.answers(outputs), strict=True)
-
-
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(itertools.islice(items, size)):
-        yield chunk

@@ -16,6 +16,8 @@ class Recorder(Protocol):
 
     def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None: ...
 
+    def ran(self, name: str, start: float, seconds: float, **facts: float) -> None: ...
+
 
 class _Nothing:
     def __enter__(self) -> None:
@@ -36,6 +38,9 @@ class NullRecorder:
         pass
 
     def spent(self, name: str, seconds: float, calls: int = 1, **counts: float) -> None:
+        pass
+
+    def ran(self, name: str, start: float, seconds: float, **facts: float) -> None:
         pass
 
 

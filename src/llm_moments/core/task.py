@@ -62,6 +62,9 @@ class Task(ABC):
     layered = True  # its model is one network, whose layers can be weighed
     modality: Literal["text", "image", "audio"] = "text"  # of the inputs
     classifies = False  # an answer is a label, several labels, or a number
+    timed_by: Mapping[
+        str, Any
+    ] = {}  # changes of a plan by which the words of an answer's `segments` have times; {}: none have
     files = False  # inputs are files: a word on a command line is the name of one
     heals = False  # a smaller model can be taught to answer like it
     engines_open = 6  # how many are kept open at a time

@@ -31,6 +31,7 @@ LABEL = [
 ]  # fmt: skip
 # A file with one of these columns is of a task that makes texts; its references have names of their own.
 MADE_FROM = ["messages", "prompt", "source", "src"]
+ASKED = MADE_FROM[:2]  # rows of one file may have either
 REFERENCE = [
     "reference", "references", "answer", "completion", "response", "target", "tgt", "translation", "transcript",
     "transcription", "text", "sentence", "output",
@@ -150,7 +151,9 @@ def _chosen(c: Columns, sounds: str | None) -> dict[str, str | None]:
         return {"text": asked, "pair": None, "label": label, "id": row_id, "choices": choices}
     if (made_from := sounds or known(MADE_FROM)) and wanted.get("text") in (None, made_from) and not wanted.get("pair"):
         label = wanted.get("label") or known(word for word in [*REFERENCE, *LABEL] if known([word]) != made_from)
-        return {"text": made_from, "pair": None, "label": label, "id": row_id}
+        other = known(word for word in ASKED if made_from in ASKED and word != made_from and not wanted.get("text"))
+        mixed = {"or": other} if other else {}
+        return {"text": made_from, "pair": None, "label": label, "id": row_id, **mixed}
     asked, answer = known(["instruction"], texts=True), known(ANSWERS)
     if asked and answer and not wanted.get("text") and not wanted.get("pair"):
         about = known(ABOUT)

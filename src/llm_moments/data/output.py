@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ from llm_moments.data.labels import cell_of
 from llm_moments.data.tables import WRITERS, plain, to_json, write_lines
 
 SYNC_S = 1.0  # a crash of the machine (not of the program) may cost this much work
+LOOKED_AHEAD = 4096  # examples, for the one that a row of the journal is of
 HEAD = b'{"fingerprint": "'  # what a journal begins with
 
 
@@ -134,18 +135,25 @@ class AnswerWriter:
         if not self.done and not self.dropped:
             self.partial.unlink()
 
-    def rest(self, examples: Iterator[Any]) -> Iterator[Any]:
+    def rest(self, examples: Iterator[Any], left_out: Callable[[Any], None] | None = None) -> Iterator[Any]:
         """The examples that have no answer yet. The ids of those that have are looked at: where a row of the journal
-        is another's, it and what comes after it are answered again."""
+        is another's, it and what comes after it are answered again. left_out: is told the examples that the journal passes
+        by, where rows may have been left out."""
         self._stream.seek(0)
         self._stream.readline()
         for at, line in enumerate(self._stream):
             if at == self.done:
                 break
-            example, row = next(examples, None), _row(line)
-            if example is None or row is None or to_json(row["id"]) != to_json(_id(example.id)):
+            row, ahead = _row(line), list(itertools.islice(examples, 1))
+            while ahead and left_out and row and len(ahead) < LOOKED_AHEAD and not _is_of(row, ahead[-1]):
+                if (after := next(examples, None)) is None:
+                    break
+                ahead.append(after)
+            if not ahead or row is None or not _is_of(row, ahead[-1]):
                 self._cut(at)
-                return examples if example is None else itertools.chain([example], examples)
+                return itertools.chain(ahead, examples)
+            for passed in ahead[:-1]:
+                left_out(passed)  # type: ignore[misc]
         return examples
 
     def _cut(self, rows: int) -> None:
@@ -175,7 +183,7 @@ class AnswerWriter:
             self._cut(self.done)  # what an end that failed has noted
             drop_leftovers(self.path)  # the lock is ours: what lies there is of a process that was killed
             suffix = self.path.suffix.lower()
-            rows = self._rows if WRITERS[suffix] is write_lines else lambda: map(_flat, self._rows())
+            rows = self.kept if WRITERS[suffix] is write_lines else lambda: map(_flat, self.kept())
             with replacing(
                 self.path, f"All answers are kept in {self.partial}; the same command goes on from there."
             ) as made:
@@ -185,7 +193,8 @@ class AnswerWriter:
         self.partial.unlink()
         return self.path
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def kept(self) -> Iterator[dict[str, Any]]:
+        """The finished rows, as they were written."""
         self._stream.seek(0)
         self._stream.readline()
         for line in itertools.islice(self._stream, self.done):
@@ -199,6 +208,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and "id" in row else None
+
+
+def _is_of(row: dict[str, Any], example: Any) -> bool:
+    return to_json(row["id"]) == to_json(_id(example.id))
 
 
 def _id(value: Any) -> Any:

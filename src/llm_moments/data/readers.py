@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from llm_moments.base.errors import DataError
 from llm_moments.core import Example
-from llm_moments.data.columns import IDS, cell, find_columns, unused
+from llm_moments.data.columns import ASKED, IDS, cell, find_columns, unused
 from llm_moments.data.formats import reader
 from llm_moments.data.labels import is_list, missing
 from llm_moments.data.rows import BadRow
@@ -77,13 +78,15 @@ class Data:
 
     def _input(self, number: int, row: Mapping[str, Any]) -> Any:
         column = self.columns["text"]
+        if (other := self.columns.get("or")) and missing(cell(row, column)) and not missing(cell(row, other)):
+            column = other
         if self.columns.get("choices"):
             asked = "messages" if column == "messages" else "prompt"
             return {asked: cell(row, column), "choices": cell(row, self.columns["choices"])}
         if self.images:
             return self._image(number, row)
-        if column == "messages" and isinstance(row.get("messages"), list):
-            return {"messages": row["messages"]}
+        if column in ASKED and (turns := listed(cell(row, column), column)) is not None:
+            return {"messages": turns}
         if self.sounds:
             return {"audio": self._sound(number, row)}
         text = self._text(number, row, column)
@@ -175,7 +178,13 @@ def read(
 
 def _told(peeked: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None]) -> str:
     """Which columns are used and which are not."""
-    names = {"text": "input", "more": "after it on a new line", "pair": "second text", "choices": "choices"}
+    names = {
+        "text": "input",
+        "or": "or where that is empty",
+        "more": "after it on a new line",
+        "pair": "second text",
+        "choices": "choices",
+    }
     names |= {"label": "label", "id": "id", "group": "group"}
     used = ", ".join(f"{said} {columns[kind]!r}" for kind, said in names.items() if columns.get(kind))
     left = unused(peeked, columns)
@@ -223,6 +232,16 @@ def given(texts: Sequence[str], *, on_error: str = "fail", limit: int | None = N
     """Texts in memory, such as those of a command line, read as a file of them would be."""
     return Data("the command line", {"text": "text", "pair": None, "label": None, "id": None},
                 lambda: ((n, {"text": text}) for n, text in enumerate(texts, 1)), on_error, limit)  # fmt: skip
+
+
+def listed(value: Any, column: str) -> list[Any] | None:
+    """The messages of a dialogue: a list, or in tables its JSON. None: a plain text."""
+    if isinstance(value, str) and column == "messages" and value.lstrip().startswith("[{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, list) else None
 
 
 def _whole_characters(number: int, value: str) -> None:

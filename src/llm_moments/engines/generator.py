@@ -20,6 +20,7 @@ GENERATORS = {
     "ctranslate2": "ctranslate2_generate:CTranslate2Generate",
     "remote": "remote:Remote",
 }
+STEPS = {"prefill": "prefill", "decode": "decode step"}  # one of them, as a recorder is told when it ran
 Finish = Literal["stop", "length"]
 OnText = Callable[[int, str], None]
 

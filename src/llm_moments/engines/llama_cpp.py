@@ -18,7 +18,7 @@ import numpy as np
 from llm_moments.base.errors import EngineError
 from llm_moments.core import NULL, Recorder
 from llm_moments.engines.foreign import failing_as
-from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
+from llm_moments.engines.generator import STEPS, Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.llama_context import LlamaContext, LlamaModel, Piece
 from llm_moments.engines.llama_sequences import Sequences, common
 from llm_moments.engines.sampling import Picker, Rules, looked_up
@@ -158,9 +158,12 @@ class _Run:
                 begun = time.perf_counter()
                 self._begin()
                 kind = "prefill" if any(self.made[one.at].first_s is None for one in self.open.values()) else "decode"
+                prompts = len(self.open)
                 self._step()
-                spent[kind] += time.perf_counter() - begun
+                took = time.perf_counter() - begun
+                spent[kind] += took
                 steps[kind] += 1
+                self.recorder.ran(STEPS[kind], begun, took, prompts=prompts)
         except BaseException:
             self.engine.sequences.close()  # what its sequences hold is not known any more
             raise
@@ -240,6 +243,8 @@ class _Run:
         made.later_s = now - made.first_s
         if self.watch.ended(one.at, made.ids, last=done):
             made.finish, done = "stop", True
+        if done:
+            self.recorder.ran("prompt", one.asked, now, first_s=made.first_s, tokens=len(made.ids))
         one.guesses = [] if done else self._guesses(sequence, one, self.limits[one.at] - len(made.ids) - 1)
         return done
 

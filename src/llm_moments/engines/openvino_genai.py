@@ -28,7 +28,7 @@ from llm_moments.engines.causal_proof import prove
 from llm_moments.engines.dequantised import KEPT
 from llm_moments.engines.export import NAMES, build
 from llm_moments.engines.foreign import failing_as, quiet
-from llm_moments.engines.generator import Decoding, Generated, Generator, OnText, Prompt
+from llm_moments.engines.generator import STEPS, Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.grids import BLOCK
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.models.generation_settings import asked_by
@@ -239,6 +239,7 @@ class _Run:
                 now = time.perf_counter()
                 spent[kind] += now - begun
                 steps[kind] += 1
+                self.recorder.ran(STEPS[kind], begun, now - begun, prompts=len(self.open))
                 for at in list(self.open):
                     self._read(at, now)
         finally:
@@ -281,6 +282,7 @@ class _Run:
                 f"there was no memory for the keys and values of prompt {at + 1} ({len(self.prompts[at].ids)} tokens)"
             )
         if end is not None or stopped or status != "RUNNING":
+            self.recorder.ran("prompt", asked, now - asked, first_s=one.first_s or 0.0, tokens=len(one.ids))
             one.finish = "stop" if end is not None or stopped else "length"
             if self.guesses:  # how many were guessed it does not tell; each step makes one token of its own
                 one.accepted = max(len(one.ids) + (end is not None) - self.reads[at], 0)

@@ -159,6 +159,9 @@ def _tell(recorder: Recorder, answered: Mapping[int, Answered]) -> None:
     recorder.spent("prefill", seconds[1], len(all_of), **_known(tokens=read, reused_tokens=reused))
     recorder.spent("decode", seconds[2], len(all_of), pieces=sum(len(a.pieces) for a in all_of), **_known(tokens=new))
     recorder.count(**_known(new_tokens=new, prompt_tokens=read))
+    for one in all_of:
+        told = _known(tokens=one.new, first_s=None if one.first is None else one.first - one.sent)
+        recorder.ran("prompt", one.sent, one.end - one.sent, **told)
 
 
 def _sum(values: Sequence[int | None]) -> int | None:
@@ -167,7 +170,7 @@ def _sum(values: Sequence[int | None]) -> int | None:
     return sum(told) if len(told) == len(values) else None
 
 
-def _known(**counts: int | None) -> dict[str, float]:
+def _known(**counts: float | None) -> dict[str, float]:
     return {name: value for name, value in counts.items() if value is not None}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -150,6 +151,7 @@ class TransformersGenerate(Generator):
         else:
             recorder.spent("prefill", first, len(prompts), tokens=read - reused, reused_tokens=reused)
         recorder.spent("decode", end - start - first, max(watch.steps - 1, 0), tokens=sum(map(_new, answers)))
+        _tell_when(recorder, start, end, watch.times, answers)
         return answers
 
     def _heard(
@@ -321,6 +323,19 @@ def _new(answer: Generated) -> int:
     return len(answer.ids or ())
 
 
+def _tell_when(
+    recorder: Recorder, start: float, end: float, times: Sequence[float], answers: Sequence[Generated]
+) -> None:
+    """Each prompt of a batch, its prefill, and each step of the decoder."""
+    if not recorder.active:
+        return
+    for answer in answers:
+        recorder.ran("prompt", start, end - start, first_s=answer.first_s or 0.0, tokens=_new(answer))
+    recorder.ran("prefill", start, (times[0] if times else end) - start, prompts=len(answers))
+    for before, now in itertools.pairwise(times):
+        recorder.ran("decode step", before, now - before, prompts=len(answers))
+
+
 class _Watch:
     """Called after every token: notes the time, tells new text, and ends rows that wrote a stop string."""
 
@@ -345,9 +360,9 @@ class _Watch:
     def _seen(self, ids: Any) -> Any:
         torch = self.engine.torch
         if not self.times:
-            self.times.append(time.perf_counter())
             self.engine.phase = 2
         self.calls += 1
+        self.times.append(time.perf_counter())
         self.steps = ids.shape[1] - self.begun
         done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
         if self.most and self.steps >= min(self.most):

@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from llm_moments.base.errors import EngineError
 from llm_moments.core import Pipeline
 from llm_moments.models.blocks import Block
@@ -15,7 +17,7 @@ from llm_moments.models.encoder_decoder_blocks import sides
 from llm_moments.record.encoder_decoder import Halves, encoder_limited, halves, limit_of, precision_of
 from llm_moments.record.limits import PEAK_OF, shapes
 from llm_moments.record.probes import Probe, layer_costs, probed
-from llm_moments.record.session import Figure, StepCost
+from llm_moments.record.session import Figure, Moment, StepCost
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
 PREFILL, DECODE, ENCODE = 1, 2, 3  # what an engine that can be watched says it is doing (`phase`)
@@ -124,6 +126,27 @@ def figures(tree: StepCost, pipe: Pipeline) -> dict[str, Figure]:
             each * tokens, "bytes", "modelled", "of one prompt and its answer, by the model's sizes"
         )
     return found
+
+
+PERCENTILES = (50, 95, 99)
+
+
+def percentiles(timeline: Sequence[Moment]) -> dict[str, Figure]:
+    """ttft and tpot (s) of single prompts, as p50, p95 and p99; none where the engine does not tell when each ran. Of a
+    prompt's later tokens the mean, as serving benchmarks have it."""
+    prompts = [one for one in timeline if one.name == "prompt" and one.facts.get("first_s")]
+    first = [one.facts["first_s"] for one in prompts]
+    later = [
+        (one.seconds - one.facts["first_s"]) / (one.facts["tokens"] - 1)
+        for one in prompts
+        if one.facts.get("tokens", 0) > 1
+    ]
+    return {
+        f"{name}_p{at}": Figure(float(np.quantile(some, at / 100)), "s", note=f"of {len(some):,} prompts")
+        for name, some in (("ttft", first), ("tpot", later))
+        for at in PERCENTILES
+        if some
+    }
 
 
 def kv_bytes(pipe: Pipeline) -> float | None:

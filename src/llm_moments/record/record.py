@@ -17,6 +17,7 @@ from llm_moments.base.busy import Watch
 from llm_moments.base.environment import fingerprint
 from llm_moments.base.errors import EngineError, InputError
 from llm_moments.core import NULL, Pipeline
+from llm_moments.data.readers import source_of
 from llm_moments.evaluate.evaluation import gather
 from llm_moments.evaluate.measure import forget
 from llm_moments.record import decoding
@@ -65,7 +66,13 @@ def record(
     own |= {"overhead": _overhead(pipe, values, session, depth), "overhead_counted": _counted(pipe, session, depth)}
     tick(1.0, "done")
     notes = (*session.notes, *filter(None, [busy := watch.words()]))
-    return replace(session, figures={**session.figures, **own}, notes=notes, busy=busy)
+    return replace(session, figures={**session.figures, **own}, notes=notes, busy=busy, data=_named(data, len(values)))
+
+
+def _named(data: Any, rows: int) -> str:
+    """What was recorded on, in words."""
+    place = str(data) if isinstance(data, str | Path) else source_of(data).path
+    return f"{place}, {rows:,} {'row' if rows == 1 else 'rows'}"
 
 
 def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: int = 1, read_s: float = 0.0) -> Session:
@@ -82,7 +89,7 @@ def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: in
             seconds = sum(_pass(pipe, values, recorder) for _ in range(repeat))
         spent, memory = energy.spent(), peak_memory()
         root, notes = decoding.opened(recorder.tree(), pipe, layers)
-        more = decoding.figures(root, pipe)
+        more = decoding.figures(root, pipe) | decoding.percentiles(recorder.moments)
     else:
         with _watched(stages, depth, recorder) as probes:
             seconds = sum(_pass(pipe, values, recorder) for _ in range(repeat))
@@ -99,6 +106,7 @@ def observe(pipe: Pipeline, values: Sequence[Any], depth: int = 1, *, repeat: in
     return Session(
         replace(root, calls=repeat, counts={"items": repeat * len(values)}), figures, pipe.model.name, pipe.task.name,
         pipe.plan.to_dict(), fingerprint(), tuple(notes), datetime.now(UTC).isoformat(timespec="seconds"),
+        timeline=tuple(recorder.moments),
     )  # fmt: skip
 
 

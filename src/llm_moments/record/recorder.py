@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llm_moments.record.session import StepCost
+from llm_moments.record.session import Moment, StepCost
 
 Clock = Callable[[], int]
+MOST_MOMENTS = 20_000  # that are kept one by one: a trace of more opens slowly
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Recorder:
         self.root = _Node("run")
         self.path = [self.root]
         self._visits: list[_Open] = []
+        self.begun, self.moments = clock() / 1e9, list[Moment]()
 
     def step(self, name: str, items: int = 0) -> _Open:
         parent = self.path[-1]
@@ -87,6 +89,11 @@ class Recorder:
         node.calls += calls
         for key, value in counts.items():
             node.counts[key] = node.counts.get(key, 0) + value
+
+    def ran(self, name: str, start: float, seconds: float, **facts: float) -> None:
+        """What ran once, at a time of its own: a prompt, a decoding step. start: a reading of the clock, in seconds."""
+        if len(self.moments) < MOST_MOMENTS:
+            self.moments.append(Moment(name, start - self.begun, seconds, facts))
 
     def depth(self) -> int:
         """How many steps are open, the run itself among them."""

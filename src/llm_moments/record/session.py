@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,12 +66,23 @@ class StepCost:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """What ran once: a prompt (facts: tokens of its answer, first_s to the first of them), a prefill, a decode step. start:
+    seconds into the recording."""
+
+    name: str
+    start: float
+    seconds: float
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Session:
     """The tree under `root`, the figures of the whole run, and what it was run on.
 
     figures: overhead (share of the run's time), peak_memory (bytes), tensor_memory, energy (J),
     throughput (items/s). notes: sentences that a reader of the numbers must know. busy: that others used the machine
-    meanwhile; empty where they did not.
+    meanwhile; empty where they did not. data: what it was recorded on. timeline: what ran when, where the engine tells it.
     """
 
     root: StepCost
@@ -83,6 +94,8 @@ class Session:
     notes: tuple[str, ...] = ()
     created: str = ""
     busy: str = ""
+    data: str = ""
+    timeline: tuple[Moment, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "session", "format": schema.FORMAT, **asdict(self)}
@@ -113,6 +126,8 @@ class Session:
             notes,
             self.created,
             self.busy or other.busy,
+            self.data,
+            (*self.timeline, *(replace(one, start=one.start + self.root.wall_s) for one in other.timeline)),
         )
 
     def _repr_html_(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm_moments.base.visible import visible
 from llm_moments.record.session import Session, StepCost
-from llm_moments.render.text import number, percent, plan_in_short, ratio, share
+from llm_moments.render.text import amount, number, percent, plan_in_short, ratio, share
 
 INK, FAINT, LINE = "#1c2430", "#5a6675", "#c9d0d8"
 BLUE, SKY, PALE, GREEN = "#0072B2", "#56B4E9", "#A6D8F2", "#009E73"
@@ -248,7 +248,7 @@ def waterfall(session: Session) -> Any:
         base=[factor * start for _, _, start in steps], x=[factor * s.wall_s for _, s, _ in steps],
         y=list(range(len(steps))), orientation="h", marker_color=[(BLUE, SKY, PALE)[min(d, 2)] for d, _, _ in steps],
         text=[share(s.wall_s / total) for _, s, _ in steps], textposition="outside", cliponaxis=False, hoverinfo="text",
-        hovertext=[f"{short(s.name, 90)}: {factor * s.wall_s:,.1f} {unit}, {s.calls:,} calls" for _, s, _ in steps],
+        hovertext=[f"{short(s.name, 90)}: {amount(factor * s.wall_s, ',.1f')} {unit}, {s.calls:,} calls" for _, s, _ in steps],
     )  # fmt: skip
     side_labels(figure, [s.name for _, s, _ in steps], [d for d, _, _ in steps])
     end = max(total, *(start + s.wall_s for _, s, start in steps))

@@ -14,6 +14,8 @@ from llm_moments.base.visible import visible
 from llm_moments.record.session import Session
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
+    about_session,
+    amount,
     by_worth,
     cut,
     epochs,
@@ -91,11 +93,13 @@ def show_session(session: Session, console: Console, depth: int | None = None) -
         row = step_row(step, level, session.root.wall_s)
         modelled |= limit(step).endswith("*")
         table.add_row(
-            "  " * level + safe(step.name), f"{step.calls:,}", number(step.wall_s * 1000, ",.1f"), share(row["share"]),
-            number(row["items_per_s"], ",.0f"), number(row["tokens_per_s"], ",.0f"), number(row["padding"], ".1%"),
+            "  " * level + safe(step.name), f"{step.calls:,}", amount(step.wall_s * 1000, ",.1f"), share(row["share"]),
+            amount(row["items_per_s"]), amount(row["tokens_per_s"]), number(row["padding"], ".1%"),
             cut(row), limit(step),
         )  # fmt: skip
     console.print(table)
+    for name, fact in about_session(session)[1:]:
+        say(console, f"  {name}: {fact}")
     if modelled:
         say(console, "  * modelled from counted operations; times are measured")
     for name, fig in session.figures.items():

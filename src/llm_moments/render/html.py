@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_moments.render import charts, worth_charts
+from llm_moments.render import charts, text, worth_charts
 from llm_moments.render.notebook import (
     about_html,
     figures_html,
@@ -38,11 +38,11 @@ details{margin:.5rem 0}summary{cursor:pointer}li{margin:.2rem 0}
 
 def report(
     *, session: Any = None, after: Any = None, worths: Any = None, study: Sequence[Any] | None = None, certificate: Any = None,
-    training: Any = None, learning: Any = None, faster: Any = None, explanation: Any = None, elsewhere: Sequence[Mapping[str, Any]] = (), nearly: str = "",
+    training: Any = None, learning: Any = None, faster: Any = None, explanation: Any = None, overview: Any = None, explained: Sequence[Mapping[str, Any]] = (), elsewhere: Sequence[Mapping[str, Any]] = (), nearly: str = "",
     title: str = "llm-moments",
 ) -> str:  # fmt: skip
     """The page, from whatever results are given. after: the session of the improved plan; learning and faster: of weigh
-    and of tune; explanation: of explain."""
+    and of tune; explanation: of explain; overview and explained: of explain over data."""
     draw = _Pictures()
     parts = []
     if training is not None and title == "llm-moments":
@@ -60,6 +60,10 @@ def report(
 
         parts += [_section(head, inner) if head else inner for head, inner in opened.sections(explanation)]
         session = explanation.session if session is None else session
+    if overview is not None:
+        from llm_moments.render import explanations
+
+        parts += [_section(head, inner) for head, inner in explanations.sections(overview, explained)]
     if faster is not None:
         from llm_moments.render import training_certificate as view
 
@@ -195,7 +199,10 @@ def _elsewhere(rows: Sequence[Mapping[str, Any]], nearly: str) -> str:
 def _steps(head: str, session: Any, draw: _Pictures) -> str:
     count = sum(1 for _ in session.root.walk())
     table = _folded(f"all {count} steps in figures", _wide(steps_html(session)), count <= 16 or not draw.plotly)
-    return _section(head, draw(charts.waterfall, session), figures_html(session), notes_html(session.notes), table)
+    said = _free(html_table(("", ""), text.about_session(session)))
+    return _section(
+        head, said, draw(charts.waterfall, session), figures_html(session), notes_html(session.notes), table
+    )
 
 
 def _worths(head: str, worths: Any, draw: _Pictures, of_plan: bool) -> str:

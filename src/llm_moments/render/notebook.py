@@ -10,6 +10,7 @@ from typing import Any
 from llm_moments.base.visible import visible
 from llm_moments.render.table import step_row
 from llm_moments.render.text import (
+    amount,
     by_worth,
     cut,
     epochs,
@@ -54,8 +55,8 @@ def steps_html(session: Any) -> str:
     for depth, step in session.root.walk():
         row = step_row(step, depth, session.root.wall_s)
         body.append((
-            INDENT * depth + step.name, f"{step.calls:,}", number(step.wall_s * 1000, ",.1f"), share(row["share"]),
-            number(row["items_per_s"], ",.0f"), number(row["tokens_per_s"], ",.0f"), number(row["padding"], ".1%"),
+            INDENT * depth + step.name, f"{step.calls:,}", amount(step.wall_s * 1000, ",.1f"), share(row["share"]),
+            amount(row["items_per_s"]), amount(row["tokens_per_s"]), number(row["padding"], ".1%"),
             cut(row), limit(step),
         ))  # fmt: skip
     star = any(limit(step).endswith("*") for _, step in session.root.walk())

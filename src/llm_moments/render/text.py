@@ -25,11 +25,16 @@ def share(value: float | None) -> str:
     return "<0.1%" if value is not None and 0 < value < 0.0005 else number(value, ".1%")
 
 
+def amount(value: float | None, form: str = ",.0f") -> str:
+    """A rate or a duration: three digits at least, so that 0.18 a second is not 0."""
+    return number(value, form if value is None or abs(value) >= 100 else ",.3g")
+
+
 def figure(fig: Figure | None) -> str:
     if fig is None or fig.value is None:
         return f"not measured ({fig.note})" if fig and fig.note else "not measured"
     if fig.unit == "bytes":
-        return f"{fig.value / 2**20:,.0f} MiB"
+        return amount(fig.value / 2**20) + " MiB"
     if fig.unit == "share":
         return f"{fig.value:.2%}"
     return f"{fig.value:,.4g} {fig.unit}"
@@ -100,6 +105,35 @@ def percent(value: float | None) -> float | None:
 
 def label(name: str) -> str:
     return name.replace("_", " ")
+
+
+def about(result: Any) -> list[tuple[str, str]]:
+    """Which model and plan a result is of, and which data, as (name, fact)."""
+    plan = [f"{step}.{knob}={value(v)}" for step, knobs in result.plan.items() for knob, v in knobs.items()]
+    rows = [("model", result.model), ("task", result.task), ("data", result.data), ("plan", ", ".join(plan))]
+    return [(name, fact) for name, fact in rows if fact]
+
+
+def about_session(session: Any) -> list[tuple[str, str]]:
+    """The same of a recording, and how long its prompts were."""
+    told = prompt_tokens(session)
+    return about(session) + ([("prompts", told)] if told else [])
+
+
+def prompt_tokens(session: Any) -> str:
+    """Tokens of all prompts, by what they are; '' where nobody counted them."""
+    counts = next((step.counts for _, step in session.root.walk() if "template_tokens" in step.counts), None)
+    if counts is None:
+        return ""
+    kinds = {
+        "template": "the template",
+        "system": "system prompts",
+        "history": "earlier turns",
+        "user": "the last messages",
+    }
+    told = {said: counts.get(f"{kind}_tokens", 0.0) for kind, said in kinds.items()}
+    parts = ", ".join(f"{count:,.0f} {said}" for said, count in told.items() if count)
+    return f"{sum(told.values()):,.0f} tokens: {parts}"
 
 
 def plan_in_short(plan: Mapping[str, Any]) -> str:

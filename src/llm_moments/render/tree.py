@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_moments.record.session import Session, StepCost
-from llm_moments.render.text import figure, label, number, share
+from llm_moments.render.text import amount, figure, label, share
 
 LEAST = 0.001  # of the whole: a step below this share is not worth a line, unless something is inside it
 
@@ -13,7 +13,8 @@ def lines(session: Session) -> list[str]:
     total = session.root.wall_s
     shown = [(depth, step) for depth, step in session.root.walk() if _worth_a_line(step, total)]
     told = [
-        f"{'  ' * depth + step.name:24}{step.wall_s * 1000:10,.1f} ms {_rest(step, total)}" for depth, step in shown
+        f"{'  ' * depth + step.name:24}{amount(step.wall_s * 1000, ',.1f'):>10} ms {_rest(step, total)}"
+        for depth, step in shown
     ]
     return told + [f"{label(name)}: {figure(fig)}" for name, fig in session.figures.items()]
 
@@ -25,4 +26,4 @@ def _worth_a_line(step: StepCost, total: float) -> bool:
 def _rest(step: StepCost, total: float) -> str:
     part = share(step.wall_s / total) if total else "-"
     rate = step.rate("tokens")
-    return f"{part:>7}" + (f"  {number(rate, ',.0f')} tokens/s" if rate is not None else "")
+    return f"{part:>7}" + (f"  {amount(rate)} tokens/s" if rate is not None else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_moments.base.errors import DataError, ModelError, RowsTooLong
@@ -16,6 +16,8 @@ from llm_moments.steps.template_bounds import bound_templates
 Messages = tuple[tuple[str, str], ...]
 ROLES = ("system", "user", "assistant", "tool")
 SHARES = ("template_tokens", "system_tokens", "history_tokens", "user_tokens")  # of a prompt
+PARTS = ("text", "input_text", "output_text")  # types of content parts that are texts
+CALLS = ("tool_calls", "function_call")
 MARK = "\ue0f3{}\ue0f4"  # private characters: no tokenizer has a special token of them
 
 
@@ -110,16 +112,40 @@ def messages_of(value: Any) -> Messages:
     """(role, content) pairs of a dialogue as OpenAI's API writes it; DataError names what is wrong."""
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"messages are a list of {{'role': …, 'content': …}}, not {value!r:.80}")
-    found = []
-    for at, message in enumerate(value, 1):
-        if isinstance(message, tuple | list) and len(message) == 2:
-            message = {"role": message[0], "content": message[1]}
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise DataError(f"message {at} should be {{'role': …, 'content': a text}}, not {message!r:.80}")
-        if message.get("role") not in ROLES:
-            raise DataError(f"message {at} has the role {message.get('role')!r}; known are {', '.join(ROLES)}")
-        found.append((str(message["role"]), message["content"]))
-    return tuple(found)
+    return tuple(_turn(at, message) for at, message in enumerate(value, 1))
+
+
+def _turn(at: int, message: Any) -> tuple[str, str]:
+    """Role and content of a message, the at-th. What a model of texts is not shown is refused, never left out."""
+    if isinstance(message, tuple | list) and len(message) == 2:
+        message = {"role": message[0], "content": message[1]}
+    if not isinstance(message, Mapping):
+        raise DataError(f"message {at} should be {{'role': …, 'content': a text}}, not {message!r:.80}")
+    role, content = message.get("role"), message.get("content")
+    if called := next((name for name in CALLS if message.get(name)), None):
+        raise DataError(
+            f"message {at} has {called}, which this model is not shown; write the call into its content as text"
+        )
+    if role == "developer":  # what OpenAI calls the system prompt of newer models
+        role = "system"
+    if role not in ROLES:
+        raise DataError(f"message {at} has the role {role!r}; known are {', '.join(ROLES)}")
+    if isinstance(content, list | tuple):
+        content = "\n".join(_part(at, number, part) for number, part in enumerate(content, 1))
+    if not isinstance(content, str):
+        raise DataError(f"message {at} should be {{'role': …, 'content': a text}}, not {message!r:.80}")
+    return str(role), content
+
+
+def _part(at: int, number: int, part: Any) -> str:
+    """The text of a content part, as OpenAI's API writes it; several stand on lines of their own, as in vLLM."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping) and kind in PARTS and isinstance(part.get("text"), str):
+        return str(part["text"])
+    what = f"of the type {kind!r}" if kind is not None and kind not in PARTS else repr(part)[:80]
+    raise DataError(f"message {at}, part {number} is {what}, and this model takes texts: {{'type': 'text', 'text': …}}")
 
 
 def with_system(value: str | Messages, system: str) -> Messages:

@@ -58,6 +58,7 @@ class SpeechRecognition(SpeechSupport):
     name = "automatic-speech-recognition"
     default_metric = "WER"
     files = True
+    timed_by: Mapping[str, Any] = {"speech.words": True}
     modality = "audio"
     agrees = ""
     # Eight clips at a time, since fewer do not show what hearing several together saves.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, BinaryIO
 
-from llm_moments.base.errors import EngineError, MomentsError, RowsFailed
+from llm_moments.base.errors import DataError, EngineError, MomentsError, RowsFailed
 from llm_moments.core import Outputs, outputs_file
 
 MOST = 1 << 31  # bytes of a frame
@@ -36,13 +36,15 @@ def value_of(value: Any) -> Any:
 
 def told(error: MomentsError) -> dict[str, Any]:
     rows = {str(row): why for row, why in error.rows.items()} if isinstance(error, RowsFailed) else None
-    return {"error": str(error), "rows": rows}
+    return {"error": str(error), "rows": rows, "data": isinstance(error, DataError)}
 
 
 def answer(head: dict[str, Any], body: bytes) -> Outputs | RowsFailed:
-    """What a worker answered; EngineError where it failed on all of it."""
+    """What a worker answered; DataError where it was given what cannot be asked, EngineError where it failed on all of it."""
     if "error" not in head:
         return outputs_file.parse(head["kind"], body)
     if head["rows"]:
         return RowsFailed({int(row): why for row, why in head["rows"].items()})
+    if head["data"]:
+        raise DataError(head["error"])
     raise EngineError(head["error"])

@@ -13,7 +13,7 @@ from typing import Any
 from llm_moments.assembly.executors import frames
 from llm_moments.assembly.spec import PipelineSpec
 from llm_moments.base.environment import usable_cores
-from llm_moments.base.errors import EngineError, InputError, RowsFailed
+from llm_moments.base.errors import DataError, EngineError, InputError, RowsFailed
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.engines.base import engine_class
 
@@ -38,7 +38,7 @@ class Worker:
             raise
 
     def outputs(self, values: Sequence[Any]) -> Outputs | RowsFailed:
-        """What the pipeline says of the values, or which of them the model fails on."""
+        """What the pipeline says of the values, or which of them the model fails on; raises DataError where one is refused."""
         try:
             return frames.answer(*self._asked({"values": [frames.value_of(value) for value in values]}))
         except TypeError as error:
@@ -94,8 +94,8 @@ class Local:
         for thread in self._threads:
             thread.join()
 
-    def map(self, chunks: Iterable[Sequence[Any]]) -> Iterator[Outputs | RowsFailed]:
-        """What the pipeline says of each chunk, in their order. No more of them are read ahead than keep all busy."""
+    def map(self, chunks: Iterable[Sequence[Any]]) -> Iterator[Outputs | RowsFailed | DataError]:
+        """What the pipeline says of each chunk, in their order, or which of its rows are at fault. No more of them are read ahead than keep all busy."""
         jobs: queue.Queue[tuple[Sequence[Any], queue.Queue[Any]] | None] = queue.Queue()
         self._threads = [threading.Thread(target=self._work, args=(jobs,), daemon=True) for _ in range(self.workers)]
         for thread in self._threads:
@@ -112,7 +112,7 @@ class Local:
                 waiting.append(told)
             if waiting:
                 found = waiting.pop(0).get()
-                if isinstance(found, BaseException) and not isinstance(found, RowsFailed):
+                if isinstance(found, BaseException) and not isinstance(found, RowsFailed | DataError):
                     raise found
                 yield found
         for _ in self._threads:
