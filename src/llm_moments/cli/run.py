@@ -122,8 +122,6 @@ def run(
         raise InputError(f"{source.path}: there is no text in it")
 
 
-
-
 def _content(inputs: list[str]) -> str:
     """What answers half written are known by: only those to the same content are gone on with. Of a file: its `Watch`."""
     if inputs:
