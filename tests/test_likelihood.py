@@ -245,3 +245,27 @@ def test_rows_of_two_three_and_four_choices_are_compared_and_weighed(
     )
     assert worths["skip layer 0"].drop == pytest.approx(lost)
     assert all(np.isfinite(w.divergence) for w in worths.values() if w.verdict != "unavailable")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "normalised accuracy"])
+def test_an_answer_among_choices_is_explained_by_what_its_prompt_gives(folders: tuple[Path, Path], metric: str) -> None:
+    """Against the sums written out: how much likelier the chosen text is than the next one, with and without a sentence."""
+    pipe = lm.load(folders[0], task="multiple-choice", metric=metric)
+    told = ["the movie was good. ", "a very boring plot. ", "the actor is"]
+    row = {"prompt": "".join(told), "choices": [text.strip() for text in TEXTS[:3]]}
+
+    def ahead(prompt: str, best: int | None = None) -> tuple[float, int]:
+        by = []
+        for text in TEXTS[:3]:
+            tokens = by_hand(folders[0], prompt, text)
+            by.append(tokens.mean() if metric.startswith("normalised") else tokens.sum())
+        best = int(np.argmax(by)) if best is None else best
+        return by[best] - max(np.delete(by, best)), best
+
+    found = lm.explain(pipe, row, parts="sentences", depth=0)
+    whole, best = ahead("".join(told).strip())
+    assert found.answer == f"choice {best}"
+    assert found.support == pytest.approx(whole, abs=1e-3)
+    without = ahead("".join(told[1:]).strip(), best)[0]
+    assert found.parts[0].worth == pytest.approx(whole - without, abs=1e-3)
+    assert found.said

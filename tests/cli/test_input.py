@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,20 +73,31 @@ def test_stdin_that_nobody_put_there_is_left_alone(monkeypatch: pytest.MonkeyPat
     assert sys.stdin.read() == "a row of a loop"
 
 
-def test_a_pipe_that_says_nothing_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+@pytest.mark.parametrize("words", [["Sum"], ["-", "Sum"]])
+def test_a_pipe_that_says_nothing_for_a_while_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str]
+) -> None:
     reading, writing = os.pipe()
-    monkeypatch.setattr("llm_moments.cli.words.PATIENCE_S", 0.01)
+    monkeypatch.setattr("llm_moments.cli.words.PATIENCE_S", 0.0)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.FileIO(reading))))
 
-    class Slow(io.BufferedReader):
-        def read(self, *size: Any) -> bytes:
-            os.write(writing, b"late")
-            os.close(writing)
-            return super().read(*size)
+    def late() -> None:
+        os.write(writing, b"late")
+        os.close(writing)
 
-    stream: Any = io.TextIOWrapper(Slow(io.FileIO(reading)))
-    monkeypatch.setattr("sys.stdin", stream)
-    assert taken(PROMPTED, ["Sum"], None) == (["late\n\nSum"], None)
+    threading.Timer(0.1, late).start()
+    assert taken(PROMPTED, words, None) == (["late\n\nSum"], None)
     assert "waiting for text on stdin" in capsys.readouterr().err
+
+
+def test_a_pipe_that_never_ends_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr("llm_moments.cli.words.PATIENCE_S", 0.0)
+    monkeypatch.setattr("llm_moments.cli.words.LONGEST_S", 0.01)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.FileIO(reading))))
+    assert taken(PROMPTED, ["Who are you?"], None) == (["Who are you?"], None)
+    assert "nothing came on stdin" in capsys.readouterr().err
+    os.close(writing)
 
 
 @pytest.mark.parametrize("task", [PROMPTED, LABELS, FILES])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_moments.base.errors import DataError, ModelError, RowsTooLong
+from llm_moments.base.errors import DataError, EngineError, ModelError, RowsTooLong
 from llm_moments.core import Batch, Knob, Recorder, whole
 from llm_moments.core.parts import Part
 from llm_moments.core.usage import numbers
@@ -39,6 +39,15 @@ class Dialogue:
     @property
     def has_template(self) -> bool:
         return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def nothing(self) -> list[int]:
+        """What a text stands after that stands after nothing: the token that texts begin with or, where there is none, that
+        ends the one before. EngineError without both."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return [int(token)]
+        raise EngineError("this tokenizer has no token that texts begin or end with, so nothing can stand at a beginning")
 
     def render(self, messages: Messages, begin: bool = True) -> str:
         """The dialogue as one text that ends where the answer begins, or, without begin, after its last message."""

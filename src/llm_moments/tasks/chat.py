@@ -136,7 +136,7 @@ class TextGeneration(TextSupport):
         return prompt_parts(value, kind)
 
     def before(self, prompt: Prompt) -> tuple[int, ...]:
-        return prompt.ids
+        return prompt.ids or tuple(dialogue_of(self.model).nothing)
 
     def tokens_of(self, prompt: Prompt, text: str) -> list[int]:
         return tokens_after(dialogue_of(self.model), prompt.ids, None if self.templated else prompt.text, text)
@@ -156,7 +156,11 @@ class TextGeneration(TextSupport):
         batch = Batch(1, {"input": [value]})
         for step in pipe.steps[: pipe.steps.index(context)]:
             batch = step(batch, NULL)
-        return context.lost(batch["messages"][0], batch["text"][0], list(batch["ids"][0]), value)
+        return context.lost(batch["messages"][0], batch["text"][0], list(batch["ids"][0]), self.asked_in(value))
+
+    def asked_in(self, value: Any) -> Any:
+        """The prompt or dialogue of an input."""
+        return value
 
     def widest(self, pipe: Any, value: Any) -> Mapping[str, Any] | None:
         return {"context.max_tokens": 0} if pipe.plan.settings("context").get("max_tokens") else None

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from llm_moments.base.errors import DataError, PlanError
+from llm_moments.base.errors import DataError, InputError, PlanError
 from llm_moments.core import Batch, Change, Example, Knob, Outputs, Plan, Ragged, Recorder, Step
+from llm_moments.core.parts import AnswerToken, Parts, Support
+from llm_moments.core.task import Task
 from llm_moments.core.usage import numbers
 from llm_moments.core.usage import told as detail
 from llm_moments.data import labels
@@ -38,6 +40,10 @@ class Given:
 
     input: str | Messages
     texts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        turns = (self.input,) if isinstance(self.input, str) else (f"{role}: {text}" for role, text in self.input)
+        return "\n".join([*turns, *(f"- {text}" for text in self.texts)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,8 @@ class LogLikelihood:
         sums: list[list[float]] = []
         counts: list[list[int]] = []
         cut: list[int] = []
-        for ids, turns, row in zip(batch["ids"], batch["messages"], rows, strict=True):
+        for asked, turns, row in zip(batch["ids"], batch["messages"], rows, strict=True):
+            ids = asked or self.dialogue.nothing
             told = [
                 tokens_after(self.dialogue, ids, None if turns is not None else row.input, text) for text in row.texts
             ]
@@ -110,7 +117,6 @@ class _Likelihood(TextGeneration):
     default_metric = "likelihood"
     by_token = False
     agrees = ""
-    part_kinds: tuple[str, ...] = ()  # no answer is made that could be explained
 
     def __init__(self, model: Any, metric: str | None = None):
         super().__init__(model)
@@ -168,6 +174,10 @@ class _OfReference(_Likelihood):
     """Every example needs a reference; its score is the mean log-probability per token of it."""
 
     joins = True
+    part_kinds: tuple[str, ...] = ()  # no answer is made that could be explained
+
+    def divided(self, value: Any, kind: str) -> Parts:
+        raise InputError(f"inputs of {self.name} by likelihood cannot be taken apart: no answer is made")
 
     def prepared(self, example: Example) -> Example:
         if not isinstance(example.reference, str) or not example.reference:
@@ -227,11 +237,48 @@ class _OfChoices(_Likelihood):
                 raise DataError(f"row {row}: the answer {value!r:.60} is no number of a choice")
         return found
 
-    def best(self, outputs: Outputs) -> np.ndarray:
-        """int [n]: the chosen one, by the sum or, where so named, per token."""
+    def by(self, outputs: Outputs) -> np.ndarray:
+        """float64 [n, choices]: what the largest of is the answer: the sum or, where so named, per token."""
         sums = outputs["logprob"].filled(-np.inf)
         by = per_token(outputs) if self.metric_name.startswith("normalised") else sums
-        return np.asarray(np.where(np.isnan(by), -np.inf, by).argmax(axis=1))
+        return np.asarray(np.where(np.isnan(by), -np.inf, by))
+
+    def best(self, outputs: Outputs) -> np.ndarray:
+        """int [n]: the chosen one."""
+        return np.asarray(self.by(outputs).argmax(axis=1))
+
+    # -- what an answer rests on: the prompt, beside which all choices stay
+
+    def divided(self, value: Any, kind: str) -> Parts:
+        return _beside(value.texts, super().divided(value.input, kind))
+
+    def explained(self, pipe: Any, value: Any, given: str | None = None) -> Outputs:
+        return Task.explained(self, pipe, value, given)
+
+    def judging(self, pipe: Any) -> tuple[Any, str]:
+        return pipe, ""  # who tells likelihoods of choices tells them of these
+
+    def support(self, pipe: Any, values: Sequence[Any], answer: Outputs) -> Support:
+        """How much likelier the chosen text is than the next one."""
+        outputs, best = pipe.outputs(values), int(self.best(answer)[0])
+        by = self.by(outputs)
+        others = np.delete(by, best, axis=1).max(axis=1)
+        return Support(by[:, best] - others, self.best(outputs) == best)
+
+    def answer_tokens(self, pipe: Any, value: Any, answer: Outputs) -> list[AnswerToken]:
+        return []
+
+    def tokens_along(self, pipe: Any, value: Any, answer: Outputs) -> None:
+        return None
+
+    def told(self, outputs: Outputs) -> tuple[str, float | None]:
+        answer = self.answers(outputs)[0]
+        return f"choice {answer.label}", answer.score
+
+    def asked_in(self, value: Any) -> Any:
+        return value.input
+
+    # -- answers and scores
 
     def answers(self, outputs: Outputs) -> list[Any]:
         sums, cut = outputs["logprob"], detail(outputs, "cut_tokens")
@@ -248,6 +295,16 @@ class _OfChoices(_Likelihood):
 
     def close(self, outputs: Outputs, others: Outputs, within: float) -> np.ndarray:
         return super().close(outputs, others, within) & self.argmax_equal(outputs, others)
+
+
+def _beside(choices: tuple[str, ...], parts: Parts) -> Parts:
+    """Parts of a prompt that is kept with its choices."""
+
+    def inner(at: int) -> Parts | None:
+        found = parts.inner(at)
+        return None if found is None else _beside(choices, found)
+
+    return Parts(parts.kind, parts.parts, lambda kept: Given(parts.keep(kept), choices), inner)
 
 
 def _choice(sums: np.ndarray, best: int, cut: int | None) -> ChoiceAnswer:
