@@ -270,3 +270,42 @@ def test_the_patch_that_decides_is_found(tmp_path: Path) -> None:
     assert (right, bottom) == (image.shape[1], image.shape[0])
     assert "<svg" in report(explanation=found)
     assert lm.Explanation.load(found.save(tmp_path / "e.json")) == found
+
+
+@pytest.mark.parametrize(
+    ("choices", "where"),
+    [
+        ({"truncate.max_length": 6}, "truncate"),
+        ({"forward.skip_layers": [1]}, "layer 1"),
+        ({"forward.precision": "bf16"}, "forward"),
+        ({"batch.order": "length"}, ""),
+    ],
+)
+def test_two_plans_part_at_the_step_that_makes_them_differ(
+    trained_model: Path, choices: dict[str, Any], where: str
+) -> None:
+    text = "a very boring movie and the plot was bad"
+    found = lm.explain(trained_model, text, against=choices, depth=0).against
+    assert found is not None
+    assert found.where == where
+    other = lm.load(trained_model, plan=choices)(text)
+    assert (found.answer, found.score) == (other.label, pytest.approx(other.score, abs=1e-5))
+    assert found.same == (other.label == lm.load(trained_model)(text).label)
+
+
+def test_another_model_is_held_beside_it(trained_model: Path, tiny_model: Path, tmp_path: Path) -> None:
+    text = "a good film"
+    found = lm.explain(trained_model, text, against=tiny_model, depth=0)
+    assert found.against is not None
+    assert found.against.where == "layer 0"  # the same tokens, other weights
+    assert found.against.answer == lm.load(tiny_model)(text).label
+    again = lm.Explanation.load(found.save(tmp_path / "e.json"))
+    assert again.against == found.against
+    plan = tmp_path / "p.toml"
+    plan.write_text("[truncate]\nmax_length = 4\n")
+    short = moments("explain", trained_model, text, "--against", plan, "--depth", 0).stdout
+    assert "They part at the step truncate: ids has" in short
+    told = moments("explain", trained_model, text, "--against", "truncate.max_length=4", "--depth", 0, "--json").stdout
+    assert json.loads(told)["against"]["where"] == "truncate"
+    with pytest.raises(lm.MomentsError):
+        lm.explain(trained_model, text, against=tmp_path / "gone", depth=0)

@@ -312,3 +312,17 @@ def test_a_transcript_rests_on_seconds_of_the_sound(tmp_path: Path) -> None:
     )
     assert [gone.place[0] for gone in heard.unseen] == ["audio"]
     assert heard.unseen[0].place[1:] == pytest.approx((1.2, 4.8), abs=0.1)
+
+
+def test_two_plans_part_at_a_token_or_at_what_the_model_reads(pipe: Any) -> None:
+    shorter = lm.explain(pipe, NOTES, against={"decode.max_new_tokens": 2}, depth=0).against
+    assert shorter is not None
+    assert (shorter.where, shorter.same) == ("token 2", False)
+    assert shorter.answer == pipe.with_(**{"decode.max_new_tokens": 2})(NOTES).text
+    room = pipe(NOTES).usage.prompt_tokens + 6
+    cut = lm.explain(pipe, NOTES, against={"context.max_tokens": room - 4}, depth=0).against
+    assert cut is not None
+    assert cut.where == "context"
+    less = lm.explain(pipe, NOTES, against={"forward.skip_layers": [1]}, depth=0).against
+    assert less is not None
+    assert less.where == "layer 1"

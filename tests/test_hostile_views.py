@@ -17,7 +17,16 @@ from rich.console import Console
 
 from llm_moments.base.visible import ESCAPE, visible
 from llm_moments.core.parts import Alternative, AnswerToken
-from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, PairWorth, PartWorth, Unseen
+from llm_moments.explain.explanation import (
+    Against,
+    AgainstChance,
+    Explanation,
+    LayerWorth,
+    Other,
+    PairWorth,
+    PartWorth,
+    Unseen,
+)
 from llm_moments.explain.overview import Named, Overview, row_of
 from llm_moments.improve.certify import Certificate
 from llm_moments.improve.study import Trial
@@ -155,7 +164,7 @@ OVERVIEW = bad(
     layers=(Named(BAD, 1, 0.5),), notes=(BAD,),
 )  # fmt: skip
 EXPLANATION = bad(
-    Explanation, input=BAD, parts=(PartWorth(BAD, ("text", 0, 5), 1.0, inside=(PartWorth(BAD, ("text", 1, 3), 0.5, BAD),)), PartWorth(BAD, ("text", 5, len(BAD)), -0.5, BAD, True)), test=bad(AgainstChance, sizes=(1,)), keeps=(0,),
+    Explanation, input=BAD, against=bad(Against), parts=(PartWorth(BAD, ("text", 0, 5), 1.0, inside=(PartWorth(BAD, ("text", 1, 3), 0.5, BAD),)), PartWorth(BAD, ("text", 5, len(BAD)), -0.5, BAD, True)), test=bad(AgainstChance, sizes=(1,)), keeps=(0,),
     turns=(1,), unseen=(Unseen(BAD, ("text", 0, 5)),), layers=(LayerWorth(BAD, 1.0, BAD),), others=(Other(BAD, BAD, False, 0.1),), session=SESSION, notes=(BAD,),
     tokens=(AnswerToken(BAD, 0.5, 1.0, (Alternative(BAD, 0.1),), (1.0, None)),), pairs=(PairWorth(0, 1, 9.0),), without_all=2.0,
 )  # fmt: skip

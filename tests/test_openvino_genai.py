@@ -162,11 +162,11 @@ def test_a_graph_made_from_the_one_in_float_is_the_same(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """Tracing a module takes most of an export: it is done once for all precisions."""
-    from llm_moments.engines import openvino_genai
+    from llm_moments.engines import genai_graph
 
     ids, told, traced = some_prompts(1, seed=8, longest=40)[0] + [5, 6], [], []
-    own = openvino_genai._exported
-    monkeypatch.setattr(openvino_genai, "_exported", lambda *args: traced.append(1) or own(*args))
+    own = genai_graph._exported
+    monkeypatch.setattr(genai_graph, "_exported", lambda *args: traced.append(1) or own(*args))
     for name, before in (("alone", ()), ("after", ("fp32",))):
         monkeypatch.setenv("MOMENTS_CACHE", str(tmp_path / name))
         for kind in (*before, precision):

@@ -9,6 +9,8 @@ Example: moments explain SmolLM2.gguf "Note 1: … Note 2: … Where does Ann li
 
 Example: moments explain SmolLM2.gguf --messages talk.json --html talk.html
 
+Example: moments explain my-model "A long text …" --against improved/
+
 Example: moments explain my-model --data reviews.csv --limit 100 --out why.parquet --html why.html"""
 
 from __future__ import annotations
@@ -64,6 +66,14 @@ def explain(
             "--answer", parser=paths.text, help="A text that is judged in the place of the answer that is made."
         ),
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            parser=paths.text,
+            help="Another plan (a .toml file, or step.knob=value), model or artefact, asked the same: where the two part.",
+        ),
+    ] = None,
     depth: Annotated[
         int,
         typer.Option("--depth", min=0, max=2, help="0: parts; 1: layers and other plans; 2: attention and MLP too."),
@@ -91,17 +101,29 @@ def explain(
     from llm_moments.explain.explain import BUDGET
     from llm_moments.explain.explain import explain as opened_up
 
-    if data is not None and (text is not None or second is not None or messages is not None or answer is not None):
-        raise InputError("--data explains rows of a file; INPUT, --pair, --messages and --answer are of a single one")
+    if data is not None and (
+        text is not None or second is not None or messages is not None or answer is not None or against
+    ):
+        raise InputError(
+            "--data explains rows of a file; INPUT, --pair, --messages, --answer and --against are of a single one"
+        )
     page.free(out, data=data or "-", overwrite=overwrite)
     if data is not None:
         pipe = opened.open(model)
         go(pipe, data, rows, page, said, parts=parts, depth=depth, budget=budget, out=out, overwrite=overwrite)
         return
     value = _value(text, second, messages)
+    other: Any = None
+    if against:
+        choices = all("=" in word and not Path(word).exists() for word in against)
+        if not choices and len(against) > 1:
+            raise InputError("--against takes one plan, model or artefact, or choices such as forward.precision=bf16")
+        other = o.named_values(against, "--against") if choices else against[0]
     pipe = opened.open(model)
     with tell.progress(said.fmt) as tick:
-        found = opened_up(pipe, value, parts=parts, answer=answer, depth=depth, budget=budget or BUDGET, progress=tick)
+        found = opened_up(
+            pipe, value, parts=parts, answer=answer, against=other, depth=depth, budget=budget or BUDGET, progress=tick
+        )
     if out:
         found.save(out)
     said.tell(found, "explanation:show")

@@ -9,8 +9,6 @@ where the weights' zero point is whole; in fp32 and bf16 nothing else is rounded
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -26,17 +24,16 @@ from llm_moments.core import NULL, Recorder
 from llm_moments.engines.causal_proof import FILE as PROOF
 from llm_moments.engines.causal_proof import prove
 from llm_moments.engines.dequantised import KEPT
-from llm_moments.engines.export import NAMES, build
-from llm_moments.engines.foreign import failing_as, quiet
+from llm_moments.engines.export import build
+from llm_moments.engines.foreign import failing_as
+from llm_moments.engines.genai_graph import ENCODES, GRAPH, export
 from llm_moments.engines.generator import STEPS, Decoding, Generated, Generator, OnText, Prompt
 from llm_moments.engines.grids import BLOCK
 from llm_moments.engines.text_watch import TextWatch
 from llm_moments.models.generation_settings import asked_by
 
-GRAPH = "openvino_model.xml"
 KV = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "u8", "int4": "u4"}
 GUESSES = 4  # tokens a draft model is ahead
-ENCODES = "openvino-genai makes texts with decoder-only models; this one has an encoder"
 NGRAM = 3  # tokens that must be the same before a guess is taken from the prompt
 
 
@@ -307,60 +304,6 @@ def _built(folder: Path, model: Any, settings: Mapping[str, Any], whole: Path | 
     prove(engine, TransformersGenerate(module, model.tokenizer, {}, "cpu"), model, folder)
     engine.close()
     return names
-
-
-def export(folder: Path, model: Any, settings: Mapping[str, Any], whole: Path | None = None) -> list[str]:
-    """Fills `folder` as OpenVINO GenAI takes it: graph, configuration. Gives the names of the graph's inputs.
-
-    whole: where the same in float would be; if it is there, its graph is taken, as tracing a module takes a while."""
-    import openvino as ov
-
-    from llm_moments.engines.causal_export import FIELDS
-    from llm_moments.engines.openvino_weights import compress, stored_as
-
-    if whole is not None and (whole / NAMES).is_file():
-        graph = ov.Core().read_model(str(whole / GRAPH))
-        for file in whole.iterdir():
-            if not file.name.startswith((Path(GRAPH).stem, NAMES)):
-                shutil.copy(file, folder)
-    else:
-        graph = _exported(folder, model, settings)
-    precision = settings.get("precision", "fp32")
-    compress(graph, {"bf16": "fp32"}.get(precision, precision), stored_as(model))
-    ov.save_model(graph, folder / GRAPH, compress_to_fp16=False)
-    return list(FIELDS)
-
-
-def _exported(folder: Path, model: Any, settings: Mapping[str, Any]) -> Any:
-    """The graph in float, and its configuration and tokenizer in the folder."""
-    from llm_moments.engines.causal_export import causal_graph
-    from llm_moments.engines.sharing import shared
-
-    module = shared(model, settings.get("skip_layers", ()))
-    if getattr(module.config, "is_encoder_decoder", False):
-        raise EngineError(ENCODES)
-    config = json.loads(module.config.to_json_string(use_diff=False))
-    config.pop("quantization_config", None)
-    ends = module.generation_config.eos_token_id
-    ends = module.config.get_text_config().eos_token_id if ends is None else ends
-    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    (folder / "generation_config.json").write_text(json.dumps({} if ends is None else {"eos_token_id": ends}), "utf-8")
-    _write_tokenizer(folder, model.tokenizer)
-    return causal_graph(module)
-
-
-def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """GenAI's own form of it, which its guessing pipelines ask for; a tokenizer that it cannot take is left out."""
-    import openvino as ov
-    from openvino_tokenizers import convert_tokenizer
-
-    try:
-        with quiet():
-            both = convert_tokenizer(tokenizer, with_detokenizer=True, skip_special_tokens=True)
-    except Exception:
-        return
-    for graph, name in zip(both, ("tokenizer", "detokenizer"), strict=True):
-        ov.save_model(graph, folder / f"openvino_{name}.xml")
 
 
 def _draft_of(settings: Mapping[str, Any]) -> Path:

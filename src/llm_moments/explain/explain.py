@@ -16,6 +16,8 @@ from llm_moments.base.errors import InputError
 from llm_moments.core import Outputs, Pipeline
 from llm_moments.core.parts import Parts
 from llm_moments.explain.ablation import Ablation
+from llm_moments.explain.against import against as held_against
+from llm_moments.explain.against import opened_beside
 from llm_moments.explain.changed import layers_left_out, other_plans
 from llm_moments.explain.explanation import AgainstChance, Explanation, LayerWorth, Other, Unseen
 from llm_moments.explain.important import faith, fewest_that_turn, losses, order, pairs, smallest_that_keeps
@@ -29,13 +31,14 @@ MOST_WORDS = 2000  # parts: an input with more is taken apart into the next larg
 
 
 def explain(
-    model: Any, value: Any, *, parts: str | None = None, answer: str | None = None, depth: int = 1,
+    model: Any, value: Any, *, parts: str | None = None, answer: str | None = None, against: Any = None, depth: int = 1,
     budget: float | str = BUDGET, progress: Tick | None = None, device: str = "auto", seed: int = 0,
 ) -> Explanation:  # fmt: skip
     """The answer of a model (pipeline, folder, artefact) to one input, opened up. No answer changes by it.
 
     parts: what the input is taken apart into (words, sentences; patches of an image; pieces, turns, paragraphs of a prompt);
-    answer: a text that is judged in the place of the one that the model makes; depth: 0 the parts alone, 1 also the layers
+    answer: a text that is judged in the place of the one that the model makes; against: another plan (a Plan, choices by name,
+    a .toml file) of this model, or another model or artefact, that is asked the same: where the two part is told. depth: 0 the parts alone, 1 also the layers
     and other plans, 2 the recording with attention and MLP, too. budget: time for what is not needed: what comes later is
     left out where it is used up, and that is noted. Raises InputError for a task that cannot be explained.
     """
@@ -47,6 +50,7 @@ def explain(
     if parts is not None and parts not in task.part_kinds:
         raise InputError(f"inputs of {task.name} are taken apart into {' or '.join(task.part_kinds)}, not {parts!r}")
     value = task.normalise(value)
+    beside = None if against is None else opened_beside(pipe, against, device)
     tick(0.0, "the answer")
     stage, where = answering(pipe, value)
     judge, why = task.judging(stage)
@@ -78,6 +82,10 @@ def explain(
         layers = tuple(late.take("layers", layers_left_out(judge, value, outputs, late.notes)))
         tick(0.8, "other plans")
         others = tuple(late.take("other plans", other_plans(judge, value, outputs)))
+    held = None
+    if beside is not None:
+        tick(0.85, f"beside {beside[1]}")
+        held = held_against(stage, value, outputs, answering(beside[0], value)[0], beside[1])
     session = None
     if depth or not tokens:
         tick(0.9, "recording this request")
@@ -91,7 +99,7 @@ def explain(
         unseen=unseen, seen_all=_seen_all(stage, value) if unseen else "", layers=layers, others=others, stage=where,
         asked=ablation.asked, seconds=round(time.monotonic() - begin, 3), session=session, notes=late.told(),
         model=pipe.model.name, plan=pipe.plan.to_dict(), tokens=tokens, pairs=tuple(together), without_all=without_all,
-        faithful=faithful(ablation, why, answer is not None), read=ablation.bill.read, spared=ablation.bill.spared,
+        faithful=faithful(ablation, why, answer is not None), read=ablation.bill.read, spared=ablation.bill.spared, against=held,
     )  # fmt: skip
     tick(1.0, "done")
     return found.with_sentence(in_a_sentence(found))

@@ -96,13 +96,28 @@ class Other:
 
 
 @dataclass(frozen=True)
+class Against:
+    """Another plan on the same input. name: what it is called; answer, score: what it says; same: whether that is the same
+    answer; where: the first step at which the two part (a step's name, "layer 3", "token 5"; "" where they do not), and that in
+    a sentence; plan: its choices."""
+
+    name: str
+    answer: str
+    score: float | None
+    same: bool
+    where: str
+    said: str
+    plan: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Explanation:
     """said: the one sentence on top. parts_are: words, sentences, patches …. answer: as a person reads it; score: its probability, where there is one. support: how far the model speaks for it,
     in `unit`. stage: which stage of a cascade gave it. keeps: numbers of few parts that give it by themselves; turns: of few
     parts without which it is another one. seen_all: the answer with what was not seen, where it can be had. asked: times
     that the model was asked. Of answers that are texts: tokens; pairs: of the strongest parts; without_all: what is lost
     without all parts but the question; faithful: where it was judged, and whether the answer is the same there; read, spared:
-    tokens that went through the model, and that had not to be read again."""
+    tokens that went through the model, and that had not to be read again. against: another plan on the same input."""
 
     input: Any
     answer: str
@@ -133,6 +148,7 @@ class Explanation:
     faithful: str = ""
     read: int = 0
     spared: int = 0
+    against: Against | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "explanation", "format": schema.FORMAT, **asdict(self)}

@@ -112,6 +112,9 @@ def lines(found: Explanation) -> Iterator[str]:
             )
     if found.without_all is not None:
         yield f"with the question alone the answer loses {found.without_all:.2f} {found.unit}"
+    if found.against is not None:
+        other = found.against
+        yield f"{other.name} {'gives the same answer' if other.same else f'answers {other.answer}'}. {other.said}"
     if found.read:
         yield (
             f"{found.asked:,} times asked: {found.read:,} tokens read, {found.spared:,} not read again, since they began alike"

@@ -47,7 +47,9 @@ class Dialogue:
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return [int(token)]
-        raise EngineError("this tokenizer has no token that texts begin or end with, so nothing can stand at a beginning")
+        raise EngineError(
+            "this tokenizer has no token that texts begin or end with, so nothing can stand at a beginning"
+        )
 
     def render(self, messages: Messages, begin: bool = True) -> str:
         """The dialogue as one text that ends where the answer begins, or, without begin, after its last message."""
