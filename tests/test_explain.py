@@ -309,3 +309,35 @@ def test_another_model_is_held_beside_it(trained_model: Path, tiny_model: Path, 
     assert json.loads(told)["against"]["where"] == "truncate"
     with pytest.raises(lm.MomentsError):
         lm.explain(trained_model, text, against=tmp_path / "gone", depth=0)
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 90), (33, 32)])
+def test_what_the_crop_took_is_told(tmp_path: Path, size: tuple[int, int]) -> None:
+    """No pixel of what is said to be unseen changes an answer, and one of the rest does; squashed, all of it is seen."""
+    from tests.image_fakes import make_image_model
+
+    pipe = lm.load(make_image_model(tmp_path / "vit", "vit"), plan={"resize.fit": "crop", "resize.crop": 0.875})
+    wide, high = size
+    image = np.random.default_rng(3).integers(0, 255, (high, wide, 3)).astype(np.uint8)
+    found = lm.explain(pipe, image, depth=0)
+    boxes = [gone.place[1:] for gone in found.unseen]
+    assert boxes
+    gone = np.zeros((high, wide), bool)
+    for left, top, right, bottom in boxes:
+        assert not gone[top:bottom, left:right].any()
+        gone[top:bottom, left:right] = True
+    far = gone.copy()  # a filter looks a little beyond what it makes
+    for axis in (0, 1):
+        for step in (-2, -1, 1, 2):
+            far &= (
+                np.roll(gone, step, axis)
+                | (np.indices(gone.shape)[axis] < 2)
+                | (np.indices(gone.shape)[axis] >= gone.shape[axis] - 2)
+            )
+    same = image.copy()
+    same[far] = 255 - same[far]
+    np.testing.assert_allclose(pipe.outputs([same])["logits"], pipe.outputs([image])["logits"], atol=1e-5)
+    other = image.copy()
+    other[~gone] = 255 - other[~gone]
+    assert np.abs(pipe.outputs([other])["logits"] - pipe.outputs([image])["logits"]).max() > 1e-3
+    assert found.seen_all == pipe.with_(**{"resize.fit": "squash"})(image).label

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm_moments.core.parts import Part, Parts
 from llm_moments.data.images import Image, decoded, image_of
+from llm_moments.data.pixels import Geometry
 
 ALONG = 8  # patches along the longer side
 
@@ -32,3 +33,14 @@ def image_parts(image: Image, channels: int) -> Parts:
         return image_of(made if made.shape[2] > 1 else made[:, :, 0])
 
     return Parts("patches", parts, keep)
+
+
+def edges(image: Image, channels: int, how: Geometry) -> list[Part]:
+    """The stretches at the edges that do not reach a model whose images are made in that way."""
+    high, wide = np.asarray(decoded(image, channels)).shape[:2]
+    left, top, right, bottom = how.seen(wide, high)
+    sides = {
+        "left edge": (0, 0, left, high), "right edge": (right, 0, wide, high),
+        "top edge": (left, 0, right, top), "bottom edge": (left, bottom, right, high),
+    }  # fmt: skip
+    return [Part(name, ("image", *box)) for name, box in sides.items() if box[2] > box[0] and box[3] > box[1]]

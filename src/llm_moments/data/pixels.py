@@ -41,6 +41,18 @@ class Geometry:
     def squashed(self, one: Any) -> Any:
         return one if one.size == (self.width, self.height) else one.resize((self.width, self.height), self.filter)
 
+    def seen(self, wide: int, high: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of what reaches the model of an image of that size, in its own pixels, rounded outwards."""
+        if self.fit == "squash":
+            return 0, 0, wide, high
+        across, up = self.target(wide, high)
+        left, top = (across - self.width) // 2, (up - self.height) // 2
+        return (
+            int(left * wide / across), int(top * high / up),
+            min(int(np.ceil((left + self.width) * wide / across)), wide),
+            min(int(np.ceil((top + self.height) * high / up)), high),
+        )  # fmt: skip
+
     def target(self, wide: int, high: int) -> tuple[int, int]:
         """Width and height of the image whose middle is kept. As transformers has it: of `crop` the shorter side is
         size / crop, the longer one as long as it comes to."""

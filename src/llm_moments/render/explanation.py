@@ -136,6 +136,8 @@ def lines(found: Explanation) -> Iterator[str]:
 def amount(where: tuple[Any, ...], name: str) -> str:
     if where[0] == "audio":
         return f"{where[2] - where[1]:.2f} s from {where[1]:.2f} s on"
+    if where[0] == "image":
+        return f"{where[3] - where[1]:,} x {where[4] - where[2]:,} pixels from {where[1]:,}, {where[2]:,} on"
     return f"{len(name):,} characters from {where[1]:,} on"
 
 

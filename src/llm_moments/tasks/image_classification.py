@@ -11,9 +11,10 @@ import numpy as np
 
 from llm_moments.base.errors import DataError, EngineError
 from llm_moments.core import Batch, Change, Knob, Pipeline, Plan, SampleSizes, Step, one_of, whole
-from llm_moments.core.parts import Parts
-from llm_moments.data.image_parts import image_parts
+from llm_moments.core.parts import Part, Parts
+from llm_moments.data.image_parts import edges, image_parts
 from llm_moments.data.images import Image, Keeper, image_of, size_of
+from llm_moments.data.pixels import Geometry
 from llm_moments.models.image_processor import Processor
 from llm_moments.models.preprocessing import Preprocessing, affine, preprocessing, write
 from llm_moments.steps.batch_images import BatchImages
@@ -193,6 +194,19 @@ class ImageClassification(Classification):
 
     def divided(self, value: Any, kind: str) -> Parts:
         return image_parts(value, 1 if preprocessing(self.model).channels == 1 else 3)
+
+    def unseen(self, pipe: Any, value: Any) -> list[Part]:
+        """The edges that the crop takes away; of images that transformers' processor makes nobody knows."""
+        wanted = preprocessing(self.model)
+        if wanted.processor is not None:
+            return []
+        decode, resize = self._chosen(wanted, pipe.plan)
+        _, height, width = self.shape(pipe.plan)
+        how = Geometry(resize["fit"], float(resize["crop"]), resize["resample"], height, width, int(decode["channels"]))
+        return edges(value, 1 if decode["channels"] == 1 else 3, how)
+
+    def widest(self, pipe: Any, value: Any) -> Mapping[str, Any] | None:
+        return {"resize.fit": "squash"} if preprocessing(self.model).processor is None else None
 
 
 def area_of(image: Image) -> int:
