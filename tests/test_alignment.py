@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import llm_moments as lm
 from llm_moments.engines.alignment import path_of, starts_of, warped
+from tests.fakes_speech import make_whisper, tone
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (5, 23), (12, 40)])
@@ -33,3 +38,13 @@ def test_times_never_fall_and_stay_in_the_sound() -> None:
         assert len(starts) == n + 1
         assert (np.diff(starts) >= 0).all()
         assert 0 <= starts[0] <= starts[-1] <= m * 0.02 + 1e-9
+
+
+def test_words_of_a_transcript_that_fills_every_place_have_times(tmp_path: Path) -> None:
+    folder = make_whisper(tmp_path / "ears")
+    places = json.loads((folder / "config.json").read_text())["max_target_positions"]
+    pipe = lm.load(folder, plan={"decode.max_new_tokens": places - 3, "speech.words": True})
+    (answer,) = pipe.run([{"array": tone(1.0), "sampling_rate": 16000}])
+    words = [word for segment in answer.segments for word in segment["words"]]
+    assert "".join(word["word"] for word in words).strip() == answer.text
+    assert [word["start"] for word in words] == sorted(word["start"] for word in words)

@@ -82,12 +82,16 @@ def aligned(
     torch, module = engine.torch, engine.module
     none, end = module.generation_config.no_timestamps_token_id, engine.ends()[:1]
     was, heads = module.config._attn_implementation, heads_of(module)
+    places_of_decoder = int(module.config.max_target_positions)
     found = []
     try:
         module.set_attn_implementation("eager")
         for prompt, text, heard in zip(prompts, texts, frames, strict=True):
             begun = list(prompt.decoder)
-            ids = torch.tensor([[*begun, none, *text, *end]], device=engine.device)
+            told = text[
+                : places_of_decoder - len(begun) - 1 - len(end)
+            ]  # what fills all places leaves none for its end
+            ids = torch.tensor([[*begun, none, *told, *end]], device=engine.device)
             with torch.inference_mode():
                 out = module(
                     encoder_outputs=encode(engine, [prompt.features]), decoder_input_ids=ids, output_attentions=True
@@ -96,7 +100,8 @@ def aligned(
             some = torch.stack([out.cross_attentions[layer][0, head, :, :places] for layer, head in heads])
             weights = (some / some.sum(-1, keepdim=True)).float().cpu().numpy()
             path = path_of(weights[:, len(begun) : -1])
-            found.append(starts_of(path, len(text), places * PLACE_S))
+            starts = starts_of(path, len(told), places * PLACE_S)
+            found.append(np.concatenate([starts, np.full(len(text) - len(told), starts[-1])]))
     except (RuntimeError, IndexError, ValueError, AttributeError) as error:
         raise EngineError(f"the times of words could not be found: {error}") from error
     finally:
