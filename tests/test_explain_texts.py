@@ -237,7 +237,7 @@ def test_the_verb(pipe: Any, tmp_path: Path) -> None:
     ]
     talk.write_text('[{"role": "user"}]')
     assert "message 1 should be" in moments(*of_talk, code=2).stderr
-    assert "either INPUT or --messages" in moments("explain", pipe.model.path, code=2).stderr
+    assert "say either INPUT, --messages FILE or --data FILE" in moments("explain", pipe.model.path, code=2).stderr
 
 
 @pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])

@@ -299,7 +299,8 @@ def test_notes_are_on_stderr_and_answers_alone_on_stdout(causal: Path, tmp_path:
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) <= 15
     assert "note" not in done.stdout
-    assert done.stderr.startswith(f"note: {folder} asks for answers that are drawn (do_sample = True, top_k = 7")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("loading ")]  # on a slow machine
+    assert said[0].startswith(f"note: {folder} asks for answers that are drawn (do_sample = True, top_k = 7")
     assert lm.load(folder, task="text-generation").plan.get_choice("decode.top_k") == 7
 
 

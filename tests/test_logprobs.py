@@ -200,7 +200,7 @@ def test_what_cannot_be_kept_to_is_refused(folder: Path, tmp_path: Path) -> None
 def test_the_command_takes_a_schema_from_a_file(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     file.write_text(WRITTEN)
-    words = ("run", folder, "hello", "--json-schema", file)
+    words = ("run", folder, "hello", "--json-schema", file, "--set", "forward.engine=transformers")
     assert set(json.loads(moments(*words, "--max-new-tokens", 60).stdout)) == {"good", "kind", "n"}
     said = moments(*words, "--max-new-tokens", 3)
     assert "1 of 1 answers ended before their JSON did" in said.stderr

@@ -127,7 +127,7 @@ def test_improve_finds_something_faster(room: Path, tmp_path: Path) -> None:
         lines = [f"{WORDS[(n + k) % len(WORDS)]} {n}" for k in range(2)]
         rows.append(Example(str(drawn(tmp_path, f"q{n}", lines, (400, 200), 22)), "\n".join(lines)))
     small = lm.load(room / "read.toml", plan={"find.page.side": 192})  # pages of little text, so that the test is quick
-    done = lm.improve(small, rows, max_drop=0.2, budget=50, out=tmp_path / "out")
+    done = lm.improve(small, rows, max_drop=0.2, budget=75, out=tmp_path / "out")
     tried = {name for trial in done.study if trial.status == "ok" for name in trial.plan}
     assert {"find.forward", "read.forward"} <= tried
     assert len([t for t in done.study if t.status == "ok"]) > 2

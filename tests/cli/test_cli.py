@@ -52,7 +52,7 @@ def test_run_answers_words_stdin_and_files(trained_model: Path, tmp_path: Path) 
     shown = process("run", trained_model, "great film", "bad awful plot", "--json").stdout
     answers = [json.loads(line) for line in shown.splitlines()]
     assert [a["id"] for a in answers] == [1, 2]
-    assert set(answers[0]) == {"id", "label", "score", "scores"}
+    assert set(answers[0]) == {"id", "label", "score", "scores", "cut_tokens"}
     piped = moments("run", trained_model, "--json", stdin="great film\nbad awful plot\n").stdout
     assert [json.loads(line)["label"] for line in piped.splitlines()] == [a["label"] for a in answers]
     file, out = tmp_path / "in.txt", tmp_path / "out.csv"

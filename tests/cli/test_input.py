@@ -230,7 +230,7 @@ def test_rows_are_kept_as_they_are_done(chat: Path, tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return real(self, prompts, *rest, **more)
 
-    run = ("run", chat, "--data", data, "--out", out, "--max-new-tokens", 3)
+    run = ("run", chat, "--data", data, "--out", out, "--max-new-tokens", 3, "--set", "forward.engine=transformers")
     monkeypatch.setattr(rows, "SHORT_S", -1.0)
     with monkeypatch.context() as patched:
         patched.setattr(TransformersGenerate, "generate", stops)

@@ -10,7 +10,7 @@ from sklearn import metrics
 
 from llm_moments import stats
 from llm_moments.assembly.load import load
-from llm_moments.base.errors import DataError, PlanError
+from llm_moments.base.errors import DataError, InputError, PlanError
 from llm_moments.core import Example, Pipeline, Plan
 from llm_moments.evaluate.evaluation import evaluation
 from llm_moments.improve.certify import look
@@ -138,9 +138,12 @@ def test_plain_inputs_of_every_kind(pipe: Pipeline) -> None:
     one, two = "good movie", "bad plot"
     same = [pipe(x) for x in (one, {"text": one}, Example(one))]
     assert same[0] == same[1] == same[2]
-    assert pipe((one, two)) == pipe({"text": one, "text_pair": two}) == pipe([one, two])
+    assert pipe((one, two)) == pipe({"text": one, "text_pair": two})
+    for several in ([one, two], [one]):  # two inputs, or a pair? It is asked, and not guessed
+        with pytest.raises(InputError, match=r"pipe\.run"):
+            pipe(several)
     assert pipe((one, two)) != pipe(one)
-    for strange in (5, None, b"bytes", ["one"], ("a", None), {}, {"text": 5}, {"text_pair": "b"}):
+    for strange in (5, None, b"bytes", ("a", None), {}, {"text": 5}, {"text_pair": "b"}):
         with pytest.raises(DataError, match="an input is a text"):
             pipe(strange)
     for half in ("good \ud83d", ("good", "\udce9"), {"text": "\ud800"}):

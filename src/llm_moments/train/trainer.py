@@ -373,7 +373,7 @@ class _Live:
     def get(self, settings: Any) -> Any:
         return self.engine
 
-    def lease(self, settings: Any) -> Any:
+    def lease(self, settings: Any, recorder: Recorder = NULL) -> Any:
         return nullcontext(self.engine)
 
     def model_for(self, settings: Any) -> Any:
