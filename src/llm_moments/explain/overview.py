@@ -73,7 +73,8 @@ def row_of(found: Explanation) -> dict[str, Any]:
         "turns": None if found.turns is None else len(found.turns), "turned": found.turned or None,
         "keeps": None if found.keeps is None else len(found.keeps), "unseen": len(found.unseen),
         "seen_all": found.seen_all or None, "layers": {layer.name: layer.worth for layer in found.layers},
-        "layers_that_turn": [layer.name for layer in found.layers if layer.answer != found.answer],
+        # of a text only its beginning is known without a layer, so that it is not told which one turns it
+        "layers_that_turn": [] if found.tokens else [one.name for one in found.layers if one.answer != found.answer],
         "asked": found.asked, "seconds": found.seconds,
     }  # fmt: skip
 
