@@ -233,9 +233,7 @@ def test_what_cannot_be_explained_is_refused(pipe: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="words or sentences, not 'pixels'"):
         lm.explain(pipe, TEXT, parts="pixels")
     with pytest.raises(InputError, match="cannot be explained"):
-        lm.explain(
-            lm.load(make_chat(tmp_path / "chat"), task="multiple-choice"), {"prompt": "a", "choices": ["b", "c"]}
-        )
+        lm.explain(lm.load(make_chat(tmp_path / "chat"), task="text-generation", metric="likelihood"), "a")
     with pytest.raises(InputError, match="are no texts"):
         lm.explain(pipe, TEXT, answer="pos")
 
