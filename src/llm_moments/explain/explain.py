@@ -32,7 +32,7 @@ MOST_WORDS = 2000  # parts: an input with more is taken apart into the next larg
 
 def explain(
     model: Any, value: Any, *, parts: str | None = None, answer: str | None = None, against: Any = None, depth: int = 1,
-    budget: float | str = BUDGET, progress: Tick | None = None, device: str = "auto", seed: int = 0,
+    budget: float | str = BUDGET, progress: Tick | None = None, device: str = "auto", seed: int = 0, recorded: bool = True,
 ) -> Explanation:  # fmt: skip
     """The answer of a model (pipeline, folder, artefact) to one input, opened up. No answer changes by it.
 
@@ -40,7 +40,7 @@ def explain(
     answer: a text that is judged in the place of the one that the model makes; against: another plan (a Plan, choices by name,
     a .toml file) of this model, or another model or artefact, that is asked the same: where the two part is told. depth: 0 the parts alone, 1 also the layers
     and other plans, 2 the recording with attention and MLP, too. budget: time for what is not needed: what comes later is
-    left out where it is used up, and that is noted. Raises InputError for a task that cannot be explained.
+    left out where it is used up, and that is noted. recorded: whether the request is recorded, too. Raises InputError for a task that cannot be explained.
     """
     begin, allowed, tick = time.monotonic(), seconds(budget), progress or (lambda done, message: None)
     pipe = load(model, device=device)
@@ -87,7 +87,7 @@ def explain(
         tick(0.85, f"beside {beside[1]}")
         held = held_against(stage, value, outputs, answering(beside[0], value)[0], beside[1])
     session = None
-    if depth or not tokens:
+    if recorded and (depth or not tokens):
         tick(0.9, "recording this request")
         session = observe(pipe, [value], depth)
     told, score = task.told(outputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from llm_moments.base.budget import seconds
@@ -47,15 +46,17 @@ class Over:
             value = example.input if isinstance(example, Example) else example
             try:
                 found = explain(
-                    self.pipe, value, parts=self.parts, depth=self.depth, budget=max(min(rest, row_s), 0.001)
+                    self.pipe,
+                    value,
+                    parts=self.parts,
+                    depth=self.depth,
+                    budget=max(min(rest, row_s), 0.001),
+                    recorded=False,
                 )
             except DataError as error:
                 self._refused(example, error)
                 continue
-            yield (
-                example if isinstance(example, Example) else Example(example, id=number + 1),
-                replace(found, session=None),
-            )
+            yield (example if isinstance(example, Example) else Example(example, id=number + 1)), found
 
     def _refused(self, example: Any, error: DataError) -> None:
         why = f"row {getattr(example, 'id', None)}: {error}"
